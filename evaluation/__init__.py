@@ -1,0 +1,1 @@
+"""A model in, scores out: corpora, perplexity and zero-shot tasks."""

@@ -1,0 +1,1 @@
+"""Small language-model ladders trained from scratch: the embedded models."""
