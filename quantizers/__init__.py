@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: k-bit data types, blockwise quantization, bit accounting."""

@@ -1,0 +1,100 @@
+"""Proxy quantization: the input dimensions likely to carry outliers stay in 16 bit.
+
+The weights of a unit that produces an outlier feature spread more than those of its peers, so the
+standard deviation of the producing units' weights says, without any data, which input dimensions
+of the next matrix to keep (paper, section 3, equation 2). Their columns leave the matrix before it
+is cut into blocks and are put back after.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from quantizers import codebooks
+from quantizers.blockwise import QuantizedTensor, dequantize, quantize, residual, sixteen_bit
+from quantizers.config import QuantConfig
+
+
+@dataclass(frozen=True)
+class QuantizedMatrix:
+    """A matrix [d_out, d_in]: c columns in 16 bit, the other d_in - c quantized."""
+
+    body: QuantizedTensor  # [d_out, d_in - c]
+    columns: Tensor  # int32 [c], ascending
+    kept: Tensor  # 16-bit floating [d_out, c]
+
+    @property
+    def bytes_stored(self) -> int:
+        """Bytes of the body (without its codebook), the kept columns and their indices."""
+        return self.body.bytes_stored + self.columns.nbytes + self.kept.nbytes
+
+
+def unit_stds(weight: Tensor) -> Tensor:
+    """Standard deviation of each unit's weights: fp64 [d_out] of a matrix [d_out, d_in]."""
+    # A slab of rows at a time: the fp64 copy of a large matrix would be four times its size.
+    return torch.cat([rows.double().std(dim=1, correction=0) for rows in weight.split(1024)])
+
+
+def outlier_columns(producer_stds: Tensor, fraction: float) -> Tensor:
+    """The c = ceil(p h) input dimensions of largest producer std, ties to the lower index.
+
+    producer_stds: [h], one for each input dimension. Returns int64 [c], ascending.
+    """
+    # In decimal: as binary floats 0.07 * 100 is above 7.
+    count = math.ceil(Fraction(str(fraction)) * producer_stds.numel())
+    by_std = torch.sort(producer_stds, descending=True, stable=True).indices
+    return by_std[:count].sort().values
+
+
+def quantize_matrix(
+    weight: Tensor, config: QuantConfig, columns: Tensor | None = None, name: str = "weight"
+) -> QuantizedMatrix:
+    """Quantize a matrix [d_out, d_in] (fp16, bf16 or fp32), its `columns` (int64 [c]) kept.
+
+    A quantile codebook is made from the elements that are quantized: without the kept columns,
+    less the block means if centered.
+
+    Raises ValueError, naming the matrix, as `quantize` does, also for kept columns with NaN, inf
+    or values beyond the 16-bit type.
+    """
+    if columns is None:
+        columns = torch.empty(0, dtype=torch.int64)
+    columns = columns.to(weight.device)
+    kept = weight[:, columns].to(sixteen_bit(weight.dtype))
+    if not torch.isfinite(kept).all():
+        raise ValueError(f"{name}: a 16-bit column has NaN, inf or a value that overflows")
+    body = weight[:, _others(weight.shape[1], columns)] if columns.numel() else weight
+    if config.data_type == "quantile":
+        elements = residual(body, config.block_size, config.centered, name)
+        table = codebooks.quantile(config.bits, elements)
+    else:
+        table = codebooks.codebook(str(config.data_type), config.bits, config.exponent_bits)
+    return QuantizedMatrix(
+        body=quantize(body, table, config.bits, config.block_size, config.centered, name),
+        columns=columns.to(torch.int32),
+        kept=kept,
+    )
+
+
+def dequantize_matrix(q: QuantizedMatrix) -> Tensor:
+    """The matrix back, [d_out, d_in] in the dtype it had."""
+    body = dequantize(q.body)
+    if not q.columns.numel():
+        return body
+    columns = q.columns.long()
+    out = body.new_empty(body.shape[0], body.shape[1] + columns.numel())
+    out[:, _others(out.shape[1], columns)] = body
+    out[:, columns] = q.kept.to(out.dtype)
+    return out
+
+
+def _others(n: int, columns: Tensor) -> Tensor:
+    """Indices 0..n-1 that are not in `columns`, ascending."""
+    rest = torch.ones(n, dtype=torch.bool, device=columns.device)
+    rest[columns] = False
+    return rest.nonzero().flatten()

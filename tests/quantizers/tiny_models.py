@@ -1,0 +1,59 @@
+"""Small random-weight language models, one of each architecture, in fp32."""
+
+from typing import Any
+
+import torch
+import transformers as hf
+
+HIDDEN, HEADS, LAYERS, VOCAB = 24, 4, 3, 40
+
+_COMMON = {
+    "vocab_size": VOCAB,
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "max_position_embeddings": 32,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+_GATED = {"num_key_value_heads": 2, "intermediate_size": 40}
+
+CONFIGS = {
+    "gpt2": lambda: hf.GPT2Config(
+        n_embd=HIDDEN, n_head=HEADS, n_layer=LAYERS, n_positions=32, vocab_size=VOCAB
+    ),
+    "opt": lambda: hf.OPTConfig(**_COMMON, ffn_dim=48, word_embed_proj_dim=HIDDEN),
+    "opt-350m": lambda: hf.OPTConfig(
+        **_COMMON, ffn_dim=48, word_embed_proj_dim=16, do_layer_norm_before=False
+    ),
+    "gpt_neox": lambda: hf.GPTNeoXConfig(**_COMMON, intermediate_size=48),
+    "bloom": lambda: hf.BloomConfig(
+        vocab_size=VOCAB, hidden_size=HIDDEN, n_layer=LAYERS, n_head=HEADS
+    ),
+    "llama": lambda: hf.LlamaConfig(**_COMMON, **_GATED),
+    "qwen3": lambda: hf.Qwen3Config(**_COMMON, **_GATED, head_dim=8),
+    "mistral": lambda: hf.MistralConfig(**_COMMON, **_GATED),
+    "qwen2": lambda: hf.Qwen2Config(**_COMMON, **_GATED),
+    # Not one whose wiring is known:
+    "gptj": lambda: hf.GPTJConfig(
+        vocab_size=VOCAB, n_embd=HIDDEN, n_head=HEADS, n_layer=LAYERS, n_positions=32, rotary_dim=4
+    ),
+}
+KNOWN = [name for name in CONFIGS if name != "gptj"]
+
+
+def tiny_model(name: str, seed: int = 0) -> Any:
+    """Biases, norms and all get random values, so that nothing hides behind a zero."""
+    torch.manual_seed(seed)
+    config = CONFIGS[name]()
+    model = hf.AutoModelForCausalLM.from_config(config).eval().float()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.arange(12).view(1, 12) % VOCAB).logits
