@@ -1,0 +1,100 @@
+"""From stored metrics to the one number an experiment puts on a scaling curve.
+
+Input everywhere is the flat `results` view: one row per experiment, task and metric. The frames
+returned here have the same columns, so that every later step reads one shape.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from evaluation.task_sets import TASK_SETS
+
+# fmt: off
+COLUMNS = [
+    "source", "experiment_id", "family", "model", "n_params",
+    "method", "bits", "data_type", "exponent_bits", "block_size", "outlier_fraction", "centered",
+    "scope", "bits_per_param", "total_bits", "quantized_bits", "nominal_bits",
+    "task", "metric", "value", "stderr", "n_items",
+]
+# fmt: on
+
+METRICS = {"zero_shot": "larger", "cross_entropy": "smaller", "perplexity": "smaller"}
+"""The metrics a scaling curve can be drawn of, and which direction is better."""
+
+
+def larger_is_better(metric: str) -> bool:
+    """Whether a larger value of a curve metric is better; ValueError for an unknown metric."""
+    if metric not in METRICS:
+        raise ValueError(f"unknown metric {metric!r}: choose one of {', '.join(METRICS)}")
+    return METRICS[metric] == "larger"
+
+
+def mean_zero_shot(
+    results: pd.DataFrame, task_sets: Mapping[str, Mapping[str, str]] = TASK_SETS
+) -> pd.DataFrame:
+    """Mean zero-shot accuracy (paper section 4): one row per experiment and complete task set.
+
+    `task_sets` maps a set's name to {task: metric}. An experiment that lacks a task of a set gets
+    no row for it: a mean over fewer tasks is another quantity. In the result `task` is the set's
+    name, `metric` is "zero_shot", `stderr` is sqrt(sum of squares) / number of tasks (tasks hold
+    different items, so their errors are independent) and `n_items` counts all items.
+    """
+    results = _one_measurement_each(results)
+    sets = []
+    for name, tasks in task_sets.items():
+        wanted = results[results["metric"] == results["task"].map(tasks)]
+        rows = wanted.groupby("experiment_id", sort=False)
+        complete = rows["task"].transform("nunique") == len(tasks)
+        rows = wanted[complete].groupby("experiment_id", sort=False)
+        mean = rows.first()
+        mean["value"] = rows["value"].sum(min_count=len(tasks)) / len(tasks)  # NaN stays NaN
+        squares = (wanted["stderr"] ** 2).groupby(wanted["experiment_id"])
+        mean["stderr"] = np.sqrt(squares.sum(min_count=len(tasks))) / len(tasks)
+        mean["n_items"] = rows["n_items"].sum()
+        sets.append(mean.reset_index().assign(task=name, metric="zero_shot")[COLUMNS])
+    return pd.concat(sets, ignore_index=True)
+
+
+def curve_points(results: pd.DataFrame, metric: str, task: str | None = None) -> pd.DataFrame:
+    """The points of all scaling curves: one row per experiment that has the metric.
+
+    `metric` is one of METRICS. `task` names the corpus, or for "zero_shot" the task set; None
+    takes, within each family, the one that most experiments were scored on (ties by name).
+    Raises ValueError for an unknown metric, a task that no experiment has, or missing columns.
+    """
+    larger_is_better(metric)
+    if metric == "zero_shot":
+        points = mean_zero_shot(results)
+    else:
+        points = _one_measurement_each(results)
+        corpora = points.loc[points["metric"] == "cross_entropy", "task"].unique()
+        points = points[(points["metric"] == metric) & points["task"].isin(corpora)]
+    if task is not None:
+        if points.empty or task not in set(points["task"]):
+            known = ", ".join(sorted(set(points["task"]))) or "none"
+            raise ValueError(f"no experiment has {metric} on {task!r}: results have {known}")
+        return points[points["task"] == task].reset_index(drop=True)
+    scored_on = points.groupby("family")["task"].agg(lambda tasks: tasks.mode().iloc[0])
+    usual = points["task"] == points["family"].map(scored_on)
+    return points[usual].reset_index(drop=True)
+
+
+def _one_measurement_each(results: pd.DataFrame) -> pd.DataFrame:
+    """`results` with one row per experiment, task and metric.
+
+    Where a task was measured more than once (with another limit of items), the number of items
+    that most of the family has is kept, so that curves compare like with like.
+    """
+    missing = [column for column in COLUMNS if column not in results]
+    if missing:
+        raise ValueError(f"results lack the column(s) {', '.join(missing)}")
+    rows = results[COLUMNS]
+    key = ["experiment_id", "task", "metric"]
+    if not rows.duplicated(key).any():
+        return rows
+    like = ["family", "task", "metric", "n_items"]
+    shared = rows.groupby(like, dropna=False)["experiment_id"].transform("nunique")
+    order = rows.assign(_shared=shared).sort_values(["_shared", "n_items"], kind="stable")
+    return order.drop_duplicates(key, keep="last").sort_index()[COLUMNS]

@@ -1,0 +1,137 @@
+"""The report: one offline HTML file with the answer, the figures and every number behind them."""
+
+import os
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.curves import scaling_curves
+from analysis.figures import scaling_figure
+from analysis.metrics import curve_points
+from analysis.page import chart, page, table
+from analysis.report_answer import answer_cards
+from analysis.report_tables import axis_table, budget_tables, experiment_tables
+from analysis.strips import optimal_figure
+from analysis.wording import AXIS_NAMES, METRIC_NAMES
+from evaluation.task_sets import TASK_SETS
+
+_METRICS = ("zero_shot", "cross_entropy")
+
+
+def write_report(
+    results: pd.DataFrame,
+    failures: pd.DataFrame,
+    path: Path,
+    settings: Mapping[str, object],
+    axis: str = "total",
+) -> Path:
+    """Write the report on `results` (the flat view) to `path` and return it.
+
+    `failures` holds one row per failed experiment (any columns, shown as they are; may be empty);
+    `settings` are facts about the run, shown by name; `axis` is what counts as a model's size. The
+    file is self-contained (about 5 MB, plotly.js inside) and requests nothing. It is written
+    beside its place and renamed, so that a reader never sees half of it. Raises ValueError for
+    an unknown axis, or when no experiment has a metric that a curve can be drawn of.
+    """
+    metrics = [metric for metric in _METRICS if len(curve_points(results, metric))]
+    if not metrics:
+        raise ValueError("no experiment has a cross-entropy or all tasks of a zero-shot set yet")
+    body = [
+        *answer_cards(results, metrics, axis),
+        *_figures(results, metrics, axis),
+        *budget_tables(results, metrics, axis),
+        *axis_table(results, metrics),
+        *_how_to_read(results, metrics, axis),
+        *_failures(failures),
+        *experiment_tables(results),
+        *_run(settings),
+    ]
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(page("k-bit inference scaling: which precision?", body), encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def _figures(results: pd.DataFrame, metrics: list[str], axis: str) -> list[str]:
+    strips = optimal_figure(results, metrics, axis)
+    parts = [
+        "<h2>The figures</h2>",
+        chart(
+            "bit-optimal",
+            strips,
+            strips,
+            "Strong colour: the lead exceeds two standard errors; pale: it does not. Thick: every "
+            "setting of the family reaches this budget; thin: only some do, so the winner may owe "
+            "its place to the absence of rivals. Blank: undetermined.",
+        ),
+    ]
+    for metric in metrics:
+        wide, narrow = (scaling_figure(results, metric, axis, columns=n) for n in (2, 1))
+        broken = [c for c in scaling_curves(results, metric, axis) if c.broken]
+        diverged = "; ".join(f"{m} at {c.setting.label}" for c in broken for m in c.broken)
+        note = "Error bars: one standard error. Dashed: other settings than the main one. "
+        note += "Dotted: guessing. " if metric == "zero_shot" else "Open triangles: off the scale. "
+        note += f"Diverged (crosses): {diverged}." if diverged else ""
+        parts.append(chart(f"scaling-{metric}", wide, narrow, note.strip()))
+    return parts
+
+
+def _how_to_read(results: pd.DataFrame, metrics: list[str], axis: str) -> list[str]:
+    scored = []
+    for metric in metrics:
+        points = curve_points(results, metric)
+        low, high = int(points["n_items"].min()), int(points["n_items"].max())
+        count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        for name in points["task"].unique():
+            in_set = TASK_SETS.get(name, {}) if metric == "zero_shot" else {}
+            tasks = ", ".join(f"{task} ({accuracy})" for task, accuracy in in_set.items())
+            what = f"the mean over {tasks}; {count} items in all" if tasks else f"{count} tokens"
+            scored.append(
+                f"<li>{METRIC_NAMES[metric].capitalize()} on {escape(name)}: {what}.</li>"
+            )
+    return [
+        "<h2>How to read this</h2><ul>",
+        "<li>A point is one experiment: a model at a precision. Its size is "
+        f"{AXIS_NAMES[axis]}.</li>",
+        "<li>A curve joins the models of one family at one precision setting, linearly in log "
+        "size, never beyond its ends. A diverged model (NaN or infinite loss) interrupts it.</li>",
+        "<li>Bit-optimal at a budget is the setting whose curve is best there; 16-bit competes as "
+        "well. A budget usually falls between two real models, both named in the table.</li>",
+        "<li>“Undetermined” means that fewer than two curves have a value at the "
+        "budget, so there is nothing to compare.</li>",
+        "<li>Near the ends of the range few settings have models of the right size, and the "
+        "winner may only lack rivals: see “Compared”, and whether a smaller experiment "
+        "is marked better than the curve.</li>",
+        "<li>± is one standard error. A score's error comes from the spread over its items. A mean "
+        "over tasks has the root of their summed squared errors, divided by the number of tasks; "
+        "a point on a curve combines the errors of its two models, and a lead those of the two "
+        "curves, all as if independent. Models scored on the same items err alike, so the true "
+        "error of a lead is smaller: clear leads are safe, and others may still be real.</li>",
+        *scored,
+        "</ul>",
+    ]
+
+
+def _failures(failures: pd.DataFrame) -> list[str]:
+    if failures.empty:
+        return ["<h2>Failures</h2><p>None: every experiment that was tried has its results.</p>"]
+    rows = [[escape(_plain(value)) for value in row] for row in failures.itertuples(index=False)]
+    return [
+        f"<h2>Failures</h2><p>Experiments without results: {len(failures)}.</p>",
+        table([str(column) for column in failures.columns], rows),
+    ]
+
+
+def _run(settings: Mapping[str, object]) -> list[str]:
+    if not settings:
+        return []
+    rows = [[escape(str(name)), escape(_plain(value))] for name, value in settings.items()]
+    return ["<h2>The run</h2>", table(["Setting", "Value"], rows)]
+
+
+def _plain(value: object) -> str:
+    return "" if value is None or value is pd.NA or value != value else str(value)

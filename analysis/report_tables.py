@@ -1,0 +1,105 @@
+"""The report's tables: the answer per budget, per meaning of size, and every experiment."""
+
+from html import escape
+
+import pandas as pd
+
+from analysis.budget import format_bits
+from analysis.metrics import curve_points
+from analysis.page import dot, table
+from analysis.report_answer import by_precision, list_shares
+from analysis.settings import setting_of
+from analysis.shares import EVERY_FAMILY, optimal_table, win_shares
+from analysis.wording import AXIS_NAMES, METRIC_NAMES, format_value, in_unit
+
+
+def budget_tables(results: pd.DataFrame, metrics: list[str], axis: str) -> list[str]:
+    parts = ["<h2>The best precision at a budget</h2>"]
+    for metric in metrics:
+        columns = ["Budget", "Precision", "Between models", in_unit(metric, "Value"), "Runner-up"]
+        columns += [in_unit(metric, "Lead"), "Lead (s.e.)", "Compared", "Best experiment that fits"]
+        answers = optimal_table(results, metric=metric, axis=axis)
+        for family, part in answers.groupby("family", sort=False):
+            rows = [_budget_row(row, metric) for _, row in part.iterrows()]
+            parts.append(f"<h3>{escape(str(family))}, by {METRIC_NAMES[metric]}</h3>")
+            parts.append(table(columns, rows, numbers=[columns[0], *columns[5:8]]))
+    return parts
+
+
+def _budget_row(row: pd.Series, metric: str) -> list[str]:
+    fit = "none fits"
+    if not pd.isna(row["best_fit_model"]):
+        value = format_value(metric, row["best_fit_value"], unit=False)
+        fit = f"{_short(row['best_fit_model'], row)} at {row['best_fit_setting']}: {value}"
+        fit += ", <b>beats the curve</b>" if row["beaten_by_smaller"] else ""
+    fit = f'<span class="room">{fit}</span>'
+    if not row["determined"]:
+        return [row["budget"], f"Undetermined: {escape(row['reason'])}", fit]
+    models = [_short(row[column], row) for column in ("model_at_or_below", "model_above")]
+    in_errors = "?" if pd.isna(row["lead_in_stderr"]) else f"{row['lead_in_stderr']:.1f}"
+    cells = [
+        f"{dot(int(row['bits']))}{row['setting']}",
+        " and ".join(model for model in models if model),
+        format_value(metric, row["value"], row["stderr"], unit=False),
+        row["runner_up"],
+        format_value(metric, row["lead"], row["lead_stderr"], unit=False),
+        f"<b>{in_errors}</b>" if row["significant"] else in_errors,
+        f"{row['n_compared']}/{row['n_settings']}",
+    ]
+    return [row["budget"], *(f'<span class="keep">{cell}</span>' for cell in cells), fit]
+
+
+def _short(model: str | None, row: pd.Series) -> str:
+    """A model's name under its family's heading."""
+    return "" if pd.isna(model) else escape(str(model).removeprefix(f"{row['family']}-"))
+
+
+def axis_table(results: pd.DataFrame, metrics: list[str]) -> list[str]:
+    rows = []
+    for axis, name in AXIS_NAMES.items():
+        cells = [name]
+        for metric in metrics:
+            shares = win_shares(results, metric, axis)
+            pooled = by_precision(shares[shares["family"] == EVERY_FAMILY])
+            cells.append(list_shares(pooled) or "undetermined")
+        rows.append(cells)
+    return [
+        "<h2>Does it matter what is counted?</h2>",
+        "<p>In scope <i>linear</i> the embeddings stay at 16 bits, and in small models they are "
+        "most of the size, so the answer depends on what counts as size. Share of budgets won "
+        "(on the lower two axes only settings of one scope can be compared):</p>",
+        table(["Size counted", *(METRIC_NAMES[m].capitalize() for m in metrics)], rows),
+    ]
+
+
+def experiment_tables(results: pd.DataFrame) -> list[str]:
+    by_id = results.drop_duplicates("experiment_id").set_index("experiment_id")
+    shown: dict[str, pd.Series] = {}
+    for metric in ("cross_entropy", "perplexity", "zero_shot"):
+        points = curve_points(results, metric).set_index("experiment_id")
+        cells = [
+            format_value(metric, v, e)
+            for v, e in zip(points["value"], points["stderr"], strict=True)
+        ]
+        if cells:
+            shown[METRIC_NAMES[metric].capitalize()] = pd.Series(cells, points.index)
+    parts = ["<h2>All experiments</h2>"]
+    for family, part in by_id.groupby("family", sort=False):
+        rows = part.sort_values(["n_params", "bits"])
+        lines = [
+            [
+                escape(row["model"]),
+                f"{dot(int(row['bits']))}{setting_of(row).label}",
+                f"{row['bits_per_param']:.3f}",
+                "" if pd.isna(row["total_bits"]) else format_bits(float(row["total_bits"])),
+                *(column.get(experiment, "") for column in shown.values()),
+            ]
+            for experiment, row in rows.iterrows()
+        ]
+        columns = ["Model", "Setting", "Bits per parameter", "Total size", *shown]
+        parts.append(
+            f"<details><summary>{escape(str(family))}: {len(rows)} experiments</summary>"
+            + table(columns, lines, numbers=columns[2:])
+            + "</details>"
+        )
+    return parts

@@ -1,0 +1,89 @@
+"""How every figure looks: one colour and marker per precision, sizes in bytes, a light page."""
+
+import numpy as np
+import plotly.graph_objects as go
+
+from analysis.budget import format_bits
+
+# Okabe-Ito: told apart by colour-blind readers. Fixed per precision, in every figure; the markers
+# tell the same story in grey print.
+_COLOURS = {
+    2: "#CC79A7",
+    3: "#E69F00",
+    4: "#0072B2",
+    5: "#009E73",
+    6: "#56B4E9",
+    7: "#8A6D1B",
+    8: "#D55E00",
+    16: "#1A1A1A",
+}
+_MARKERS = {
+    2: "triangle-down",
+    3: "triangle-up",
+    4: "circle",
+    5: "square",
+    6: "diamond",
+    7: "pentagon",
+    8: "cross",
+    16: "hexagon",
+}
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+INK, MUTED, GRID = "#1f2430", "#667085", "#e6e8ee"
+LEGEND = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0}
+SIZE_TITLES = {
+    "total": "Total size of the model (log scale)",
+    "quantized": "Size of the quantized matrices (log scale)",
+    "nominal": "Nominal size: parameters × bits per parameter (log scale)",
+}
+
+
+def colour(bits: int) -> str:
+    """The colour of a precision; the rarely used 9 to 15 bits share a grey."""
+    return _COLOURS.get(bits, "#8C8C8C")
+
+
+def marker(bits: int) -> str:
+    """The plotly marker symbol of a precision."""
+    return _MARKERS.get(bits, "star")
+
+
+def template() -> go.layout.Template:
+    """The layout all figures share."""
+    axis = {
+        "gridcolor": GRID,
+        "linecolor": "#b8bec9",
+        "ticks": "outside",
+        "tickcolor": "#b8bec9",
+        "zeroline": False,
+        "showline": True,
+        "title": {"font": {"size": 13, "color": MUTED}, "standoff": 10},
+        "automargin": True,
+    }
+    return go.layout.Template(
+        layout={
+            "font": {"family": FONT, "size": 13, "color": INK},
+            "paper_bgcolor": "white",
+            "plot_bgcolor": "white",
+            "xaxis": axis,
+            "yaxis": axis,
+            "hoverlabel": {"bgcolor": "white", "font": {"family": FONT, "size": 12}},
+            "title": {"x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 17}},
+            "annotationdefaults": {"font": {"size": 14, "color": INK}},
+        }
+    )
+
+
+def size_axis(low: float, high: float, max_ticks: int = 6) -> dict[str, object]:
+    """A log axis over sizes `low` to `high` (bits) with ticks at powers of two bytes."""
+    first, last = np.floor(np.log2(low / 8)), np.ceil(np.log2(high / 8))
+    step = max(1, int(np.ceil((last - first) / max_ticks)))
+    ticks = [8 * 2.0**power for power in np.arange(first, last + 1, step)]
+    margin = 0.04 * np.log10(high / low) + 0.02
+    return {
+        "type": "log",
+        "range": [np.log10(low) - margin, np.log10(high) + margin],
+        "tickangle": 0,
+        "tickmode": "array",
+        "tickvals": ticks,
+        "ticktext": [format_bits(bits) for bits in ticks],
+    }
