@@ -1,0 +1,172 @@
+"""Perplexity of a resident model over a stream of tokens."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from lm_eval.models.utils import resolve_max_length
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from evaluation.corpora import corpus_name, corpus_version, load_corpus
+from evaluation.language_model import tokenizer_fingerprint
+from evaluation.measurement import Measurement, Metric
+from evaluation.scoring import Plan, Scorer, make_plan
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """The beginning of a corpus: token ids, and the UTF-8 bytes of the text after the first."""
+
+    ids: list[int]
+    scored_bytes: int
+
+
+def evaluate_perplexity(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: str,
+    context: int | None = None,
+    max_tokens: int | None = None,
+) -> Measurement:
+    """Cross-entropy of a corpus (a name or a file) in non-overlapping windows.
+
+    The documents, each followed by EOS, form one stream t_0 t_1 t_2 ... of which the first
+    `max_tokens` + 1 tokens are used (None: all). Window i reads t[i*c .. i*c+c-1], c = `context`
+    (None: the model's), and predicts the token after each: every token is scored once except t_0,
+    which nothing precedes. The last window may be short.
+
+    Metrics: `cross_entropy` in nats a token, `perplexity` (its exponential, inf where that
+    overflows), `bits_per_byte` over the UTF-8 bytes of exactly the scored text (EOS costs nats and
+    has no bytes), `tokens` scored. Standard errors take windows as clusters, weighted by their
+    tokens. Items: nats a token of each window. A diverged model yields nan or inf, not an error.
+    Raises ValueError for a corpus without two tokens, and for a context the model cannot read.
+    """
+    protocol = perplexity_protocol(corpus, context, max_tokens)
+    limit = resolve_max_length(model.config, tokenizer)
+    if context is not None and context > limit:
+        raise ValueError(f"context {context} exceeds the {limit} tokens that the model can read")
+    scorer = Scorer(model.eval())
+    plan, scored_bytes = _plan(
+        _ByContent(tokenizer), corpus, protocol["data"], context or limit, max_tokens,
+        scorer.tokens_per_batch(),
+    )  # fmt: skip
+    nats = -scorer.score(plan).logprob
+    tokens = np.empty(len(nats))
+    tokens[plan.order] = plan.lengths
+    metrics = _metrics(nats, tokens, scored_bytes)
+    items = {"cross_entropy": (nats / tokens).astype(np.float32)}
+    return Measurement(corpus_name(corpus), protocol, metrics, items)
+
+
+def perplexity_protocol(
+    corpus: str, context: int | None = None, max_tokens: int | None = None
+) -> dict[str, Any]:
+    """What the metrics depend on besides model and tokenizer; tokenizes nothing. Raises ValueError
+    for an unknown corpus and for limits below 1."""
+    for key, value in (("context", context), ("max_tokens", max_tokens)):
+        if value is not None and value < 1:
+            raise ValueError(f"perplexity on {corpus}: {key} {value} must be at least 1")
+    return {
+        "corpus": corpus_name(corpus),
+        "data": corpus_version(corpus),
+        "context": context,
+        "max_tokens": max_tokens,
+        "windows": "non-overlapping, every token but the first of the stream",
+    }
+
+
+def token_stream(
+    tokenizer: PreTrainedTokenizerBase, documents: list[str], n_tokens: int | None
+) -> TokenStream:
+    """The first `n_tokens` tokens (None: all) of the documents, each closed by EOS."""
+    ids: list[int] = []
+    scored_bytes = 0
+    for text in documents:
+        encoding = tokenizer(
+            text,
+            add_special_tokens=False,
+            return_offsets_mapping=tokenizer.is_fast,
+            verbose=False,
+        )
+        start = 0 if ids else 1  # the stream's first token is not scored
+        room = None if n_tokens is None else n_tokens - len(ids)
+        tokens = encoding["input_ids"][:room]
+        if len(tokens) > start:
+            scored_bytes += _bytes_of(tokenizer, text, encoding, start, len(tokens))
+        ids += [*tokens, tokenizer.eos_token_id][:room]
+        if n_tokens is not None and len(ids) >= n_tokens:
+            break
+    return TokenStream(ids, scored_bytes)
+
+
+def _bytes_of(
+    tokenizer: PreTrainedTokenizerBase, text: str, encoding: Any, start: int, stop: int
+) -> int:
+    """UTF-8 bytes of the text of tokens start..stop-1."""
+    if not tokenizer.is_fast:
+        return len(str(tokenizer.decode(encoding["input_ids"][start:stop])).encode())
+    offsets = encoding["offset_mapping"]
+    first = offsets[start - 1][1] if start else 0
+    last = offsets[stop - 1][1] if stop < len(offsets) else len(text)
+    return len(text[first:last].encode())
+
+
+class _ByContent:
+    """A tokenizer as a cache key: equal to others that tokenize alike."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.fingerprint = tokenizer_fingerprint(tokenizer)
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByContent) and other.fingerprint == self.fingerprint
+
+
+@lru_cache(maxsize=8)
+def _plan(
+    key: _ByContent,
+    corpus: str,
+    data: str,
+    context: int,
+    max_tokens: int | None,
+    tokens_per_batch: int,
+) -> tuple[Plan, int]:
+    """The windows as batches, and the bytes they score; the same for every precision of a model.
+    `data` is the corpus's version: a file that has changed is read again."""
+    n_tokens = None if max_tokens is None else max_tokens + 1
+    stream = token_stream(key.tokenizer, load_corpus(corpus), n_tokens)
+    if len(stream.ids) < 2:
+        raise ValueError(f"corpus {corpus!r} has {len(stream.ids)} tokens; 2 are needed")
+    starts = range(0, len(stream.ids) - 1, context)
+    windows = [stream.ids[start : start + context + 1] for start in starts]
+    sequences = [(window, len(window) - 1) for window in windows]
+    return make_plan(sequences, tokens_per_batch), stream.scored_bytes
+
+
+def _metrics(nats: np.ndarray, tokens: np.ndarray, scored_bytes: int) -> tuple[Metric, ...]:
+    """From the nats and tokens of each window."""
+    n, total = len(nats), float(tokens.sum())
+    with np.errstate(all="ignore"):
+        mean = float(nats.sum() / total)
+        # A ratio of sums over clusters: residuals of each window's sum against its tokens.
+        spread = np.sqrt(n / (n - 1) * ((nats - mean * tokens) ** 2).sum()) if n > 1 else None
+        stderr = None if spread is None else float(spread / total)
+        perplexity = float(np.exp(mean))
+        bits = total / (math.log(2) * scored_bytes) if scored_bytes else math.inf
+
+    def scaled(factor: float) -> float | None:
+        return None if stderr is None else stderr * factor
+
+    return (
+        Metric("cross_entropy", mean, stderr, n),
+        Metric("perplexity", perplexity, scaled(perplexity), n),
+        Metric("bits_per_byte", mean * bits, scaled(bits), n),
+        Metric("tokens", float(total), None, n),
+    )

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+
+import datasets
+import pytest
+
+from evaluation.corpora import CORPORA, corpus_name, corpus_version, load_corpus
+from evaluation.sotu_corpus import heldout_addresses, training_addresses
+
+
+def test_sotu_is_the_heldout_text_spread_over_time():
+    documents = load_corpus("sotu")
+    assert sorted(documents) == sorted(heldout_addresses())
+    assert not set(documents) & set(training_addresses())
+    ranks = [heldout_addresses().index(d) for d in documents[:4]]
+    assert max(ranks) - min(ranks) > len(documents) / 2
+
+
+def test_local_files(tmp_path):
+    text, rows = tmp_path / "a.txt", tmp_path / "b.jsonl"
+    text.write_text("Fourscore — and\nseven", encoding="utf-8")
+    rows.write_text('{"text": "one"}\n\n{"text": "two", "meta": {}}\n')
+    assert load_corpus(str(text)) == ["Fourscore — and\nseven"]
+    assert load_corpus(str(rows)) == ["one", "two"]
+    assert corpus_name(str(rows)) == "b.jsonl"
+
+
+def test_version_follows_the_content_not_the_place(tmp_path):
+    first, second = tmp_path / "a.txt", tmp_path / "elsewhere.txt"
+    first.write_text("same")
+    second.write_text("same")
+    assert corpus_version(str(first)) == corpus_version(str(second))
+    second.write_text("other")
+    assert corpus_version(str(first)) != corpus_version(str(second))
+    assert len({corpus_version(name) for name in CORPORA}) == len(CORPORA)
+
+
+@pytest.mark.parametrize(
+    ("content", "where"), [('{"text": "x"}\n{"txt": "y"}', "line 2"), ("[1]", "line 1")]
+)
+def test_malformed_jsonl_names_file_and_line(tmp_path, content, where):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=f"bad.jsonl, {where}.*`text`"):
+        load_corpus(str(path))
+
+
+def test_binary_file_is_refused(tmp_path):
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(ValueError, match="weights.bin is not UTF-8"):
+        load_corpus(str(path))
+
+
+@pytest.mark.parametrize("function", [load_corpus, corpus_version])
+def test_unknown_name_gets_a_hint(function):
+    with pytest.raises(ValueError, match="did you mean wikitext2"):
+        function("wikitext")
+
+
+def test_unreachable_hub_is_one_clear_line(monkeypatch):
+    def unreachable(**arguments):
+        raise ConnectionError("couldn't reach the hub\nlong trace")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(ValueError, match="'c4'.*couldn't reach the hub.*path of a local") as caught:
+        load_corpus("c4")
+    assert "\n" not in str(caught.value)
+
+
+def test_pile_cc_takes_common_crawl_only(monkeypatch):
+    rows = [
+        {"text": "web", "meta": {"pile_set_name": "Pile-CC"}},
+        {"text": "code", "meta": {"pile_set_name": "Github"}},
+    ]
+    monkeypatch.setattr(datasets, "load_dataset", lambda **arguments: rows)
+    assert load_corpus("pile_cc") == ["web"]
+    assert json.dumps(corpus_version("pile_cc"))
