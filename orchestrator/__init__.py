@@ -1,0 +1,1 @@
+"""A study in, rows out: spec, grid, workers, store."""

@@ -1,0 +1,168 @@
+"""From a sweep to experiments: every model x quantization setting, each with a stable id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evaluation.corpora import corpus_name
+from evaluation.perplexity import perplexity_protocol
+from evaluation.zero_shot import task_protocol
+from orchestrator.errors import InputError, ModelInputError
+from orchestrator.models import ModelEntry
+from orchestrator.spec import Grid, Sweep, select_models
+from quantizers.config import QuantConfig
+
+
+def content_id(value: Any) -> str:
+    """sha256 of the canonical JSON of a value."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How one task or corpus is measured: what two rows must share to be comparable.
+
+    `source` is what the evaluation is given: the task's name, or a corpus's name or file.
+    """
+
+    task: str
+    kind: str  # "task" | "corpus"
+    settings: dict[str, Any] = field(hash=False)
+    source: str
+
+    @property
+    def id(self) -> str:
+        return content_id({"task": self.task, "kind": self.kind, **self.settings})
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A model at one quantization setting, computed in one dtype."""
+
+    model: ModelEntry
+    revision: str
+    config: QuantConfig
+    compute_dtype: str
+
+    @property
+    def id(self) -> str:
+        return content_id(
+            {
+                "model": self.model.identity,
+                "revision": self.revision,
+                "load_dtype": self.model.dtype,
+                "quantization": self.config.as_dict(),
+                "compute_dtype": self.compute_dtype,
+            }
+        )
+
+
+@dataclass
+class Plan:
+    """What a sweep asks for: experiments, protocols, and the models that cannot be used."""
+
+    experiments: list[Experiment]
+    protocols: dict[str, list[Protocol]]  # by model name: the context may differ
+    broken: dict[str, ModelInputError]
+
+
+def grid_configs(grid: Grid, where: str) -> Iterator[QuantConfig]:
+    """The distinct quantization settings of one grid. Raises InputError naming the grid."""
+    seen = set()
+    for bits in grid.bits:
+        for data_type in grid.data_type if bits != 16 else [None]:
+            for exponent_bits in grid.exponent_choices(bits) if data_type == "float" else [None]:
+                for block_size in grid.block_size:
+                    for fraction in grid.outlier_fraction:
+                        for centered in grid.centered:
+                            for scope in grid.scope:
+                                try:
+                                    config = QuantConfig.make(
+                                        bits=bits,
+                                        data_type=data_type,
+                                        exponent_bits=exponent_bits,
+                                        block_size=block_size,
+                                        centered=centered,
+                                        outlier_fraction=fraction,
+                                        scope=scope,
+                                    )
+                                except ValueError as error:
+                                    raise InputError(f"{where}: {error}") from None
+                                if config not in seen:
+                                    seen.add(config)
+                                    yield config
+
+
+def expand(
+    sweep: Sweep,
+    families: dict[str, list[ModelEntry]],
+    where: Path,
+    on_gpu: bool,
+    check_weights: bool = True,
+) -> Plan:
+    """Every experiment of a sweep, largest model first, each setting once per model.
+
+    A model whose local weights are unusable lands in `broken` (with `check_weights`), the rest of
+    the study stays. Raises InputError for unknown names and impossible settings.
+    """
+    chosen = select_models(sweep.models, families, f"{where}: models")
+    configs: dict[str, dict[QuantConfig, None]] = {entry.name: {} for entry in chosen}
+    for index, grid in enumerate(sweep.grids):
+        place = f"{where}: grids.{index}"
+        names = set(configs)
+        if grid.models is not None:
+            narrowed = select_models(grid.models, families, f"{place}.models")
+            names &= {entry.name for entry in narrowed}
+        grid_settings = dict.fromkeys(grid_configs(grid, place))
+        for name in names:
+            configs[name].update(grid_settings)
+
+    experiments, protocols, broken = [], {}, {}
+    for entry in sorted(chosen, key=lambda e: e.n_params or 0, reverse=True):
+        revision = entry.revision or "main"
+        if check_weights:
+            try:
+                revision = entry.checked_revision()
+            except ModelInputError as error:
+                broken[entry.name] = error
+        protocols[entry.name] = sweep_protocols(sweep, sweep.context or entry.context)
+        compute_dtype = entry.dtype if on_gpu else "float32"
+        experiments += [Experiment(entry, revision, c, compute_dtype) for c in configs[entry.name]]
+    return Plan(experiments, protocols, broken)
+
+
+def sweep_protocols(sweep: Sweep, context: int | None) -> list[Protocol]:
+    """The measurements asked of every experiment: zero-shot tasks, then corpora.
+
+    `context` in tokens; None is the model's own.
+    """
+    tasks = [
+        Protocol(name, "task", task_protocol(name, sweep.limit) | {"context": context}, name)
+        for name in sweep.task_names()
+    ]
+    corpora = [
+        Protocol(
+            corpus_name(corpus.name),
+            "corpus",
+            perplexity_protocol(corpus.name, context, corpus.max_tokens),
+            corpus.source,
+        )
+        for corpus in sweep.corpora
+    ]
+    return tasks + corpora
+
+
+def count_table(plan: Plan) -> list[tuple[str, str, str, int]]:
+    """Rows (family, bits, data type, experiments) and a total, for `--dry-run`."""
+    counts = Counter(
+        (e.model.family, e.config.bits, e.config.data_type or "-") for e in plan.experiments
+    )
+    rows = [(f, str(k), t, n) for (f, k, t), n in sorted(counts.items())]
+    return [*rows, ("total", "", "", sum(counts.values()))]

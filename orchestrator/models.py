@@ -1,0 +1,191 @@
+"""models.yaml: model families, where each size's weights are and how they are loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from orchestrator.errors import InputError, ModelInputError
+from orchestrator.paths import ROOT
+
+_EDGE_BYTES = 1 << 20
+
+
+class ModelEntry(BaseModel):
+    """One model: a hub id or a local directory in the hub's format."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    family: str
+    name: str
+    hub: str | None = None
+    path: str | None = None
+    revision: str | None = None
+    n_params: int | None = Field(default=None, gt=0)
+    dtype: Literal["float16", "bfloat16"] = "float16"
+    weights: Literal["safetensors", "bin"] = "safetensors"
+    gpus: int = Field(default=1, ge=1)
+    context: int | None = Field(default=None, ge=2)
+    tokenizer: str | None = None
+    trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelEntry:
+        if (self.hub is None) == (self.path is None):
+            raise ValueError("give exactly one of hub and path")
+        return self
+
+    @property
+    def source(self) -> str:
+        """What `from_pretrained` is given."""
+        return self.path or self.hub or ""
+
+    @property
+    def identity(self) -> str:
+        """The model's part of an experiment's id: a name that does not depend on the machine."""
+        return self.hub or self.name
+
+    def checked_revision(self) -> str:
+        """The pinned revision, or a fingerprint of a local directory's weights.
+
+        Raises ModelInputError when a local directory lacks weights or a file is truncated.
+        """
+        if self.path is None:
+            return self.revision or "main"
+        fingerprint = _fingerprint(Path(self.path), self.weights, self.name)
+        return self.revision or fingerprint
+
+
+def _weight_files(directory: Path, weights: str, name: str) -> list[Path]:
+    """The weight files a local model directory must have, each checked for presence."""
+    stem = "model.safetensors" if weights == "safetensors" else "pytorch_model.bin"
+    index = directory / f"{stem}.index.json"
+    try:
+        files = (
+            sorted({directory / f for f in json.loads(index.read_text())["weight_map"].values()})
+            if index.exists()
+            else [directory / stem]
+        )
+    except (json.JSONDecodeError, KeyError) as error:
+        raise ModelInputError(f"model {name}: {index} is not a weight index: {error}") from None
+    for file in files:
+        if not file.is_file():
+            raise ModelInputError(f"model {name}: weight file {file} is missing")
+    return files
+
+
+def _fingerprint(directory: Path, weights: str, name: str) -> str:
+    """Digest of config.json and of each weight file's size, first and last MiB.
+
+    The edges tell trained weights apart without reading hundreds of gigabytes.
+    """
+    if not directory.is_dir():
+        raise ModelInputError(f"model {name}: {directory} is not a directory")
+    config = directory / "config.json"
+    if not config.is_file():
+        raise ModelInputError(f"model {name}: {config} is missing")
+    digest = hashlib.sha256(config.read_bytes())
+    for file in _weight_files(directory, weights, name):
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            head = stream.read(_EDGE_BYTES)
+            if weights == "safetensors":
+                _check_safetensors_length(head, size, file, name)
+            stream.seek(max(0, size - _EDGE_BYTES))
+            digest.update(f"{file.name} {size}".encode() + head + stream.read())
+    return "local-" + digest.hexdigest()[:24]
+
+
+def _check_safetensors_length(head: bytes, size: int, file: Path, name: str) -> None:
+    """Compare the length with what the header says: 8 bytes of length, JSON, tensor data."""
+    problem = ModelInputError(
+        f"model {name}: {file} is truncated or not safetensors; copy it again"
+    )
+    if len(head) < 8:
+        raise problem
+    header_length = int.from_bytes(head[:8], "little")
+    if 8 + header_length > size:
+        raise problem
+    if 8 + header_length > len(head):
+        head = file.open("rb").read(8 + header_length)
+    try:
+        header = json.loads(head[8 : 8 + header_length])
+        ends = [t["data_offsets"][1] for k, t in header.items() if k != "__metadata__"]
+    except (ValueError, KeyError, TypeError):
+        raise problem from None
+    if 8 + header_length + max(ends, default=0) != size:
+        raise problem
+
+
+def load_yaml(path: Path) -> Any:
+    """Parse a YAML file. Raises InputError (one line) when it is missing or not YAML."""
+    try:
+        return yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a directory, not a YAML file") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """Pydantic's first complaint as `key.path: reason`."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "top level"
+    reason = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        reason = "unknown key"
+    return f"{where}: {reason}"
+
+
+def load_models(path: Path | None = None) -> dict[str, list[ModelEntry]]:
+    """Read models.yaml: family name -> its models, smallest first as listed.
+
+    Relative `path` and `tokenizer` values are taken from the file's own folder. Raises InputError.
+    """
+    path = path or ROOT / "models.yaml"
+    content = load_yaml(path)
+    if not isinstance(content, dict) or not isinstance(content.get("families"), dict):
+        raise InputError(f"{path}: expected a mapping `families:` of family names")
+    if unknown := set(content) - {"families"}:
+        raise InputError(f"{path}: {sorted(unknown)[0]}: unknown key")
+    families: dict[str, list[ModelEntry]] = {}
+    seen: dict[str, str] = {}
+    for family, body in content["families"].items():
+        if not isinstance(body, dict) or not isinstance(body.get("models"), list):
+            raise InputError(f"{path}: families.{family}: expected a list `models:`")
+        shared = {key: value for key, value in body.items() if key != "models"}
+        entries = []
+        for index, model in enumerate(body["models"]):
+            where = f"{path}: families.{family}.models.{index}"
+            if not isinstance(model, dict):
+                raise InputError(f"{where}: expected a mapping with a name")
+            values = {**shared, **model, "family": family}
+            for key in ("path", "tokenizer"):
+                if isinstance(values.get(key), str):
+                    values[key] = _absolute(values[key], path.parent, key)
+            try:
+                entry = ModelEntry(**values)
+            except ValidationError as error:
+                raise InputError(f"{where}.{first_problem(error)}") from None
+            if entry.name in seen:
+                raise InputError(f"{where}.name: {entry.name} is already in {seen[entry.name]}")
+            seen[entry.name] = family
+            entries.append(entry)
+        families[family] = entries
+    return families
+
+
+def _absolute(value: str, base: Path, key: str) -> str:
+    """Local paths made absolute; a tokenizer that is no local path stays a hub id."""
+    candidate = (base / os.path.expanduser(value)).resolve()
+    return str(candidate) if key == "path" or candidate.exists() else value

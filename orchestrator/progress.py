@@ -1,0 +1,112 @@
+"""Progress of a sweep: a live bar on a terminal, a plain line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from orchestrator.job import JobResult
+
+PLAIN_EVERY_SECONDS = 5.0
+
+
+class SweepProgress:
+    """Counts results as they come; use as a context manager."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.failed, self.lost = total, 0, 0, 0
+        self._started = self._printed = time.monotonic()
+        self._worked = self._busy = 0.0
+        self._bar: Progress | None = None
+        if sys.stdout.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(),
+            )
+            self._task = self._bar.add_task("experiments", total=total, note="")
+
+    def __enter__(self) -> SweepProgress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+        print(self.summary(), flush=True)
+
+    def update(self, result: JobResult) -> None:
+        """Count one result and show it."""
+        if result.status == "lost":
+            self.lost += 1
+        else:
+            self.done += 1
+            self.failed += result.status == "failed"
+        useful = result.seconds_quantize + result.seconds_score
+        self._worked += useful
+        self._busy += useful + result.seconds_load
+        if result.status != "done":
+            experiment = result.job.experiment
+            self._say(
+                f"{result.status}: {experiment.model.name} {setting_name(experiment.config)}: "
+                f"{result.error}"
+            )
+        if self._bar:
+            self._bar.update(self._task, completed=self.done, note=self._note())
+        elif time.monotonic() - self._printed >= PLAIN_EVERY_SECONDS:
+            self._printed = time.monotonic()
+            print(f"{self.done}/{self.total} experiments, {self._note()}", flush=True)
+
+    def _say(self, line: str) -> None:
+        if self._bar:
+            self._bar.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, flush=True)
+
+    def _note(self) -> str:
+        elapsed = time.monotonic() - self._started
+        rate = self.done / elapsed if elapsed else 0.0
+        eta = (self.total - self.done) / rate if rate else float("inf")
+        eta_text = f"{eta:.0f} s left" if eta < float("inf") else "time left unknown"
+        return f"{60 * rate:.1f}/min, {eta_text}, {self.failed} failed"
+
+    def summary(self) -> str:
+        """The closing line: what was done, how fast, and the share of worker time that scored."""
+        elapsed = time.monotonic() - self._started
+        share = (
+            f", {self._worked / self._busy:.0%} of worker time quantizing and scoring"
+            if self._busy
+            else ""
+        )
+        lost = f", {self.lost} lost and tried again" if self.lost else ""
+        return (
+            f"{self.done} of {self.total} experiments in {elapsed:.0f} s, "
+            f"{self.failed} failed{lost}{share}"
+        )
+
+
+def setting_name(config) -> str:
+    """A short human name of a quantization setting, e.g. `4-bit float E2 B=64`."""
+    if config.bits == 16:
+        return "16-bit" + (" (all)" if config.scope == "all" else "")
+    parts = [f"{config.bits}-bit", config.data_type]
+    if config.exponent_bits is not None:
+        parts.append(f"E{config.exponent_bits}")
+    parts.append(f"B={config.block_size or 'tensor'}")
+    if config.outlier_fraction:
+        parts.append(f"p={config.outlier_fraction:g}")
+    if config.centered:
+        parts.append("centered")
+    if config.scope != "linear":
+        parts.append(f"({config.scope})")
+    return " ".join(parts)

@@ -1,0 +1,136 @@
+"""The database's tables (SQLAlchemy 2) and the flat `results` view."""
+
+from __future__ import annotations
+
+from sqlalchemy import JSON, ForeignKey, LargeBinary, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+SCHEMA_VERSION = 1
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Meta(Base):
+    """Key-value facts about the database itself: `application` and `schema_version`."""
+
+    __tablename__ = "kbit_meta"
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(Text)
+
+
+class ExperimentRow(Base):
+    """A model x quantization setting. Bits are filled in by its first successful attempt."""
+
+    __tablename__ = "experiments"
+    number: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    source: Mapped[str] = mapped_column(String(64))
+    family: Mapped[str] = mapped_column(String(128))
+    model: Mapped[str] = mapped_column(String(256))
+    model_source: Mapped[str] = mapped_column(Text)
+    revision: Mapped[str] = mapped_column(String(128))
+    load_dtype: Mapped[str] = mapped_column(String(16))
+    compute_dtype: Mapped[str] = mapped_column(String(16))
+    n_params: Mapped[int | None]
+    method: Mapped[str] = mapped_column(String(32))
+    bits: Mapped[int]
+    data_type: Mapped[str | None] = mapped_column(String(32))
+    exponent_bits: Mapped[int | None]
+    block_size: Mapped[int | None]
+    outlier_fraction: Mapped[float]
+    centered: Mapped[bool]
+    scope: Mapped[str] = mapped_column(String(16))
+    bits_per_param: Mapped[float]
+    total_bits: Mapped[int | None]
+    quantized_bits: Mapped[int | None]
+    nominal_bits: Mapped[float | None]
+
+
+class ProtocolRow(Base):
+    """How a task or corpus was measured (data and task version, context, limits)."""
+
+    __tablename__ = "protocols"
+    number: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    task: Mapped[str] = mapped_column(String(256))
+    settings: Mapped[dict] = mapped_column(JSON)
+
+
+class MeasurementRow(Base):
+    """One metric of one experiment under one protocol. `value` NULL: not a number, diverged."""
+
+    __tablename__ = "measurements"
+    experiment: Mapped[int] = mapped_column(ForeignKey("experiments.number"), primary_key=True)
+    protocol: Mapped[int] = mapped_column(ForeignKey("protocols.number"), primary_key=True)
+    metric: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[float | None]
+    stderr: Mapped[float | None]
+    n_items: Mapped[int]
+
+
+class ItemScoresRow(Base):
+    """Per-item scores of one metric: zlib-compressed little-endian float32, in item order."""
+
+    __tablename__ = "item_scores"
+    experiment: Mapped[int] = mapped_column(ForeignKey("experiments.number"), primary_key=True)
+    protocol: Mapped[int] = mapped_column(ForeignKey("protocols.number"), primary_key=True)
+    metric: Mapped[str] = mapped_column(String(64), primary_key=True)
+    scores: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class AttemptRow(Base):
+    """One try at an experiment: how it ended, where it ran, what it cost."""
+
+    __tablename__ = "attempts"
+    number: Mapped[int] = mapped_column(primary_key=True)
+    experiment: Mapped[int] = mapped_column(ForeignKey("experiments.number"), index=True)
+    status: Mapped[str] = mapped_column(String(16))  # done | failed | lost
+    error: Mapped[str | None] = mapped_column(Text)
+    finished_at: Mapped[str] = mapped_column(String(32))
+    host: Mapped[str] = mapped_column(String(256))
+    device: Mapped[str] = mapped_column(String(256))
+    threads: Mapped[int]
+    seconds_load: Mapped[float]
+    seconds_quantize: Mapped[float]
+    seconds_score: Mapped[float]
+    peak_memory: Mapped[int | None]
+    versions: Mapped[dict] = mapped_column(JSON)
+
+
+RESULT_COLUMNS = (
+    "source",
+    "experiment_id",
+    "family",
+    "model",
+    "n_params",
+    "method",
+    "bits",
+    "data_type",
+    "exponent_bits",
+    "block_size",
+    "outlier_fraction",
+    "centered",
+    "scope",
+    "bits_per_param",
+    "total_bits",
+    "quantized_bits",
+    "nominal_bits",
+    "task",
+    "metric",
+    "value",
+    "stderr",
+    "n_items",
+)
+
+RESULTS_VIEW = """
+CREATE VIEW results AS
+SELECT e.source, e.id AS experiment_id, e.family, e.model, e.n_params, e.method, e.bits,
+       e.data_type, e.exponent_bits, e.block_size, e.outlier_fraction, e.centered, e.scope,
+       e.bits_per_param, e.total_bits, e.quantized_bits, e.nominal_bits,
+       p.task, m.metric, m.value, m.stderr, m.n_items
+FROM measurements m
+JOIN experiments e ON e.number = m.experiment
+JOIN protocols p ON p.number = m.protocol
+"""

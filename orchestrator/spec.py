@@ -1,0 +1,158 @@
+"""A sweep file: which models, which quantization settings, which tasks and corpora."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from evaluation.corpora import CORPORA, corpus_version
+from evaluation.task_sets import TASK_SETS
+from evaluation.zero_shot import task_protocol
+from orchestrator.errors import InputError
+from orchestrator.models import ModelEntry, first_problem, load_yaml
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Grid(_Strict):
+    """Every combination of the listed factors; a single value needs no brackets.
+
+    `exponent_bits` is `default` (appendix C.4's heuristic), a number, a list, or a mapping from
+    bits to one of these; it applies to the float type alone. `models` narrows a grid to some of
+    the sweep's families or models.
+    """
+
+    bits: list[int]
+    data_type: list[str] = ["float"]
+    exponent_bits: Any = "default"
+    block_size: list[int | None] = [64]
+    outlier_fraction: list[float] = [0.0]
+    centered: list[bool] = [False]
+    scope: list[str] = ["linear"]
+    models: list[str] | None = None
+
+    _lists = field_validator(
+        "bits",
+        "data_type",
+        "block_size",
+        "outlier_fraction",
+        "centered",
+        "scope",
+        mode="before",
+    )(_as_list)
+
+    @field_validator("exponent_bits")
+    @classmethod
+    def _check_exponent_bits(cls, value: Any) -> Any:
+        choices = value.values() if isinstance(value, dict) else [value]
+        for choice in choices:
+            for item in _as_list(choice):
+                if item != "default" and (isinstance(item, bool) or not isinstance(item, int)):
+                    raise ValueError(f"{item!r} is neither `default` nor a number of exponent bits")
+        return value
+
+    def exponent_choices(self, bits: int) -> list[int | None]:
+        """Exponent bits to try at this precision; None stands for the default."""
+        value = self.exponent_bits
+        if isinstance(value, dict):
+            value = value.get(bits, "default")
+        return [None if item == "default" else item for item in _as_list(value)]
+
+
+class Corpus(_Strict):
+    """A perplexity corpus: a name, or a path to a text or JSONL file."""
+
+    name: str
+    max_tokens: int | None = Field(default=None, ge=2)
+
+    @property
+    def source(self) -> str:
+        """What a worker in another folder can open: the name, or the file's absolute path."""
+        return self.name if self.name in CORPORA else str(Path(self.name).expanduser().resolve())
+
+
+class Compute(_Strict):
+    """How the work is laid out; nothing here changes what is measured, except `device`."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int | None = Field(default=None, ge=1)
+    threads_per_worker: int = Field(default=1, ge=1)
+
+
+class Sweep(_Strict):
+    """A validated sweep file."""
+
+    name: str
+    models: list[str]
+    grids: list[Grid] = Field(min_length=1)
+    tasks: list[str] = []
+    limit: int | None = Field(default=None, ge=1)
+    corpora: list[Corpus] = []
+    context: int | None = Field(default=None, ge=2)
+    compute: Compute = Compute()
+
+    _lists = field_validator("models", "tasks", mode="before")(_as_list)
+
+    @field_validator("corpora", mode="before")
+    @classmethod
+    def _corpora(cls, value: Any) -> Any:
+        return [{"name": c} if isinstance(c, str) else c for c in _as_list(value)]
+
+    def task_names(self) -> list[str]:
+        """Zero-shot tasks with the named sets expanded, in order, without repeats."""
+        names: dict[str, None] = {}
+        for name in self.tasks:
+            names.update(dict.fromkeys(TASK_SETS.get(name, {name: ""})))
+        return list(names)
+
+
+def load_sweep(path: Path) -> Sweep:
+    """Read and validate a sweep file. Raises InputError with file, key and reason."""
+    content = load_yaml(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a mapping with name, models, grids")
+    try:
+        sweep = Sweep(**{"name": path.stem, **content})
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_problem(error)}") from None
+    if not sweep.tasks and not sweep.corpora:
+        raise InputError(f"{path}: nothing to measure; give tasks, corpora or both")
+    for index, corpus in enumerate(sweep.corpora):
+        try:
+            corpus_version(corpus.name)
+        except ValueError as error:
+            raise InputError(f"{path}: corpora.{index}: {error}") from None
+    for index, name in enumerate(sweep.tasks):
+        if name not in TASK_SETS:
+            try:
+                task_protocol(name, sweep.limit)
+            except ValueError as error:
+                raise InputError(f"{path}: tasks.{index}: {error}") from None
+    return sweep
+
+
+def select_models(
+    names: list[str], families: dict[str, list[ModelEntry]], where: str
+) -> list[ModelEntry]:
+    """Models by family or model name. Raises InputError that suggests the nearest known name."""
+    by_name = {entry.name: entry for entries in families.values() for entry in entries}
+    chosen: dict[str, ModelEntry] = {}
+    for name in names:
+        if name in families:
+            chosen.update({entry.name: entry for entry in families[name]})
+        elif name in by_name:
+            chosen[name] = by_name[name]
+        else:
+            near = difflib.get_close_matches(str(name), [*families, *by_name], n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(families)}"
+            raise InputError(f"{where}: no family or model {name!r} in models.yaml{hint}")
+    return list(chosen.values())

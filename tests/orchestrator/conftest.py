@@ -1,0 +1,22 @@
+"""Small real studies: an embedded model, few items, a database in a temporary folder."""
+
+from pathlib import Path
+
+import pytest
+
+STUDY = """
+models: [sotu-neox-32x2]
+grids:
+  - {bits: [16, 4, 3], data_type: float, block_size: 64}
+tasks: [sotu_blank]
+limit: 20
+corpora:
+  - {name: sotu, max_tokens: 1000}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    return path
