@@ -1,0 +1,69 @@
+"""The `kbit` command: one subcommand a question.
+
+Bad input ends with one line on standard error and exit code 2; Ctrl-C with 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+# Subcommand -> (module with add_arguments and run, one-line help). Modules are imported when used:
+# `kbit --help` must not wait for torch.
+COMMANDS = {
+    "sweep": ("orchestrator.sweep", "run the experiments a sweep file asks for"),
+    "status": ("kbit.status", "what a database holds: done, failed, by family and precision"),
+    "results": ("kbit.results", "the rows of the flat results view"),
+    "optimal": ("kbit.optimal", "which model size and precision is best for a memory budget"),
+    "report": ("kbit.report", "one self-contained HTML file with figures and tables"),
+    "train": ("kbit.train", "train one of the embedded models from its recipe"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="kbit",
+        description="k-bit inference scaling laws: which model size, at which precision, "
+        "is best for a memory budget?",
+        epilog="example: kbit sweep sweeps/demo.yaml && kbit optimal --budget 1MiB",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run: Callable[[argparse.Namespace], int] | None = None
+    for name, (module_name, help_line) in COMMANDS.items():
+        if argv[:1] == [name]:
+            module = import_module(module_name)
+            command = commands.add_parser(
+                name,
+                help=help_line,
+                description=help_line,
+                epilog=module.EXAMPLE,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+            module.add_arguments(command)
+            run = module.run
+        else:
+            commands.add_parser(name, help=help_line)
+    args = parser.parse_args(argv)
+    assert run is not None
+
+    from orchestrator.errors import InputError
+
+    try:
+        return run(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # e.g. `kbit results | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

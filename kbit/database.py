@@ -1,0 +1,25 @@
+"""The `--db` argument shared by the commands that read a database."""
+
+from __future__ import annotations
+
+import argparse
+
+from orchestrator.errors import InputError
+from orchestrator.paths import database_url, results_dir
+from orchestrator.store import Store
+
+
+def add_db(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--db", help="database path or SQLAlchemy URL (default: the newest in results/)"
+    )
+
+
+def open_store(db: str | None) -> Store:
+    """The database asked for, else the newest one in the results folder. Raises InputError."""
+    if db:
+        return Store.open(database_url(db))
+    found = sorted(results_dir().glob("*.db"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise InputError(f"{results_dir()}: no database there; run a sweep first or give --db")
+    return Store.open(database_url(str(found[-1])))

@@ -1,0 +1,63 @@
+"""`kbit report`: one self-contained HTML file with figures and tables."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kbit.database import add_db, open_store
+from kbit.status import FAILURE_COLUMNS, failed_experiments
+from orchestrator.errors import InputError
+from orchestrator.paths import results_dir
+
+EXAMPLE = "example: kbit report --db results/demo.db --output results/demo.html"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from analysis.curves import AXES
+
+    add_db(parser)
+    parser.add_argument("--output", type=Path, help="the HTML file (default: beside the database)")
+    parser.add_argument(
+        "--axis", choices=tuple(AXES), default="total", help="what counts as size (default: total)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from analysis.report import write_report
+
+    store = open_store(args.db)
+    results, attempts = store.results(), store.attempts()
+    failures = failed_experiments(attempts)[FAILURE_COLUMNS]
+    output = args.output
+    if output is None:
+        sqlite = store.url.startswith("sqlite:///")
+        output = (
+            Path(store.url.removeprefix("sqlite:///")).with_suffix(".html")
+            if sqlite
+            else results_dir() / "report.html"
+        )
+    if results.empty:
+        raise InputError(f"{store.url}: no results yet; run a sweep first")
+    seconds = attempts[["seconds_load", "seconds_quantize", "seconds_score"]].to_numpy().sum()
+    settings = {
+        "database": store.url,
+        "experiments": int(results["experiment_id"].nunique()),
+        "models": int(results["model"].nunique()),
+        "metrics stored": len(results),
+        "worker time": f"{seconds / 60:.1f} minutes",
+        "run": f"{attempts['finished_at'].min()} to {attempts['finished_at'].max()}",
+        "devices": ", ".join(sorted(set(attempts["device"]) - {""})),
+        "versions": _versions(attempts),
+    }
+    try:
+        written = write_report(results, failures, output, settings, args.axis)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    print(f"report: {written.resolve()}")
+    return 0
+
+
+def _versions(attempts) -> str:
+    newest = next((v for v in reversed(list(attempts["versions"])) if v), {})
+    return ", ".join(f"{name} {version}" for name, version in newest.items())

@@ -1,0 +1,44 @@
+"""`kbit results`: rows of the flat results view."""
+
+from __future__ import annotations
+
+import argparse
+
+from kbit.database import add_db, open_store
+from kbit.output import add_format, print_frame
+
+EXAMPLE = "example: kbit results --family sotu-neox --bits 4 --metric cross_entropy --format csv"
+FILTERS = {"family": str, "model": str, "bits": int, "data_type": str, "task": str, "metric": str}
+SHORT_COLUMNS = [
+    "model",
+    "bits",
+    "data_type",
+    "exponent_bits",
+    "block_size",
+    "scope",
+    "bits_per_param",
+    "total_bits",
+    "task",
+    "metric",
+    "value",
+    "stderr",
+    "n_items",
+]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_db(parser)
+    add_format(parser)
+    for name, kind in FILTERS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"only this {name}")
+
+
+def run(args: argparse.Namespace) -> int:
+    rows = open_store(args.db).results()
+    for name in FILTERS:
+        wanted = getattr(args, name)
+        if wanted is not None:
+            rows = rows[rows[name] == wanted]
+    # People get the columns that differ; programs get all of them.
+    print_frame(rows[SHORT_COLUMNS] if args.format == "table" else rows, args.format)
+    return 0

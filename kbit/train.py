@@ -1,0 +1,45 @@
+"""`kbit train`: train an embedded model from its name or reproduce one from its manifest."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from orchestrator.errors import InputError
+from orchestrator.paths import ROOT
+
+EXAMPLE = (
+    "example: kbit train sotu-neox-32x2 --output /tmp/sotu-neox-32x2\n"
+    "         kbit train models/sotu-neox-32x2/manifest.json --output /tmp/again"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a name of the ladder, or a manifest.json to reproduce")
+    parser.add_argument("--output", type=Path, required=True, help="the model's folder")
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        default=ROOT / "models" / "tokenizer",
+        help="default: the shared one",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from training.recipe import Recipe, ladder_recipe
+    from training.tokenizer import load_tokenizer, train_tokenizer
+    from training.train import train
+
+    manifest = Path(args.model)
+    try:
+        if manifest.suffix == ".json":
+            recipe = Recipe.from_dict(json.loads(manifest.read_text())["recipe"])
+        else:
+            recipe = ladder_recipe(args.model)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{args.model}: no usable recipe: {error}") from None
+    if not (args.tokenizer / "tokenizer.json").exists():
+        train_tokenizer(args.tokenizer)
+    train(recipe, load_tokenizer(args.tokenizer), args.output, log=lambda m: print(m, flush=True))
+    return 0

@@ -1,0 +1,115 @@
+"""The command line as a user meets it: answers, formats, and mistakes in one line."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kbit.cli import COMMANDS
+from orchestrator.paths import ROOT
+from orchestrator.schema import RESULT_COLUMNS
+
+KBIT = Path(sys.executable).parent / "kbit"
+STUDY = """
+models: [sotu-neox-32x2, sotu-neox-64x2]
+grids:
+  - {bits: [16, 4], block_size: 64}
+tasks: sotu
+limit: 20
+corpora:
+  - {name: sotu, max_tokens: 1000}
+"""
+
+
+def kbit(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [KBIT, *map(str, arguments)],
+        text=True,
+        capture_output=True,
+        env={**os.environ, **environment},
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    study = folder / "study.yaml"
+    study.write_text(STUDY)
+    run = kbit("sweep", study, "--db", folder / "t.db", "--executor", "local")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "all 4 experiments are stored" in run.stdout
+    return folder / "t.db"
+
+
+def test_results_in_every_format(database):
+    table = kbit("results", "--db", database, "--bits", 4, "--metric", "cross_entropy")
+    assert len(table.stdout.strip().splitlines()) == 3  # header and two models
+    text = kbit("results", "--db", database, "--format", "csv").stdout
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert tuple(rows[0]) == RESULT_COLUMNS
+    as_json = json.loads(kbit("results", "--db", database, "--format", "json").stdout)
+    assert len(as_json) == len(rows)
+    assert set(as_json[0]) == set(RESULT_COLUMNS)
+
+
+def test_status_counts_experiments(database):
+    rows = json.loads(kbit("status", "--db", database, "--format", "json").stdout)
+    assert sum(row["done"] for row in rows) == 4
+    assert sum(row["failed"] for row in rows) == 0
+
+
+def test_optimal_answers_inside_the_overlap_and_says_undetermined_outside(database):
+    options = ["--db", database, "--metric", "cross_entropy", "--format", "json"]
+    rows = json.loads(kbit("results", "--db", database, "--format", "json").stdout)
+    sizes = {(r["model"], r["bits"]): r["total_bits"] for r in rows}
+    inside = sizes["sotu-neox-64x2", 4] * 0.9
+    [answer] = json.loads(kbit("optimal", *options, "--budget", int(inside)).stdout)
+    assert answer["determined"] and answer["n_compared"] == 2
+    [outside] = json.loads(kbit("optimal", *options, "--budget", "1KiB").stdout)
+    assert not outside["determined"]
+    said = kbit("optimal", "--db", database, "--budget", "1KiB")
+    assert "undetermined" in said.stdout
+    assert kbit("optimal", "--db", database).returncode == 0
+
+
+def test_report_is_one_offline_file(database, tmp_path):
+    run = kbit("report", "--db", database, "--output", tmp_path / "r.html")
+    assert run.returncode == 0, run.stderr
+    page = (tmp_path / "r.html").read_text()
+    assert "sotu-neox" in page
+    assert 'src="http' not in page and "<link" not in page
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command):
+    run = kbit(command, "--help")
+    assert run.returncode == 0
+    assert f"kbit {command}" in run.stdout.split("example:")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["optimal", "--budget", "3 apples"], "3 apples"),
+        (["optimal", "--budget", "1MiB", "--family", "sotu-nex"], "sotu-nex"),
+        (["results", "--db", "/nowhere/x.db"], "no such database"),
+        (["sweep", "/nowhere/x.yaml"], "no such file"),
+        (["sweep", str(ROOT / "LICENSE")], "expected a mapping"),
+        (["train", "sotu-neox-1x1", "--output", "/tmp/never"], "no usable recipe"),
+        (["optimal", "--metric", "luck"], "invalid choice"),
+        (["frobnicate"], "invalid choice"),
+    ],
+)
+def test_mistakes_end_with_one_line_and_exit_code_2(database, arguments, message):
+    if arguments[0] == "optimal":
+        arguments = [*arguments, "--db", database]
+    run = kbit(*arguments)
+    assert run.returncode == 2
+    assert message in run.stderr.splitlines()[-1]
+    assert "Traceback" not in run.stderr
