@@ -1,8 +1,8 @@
 """What determines a trained model: architecture, optimisation and seed.
 
-The optimiser settings follow *Intriguing properties of quantization at scale* (Ahmadian et al. 2023,
-section 3): AdamW with betas (0.9, 0.95), weight decay 0.1, gradient clipping at 1.0, no dropout,
-linear warm-up and cosine decay. Input and output embeddings are separate, as in Pythia.
+The optimiser settings follow *Intriguing properties of quantization at scale* (Ahmadian et al.
+2023, section 3): AdamW with betas (0.9, 0.95), weight decay 0.1, gradient clipping at 1.0, no
+dropout, linear warm-up and cosine decay. Input and output embeddings are separate, as in Pythia.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Recipe:
         h = self.hidden_size
         # "small init" (Nguyen & Salazar 2019), which GPT-NeoX uses: sqrt(2 / 5h).
         init_std = (2 / (5 * h)) ** 0.5
-        special = {"bos_token_id": end_of_text_id, "eos_token_id": end_of_text_id}
+        special: dict[str, Any] = {"bos_token_id": end_of_text_id, "eos_token_id": end_of_text_id}
         if self.architecture == "gpt_neox":
             return GPTNeoXConfig(
                 vocab_size=self.vocab_size,

@@ -49,9 +49,7 @@ def learning_rate_at(step: int, recipe: Recipe) -> float:
 def batch_at(step: int, stream: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """Windows at random starts: int64 [batch_size, context + 1]. Depends on seed and step alone."""
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-    starts = torch.randint(
-        len(stream) - recipe.context, (recipe.batch_size,), generator=generator
-    )
+    starts = torch.randint(len(stream) - recipe.context, (recipe.batch_size,), generator=generator)
     return stream[starts[:, None] + torch.arange(recipe.context + 1)]
 
 

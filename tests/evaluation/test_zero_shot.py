@@ -24,14 +24,14 @@ SOTU = list(TASK_SETS["sotu"])
 
 
 def tiny_lm() -> LanguageModel:
-    return LanguageModel(tiny_model("gpt2"), tiny_tokenizer(), max_length=48)
+    return LanguageModel(tiny_model("llama"), tiny_tokenizer(), max_length=400)
 
 
 @pytest.mark.parametrize("name", SOTU)
 def test_equals_the_harness_with_its_own_evaluator(name):
     lm = tiny_lm()
     (ours,) = evaluate_zero_shot(lm, [name], limit=25)
-    peer = make_peer("plain", lm.model, lm.tokenizer, 48)
+    peer = make_peer("plain", lm.model, lm.tokenizer, 400)
     tasks = TaskManager(include_defaults=False).load([str(task_file(name))])
     theirs = lm_eval.evaluator.evaluate(peer, tasks, limit=25, bootstrap_iters=0)
     for metric in ours.metrics:
@@ -70,13 +70,13 @@ def test_tasks_and_requests_are_built_once():
 def test_a_diverged_model_is_a_result():
     lm = tiny_lm()
     with torch.no_grad():
-        lm.model.transformer.ln_f.weight.fill_(torch.nan)
+        lm.model.model.norm.weight.fill_(torch.nan)
     results = {r.task: r for r in evaluate_zero_shot(lm, SOTU, limit=40)}
     assert math.isnan(results["sotu_last_word"].metric("perplexity").value)
     assert results["sotu_last_word"].metric("acc").value == 0
     assert 0.2 < results["sotu_blank"].metric("acc").value < 0.8
     with torch.no_grad():
-        lm.model.transformer.ln_f.weight.fill_(1e6)
+        lm.model.model.norm.weight.fill_(1e6)
     (result,) = evaluate_zero_shot(lm, ["sotu_last_word"], limit=40)
     assert result.metric("perplexity").value == math.inf
 

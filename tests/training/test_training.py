@@ -20,7 +20,9 @@ MODELS = ROOT / "models"
 
 
 def manifests(family: str) -> list[dict]:
-    found = [json.loads((MODELS / f"{family}-{h}x{n}/manifest.json").read_text()) for h, n in LADDER]
+    found = [
+        json.loads((MODELS / f"{family}-{h}x{n}/manifest.json").read_text()) for h, n in LADDER
+    ]
     return sorted(found, key=lambda m: m["linear_params"])
 
 
