@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import pandas as pd
+
 from kbit.database import add_db, open_store
 from kbit.status import FAILURE_COLUMNS, failed_experiments
 from orchestrator.errors import InputError
@@ -58,6 +60,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _versions(attempts) -> str:
-    newest = next((v for v in reversed(list(attempts["versions"])) if v), {})
+def _versions(attempts: pd.DataFrame) -> str:
+    newest: dict[str, str] = next((v for v in reversed(list(attempts["versions"])) if v), {})
     return ", ".join(f"{name} {version}" for name, version in newest.items())

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,8 +21,6 @@ from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from orchestrator.errors import InputError
-from orchestrator.grid import Experiment, Protocol
-from orchestrator.job import JobResult
 from orchestrator.schema import (
     RESULT_COLUMNS,
     RESULTS_VIEW,
@@ -35,6 +33,10 @@ from orchestrator.schema import (
     Meta,
     ProtocolRow,
 )
+
+if TYPE_CHECKING:  # reading a database must not wait for torch
+    from orchestrator.grid import Experiment, Protocol
+    from orchestrator.job import JobResult
 
 BUSY_SECONDS = 60
 

@@ -1,20 +1,19 @@
 """The command line as a user meets it: answers, formats, and mistakes in one line."""
 
+import contextlib
 import csv
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from kbit.cli import COMMANDS
+from kbit.cli import COMMANDS, main
 from orchestrator.paths import ROOT
 from orchestrator.schema import RESULT_COLUMNS
 
-KBIT = Path(sys.executable).parent / "kbit"
 STUDY = """
 models: [sotu-neox-32x2, sotu-neox-64x2]
 grids:
@@ -26,14 +25,23 @@ corpora:
 """
 
 
-def kbit(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [KBIT, *map(str, arguments)],
-        text=True,
-        capture_output=True,
-        env={**os.environ, **environment},
-        timeout=300,
-    )
+def kbit(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command in this process: a new one would spend its time importing torch."""
+    argv = [str(argument) for argument in arguments]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main(argv)
+        except SystemExit as end:  # argparse
+            code = int(end.code or 0)
+    return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
+
+
+def test_installed_command_refuses_in_one_line():
+    command = [Path(sys.executable).parent / "kbit", "status", "--db", "/nowhere/x.db"]
+    run = subprocess.run(command, text=True, capture_output=True, timeout=120)
+    assert run.returncode == 2
+    assert run.stderr == "error: /nowhere/x.db: no such database; run a sweep first or give --db\n"
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +108,7 @@ def test_every_command_has_help_with_an_example(command):
         (["optimal", "--budget", "1MiB", "--family", "sotu-nex"], "sotu-nex"),
         (["results", "--db", "/nowhere/x.db"], "no such database"),
         (["sweep", "/nowhere/x.yaml"], "no such file"),
-        (["sweep", str(ROOT / "LICENSE")], "expected a mapping"),
+        (["sweep", str(ROOT / "LICENSE")], "not valid YAML"),
         (["train", "sotu-neox-1x1", "--output", "/tmp/never"], "no usable recipe"),
         (["optimal", "--metric", "luck"], "invalid choice"),
         (["frobnicate"], "invalid choice"),
