@@ -75,9 +75,8 @@ class LanguageModel(LM):
         texts = tuple(request.args for request in requests)
         plan, owners = self._plan("loglikelihood_rolling", texts)
         totals = [0.0] * len(texts)
-        if plan.batches:
-            for owner, logprob in zip(owners, self._scorer.score(plan).logprob, strict=True):
-                totals[owner] += float(logprob)
+        for owner, logprob in zip(owners, self._scorer.score(plan).logprob, strict=True):
+            totals[owner] += float(logprob)
         return totals
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> NoReturn:
@@ -115,6 +114,14 @@ class LanguageModel(LM):
             encoded[i] = (
                 (tokens[:1], tokens[1:]) if starts_with_prefix else ([self.prefix_token_id], tokens)
             )
+        cut = sum(len(a) + len(b) > self.max_length + 1 for a, b in encoded)
+        if cut:
+            log.warning(
+                "%d of %d contexts cut on the left to fit %d tokens",
+                cut,
+                len(texts),
+                self.max_length,
+            )
         return [self._fit(text, *tokens) for text, tokens in zip(texts, encoded, strict=True)]
 
     def _fit(
@@ -130,14 +137,7 @@ class LanguageModel(LM):
                 f"continuation of {len(continuation)} tokens exceeds the model's context of "
                 f"{self.max_length}: {texts[1][:60]!r}..."
             )
-        tokens = context + continuation
-        if len(tokens) > self.max_length + 1:
-            log.warning(
-                "context cut by %d tokens on the left to fit %d",
-                len(tokens) - self.max_length - 1,
-                self.max_length,
-            )
-        return tokens[-(self.max_length + 1) :], len(continuation)
+        return (context + continuation)[-(self.max_length + 1) :], len(continuation)
 
     def _encode_windows(
         self, texts: Sequence[str]

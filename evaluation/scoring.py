@@ -120,6 +120,8 @@ class Scorer:
     @torch.inference_mode()
     def score(self, plan: Plan) -> Scores:
         """Score a plan. Results come off the device once, at the end."""
+        if not plan.batches:
+            return Scores(np.empty(0), np.empty(0, dtype=bool))
         logprobs, greedy = [], []
         for batch in plan.batches:
             for logprob, is_greedy in self._score_batch(batch):

@@ -6,6 +6,7 @@ a model was trained on out of the tasks.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -116,12 +117,16 @@ class TrainingText:
         return self.pair_count[after, word] / max(1, self.count[after])
 
     def mean_log_probability(self, text: str) -> float:
-        """Smoothed bigram log-probability a word, in nats: how common the text's phrases are."""
+        """Smoothed bigram log-probability a word, in nats: how common the text's phrases are.
+
+        Rounded, so that comparisons come out alike on every machine.
+        """
         words = words_of(text)
-        pairs = zip(words, words[1:], strict=False)
-        return float(
-            np.mean([np.log((self.pair_count[p] + 0.1) / (self.count[p[0]] + 100)) for p in pairs])
-        )
+        logs = [
+            math.log((self.pair_count[first, second] + 0.1) / (self.count[first] + 100))
+            for first, second in zip(words, words[1:], strict=False)
+        ]
+        return round(sum(logs) / len(logs), 6)
 
     def overlaps(self, text: str) -> bool:
         """Whether `text` shares a run of 13 words with a training address.

@@ -129,6 +129,7 @@ def test_refuses_what_it_cannot_score(caplog):
         lm.loglikelihood(requests([("The", "")]))
     with pytest.raises(ValueError, match="exceeds the model's context of 48"):
         lm.loglikelihood(requests([("The", TEXT)]))
+    assert lm.loglikelihood([]) == [] and lm.loglikelihood_rolling(requests([("",)])) == [0.0]
     with pytest.raises(ValueError, match="generation"):
         lm.generate_until([])
     with caplog.at_level(logging.WARNING):

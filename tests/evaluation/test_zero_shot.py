@@ -4,11 +4,11 @@ import json
 import math
 from pathlib import Path
 
-import lm_eval
 import numpy as np
 import pytest
 import torch
 from lm_eval.api.instance import Instance
+from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from evaluation import task_index, zero_shot
@@ -33,7 +33,7 @@ def test_equals_the_harness_with_its_own_evaluator(name):
     (ours,) = evaluate_zero_shot(lm, [name], limit=25)
     peer = make_peer("plain", lm.model, lm.tokenizer, 400)
     tasks = TaskManager(include_defaults=False).load([str(task_file(name))])
-    theirs = lm_eval.evaluator.evaluate(peer, tasks, limit=25, bootstrap_iters=0)
+    theirs = evaluate(peer, tasks, limit=25, bootstrap_iters=0)
     for metric in ours.metrics:
         expected = theirs["results"][name][f"{metric.name},none"]
         assert metric.value == pytest.approx(expected, rel=1e-4)
