@@ -1,12 +1,14 @@
 """What an answer to "which model size, at which precision?" consists of."""
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
 from analysis.budget import format_bits
 from analysis.metrics import larger_is_better
 from analysis.settings import Setting
+from analysis.spread import Certainty
 
 SURE = 2.0  # a lead counts as clear above this many standard errors
 
@@ -29,8 +31,9 @@ class Optimum:
 
     `setting` is None when undetermined, and `reason` says why. `value` and `runner_up_value` are
     read off the interpolated curves. `lead` is how much better the winner is than the runner-up
-    (positive in either direction of the metric); `lead_stderr` takes the two as independent,
-    which overstates it for models scored on the same items. `at_or_below` and `above` are the
+    (positive in either direction of the metric); `lead_stderr` takes the two as independent, which
+    overstates it for models scored on the same items, unless `certainty` is there: then it comes
+    from the same replicates. `at_or_below` and `above` are the
     winner's neighbouring models (`above` is None on a point), `best_fit` is the best single
     experiment of any setting that fits in the budget.
     """
@@ -53,6 +56,7 @@ class Optimum:
     at_or_below: Candidate | None = None
     above: Candidate | None = None
     best_fit: Candidate | None = None
+    certainty: Certainty | None = None
 
     @property
     def determined(self) -> bool:
@@ -111,4 +115,21 @@ class Optimum:
             "beaten_by_smaller": self.beaten_by_smaller,
             "n_compared": self.n_compared,
             "n_settings": self.n_settings,
+            **_certainty_row(self.certainty),
         }
+
+
+def _certainty_row(certainty: Certainty | None) -> dict[str, object]:
+    """Columns of `certainty`; probabilities as {bits: probability}, intervals by their ends."""
+    row: dict[str, object] = {}
+    for name in ("items", "models"):
+        spread = getattr(certainty, name, None)
+        row |= {
+            f"probability_{name}": spread and spread.probability,
+            f"setting_probability_{name}": spread.setting_probability if spread else np.nan,
+            f"undetermined_{name}": spread.undetermined if spread else np.nan,
+        }
+        for column, end in product(("value", "lead"), (0, 1)):
+            key = f"{column}_{('low', 'high')[end]}_{name}"
+            row[key] = getattr(spread, column)[end] if spread else np.nan
+    return row

@@ -6,6 +6,9 @@ It never extrapolates, and a diverged model (NaN or inf) breaks it: there is no 
 model and its neighbours.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +23,7 @@ FloatArray = npt.NDArray[np.float64]
 AXES = {"total": "total_bits", "quantized": "quantized_bits", "nominal": "nominal_bits"}
 """What is counted as a model's size: everything, the quantized matrices, n_params x bits/param."""
 
-_SAME_PLACE = 1e-9  # in log(bits): rounding of a budget grid, far below one bit
+SAME_PLACE = 1e-9  # in log(bits): rounding of a budget grid, far below one bit
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +31,7 @@ class Curve:
     """Points of one curve, sorted by size. `value` is NaN or inf at `broken` points.
 
     bits, value, stderr: float64 [n]; models, n_params: one entry a point. `stderr` is NaN where
-    none was stored.
+    none was stored. experiments: the id behind each point, "" where a point merges several.
     """
 
     family: str
@@ -41,6 +44,7 @@ class Curve:
     bits: FloatArray
     value: FloatArray
     stderr: FloatArray
+    experiments: tuple[str, ...] = ()
 
     @property
     def broken(self) -> tuple[str, ...]:
@@ -55,11 +59,11 @@ class Curve:
         It is exactly 0 or 1 on a point, so that a point beside a broken one keeps its value.
         """
         x, q = np.log(self.bits), np.log(budgets)
-        index = np.clip(np.searchsorted(x, q + _SAME_PLACE, side="right") - 1, 0, len(x) - 1)
+        index = np.clip(np.searchsorted(x, q + SAME_PLACE, side="right") - 1, 0, len(x) - 1)
         after = np.minimum(index + 1, len(x) - 1)
         width = np.where(after > index, x[after] - x[index], 1.0)
         weight = (q - x[index]) / width
-        weight = np.where(np.abs(q - x[index]) <= _SAME_PLACE, 0.0, weight)
+        weight = np.where(np.abs(q - x[index]) <= SAME_PLACE, 0.0, weight)
         finite = np.isfinite(self.value)
         known = finite[index] & ((weight == 0) | (finite[after] & (weight > 0) & (weight < 1)))
         known &= (weight == 0) | (after > index)
@@ -80,6 +84,24 @@ class Curve:
         return value, stderr
 
 
+_remembered: ContextVar[dict[tuple, tuple[pd.DataFrame, list]] | None] = ContextVar(
+    "_remembered", default=None
+)
+
+
+@contextmanager
+def remembered_curves() -> Iterator[None]:
+    """Within, the curves of a frame are made once, however often they are asked for.
+
+    For reports, which ask dozens of times. The frames must not be changed meanwhile.
+    """
+    token = _remembered.set({})
+    try:
+        yield
+    finally:
+        _remembered.reset(token)
+
+
 def scaling_curves(
     results: pd.DataFrame,
     metric: str = "zero_shot",
@@ -93,28 +115,49 @@ def scaling_curves(
     dtypes) are averaged, value and error alike: they are scored on the same items, so repeating
     does not shrink the error. Raises ValueError for an unknown metric, axis or task.
     """
+    memory = _remembered.get()
+    if memory is None:
+        return _make_curves(results, metric, axis, task)
+    key = (id(results), metric, axis, task)
+    if key not in memory:  # the frame is kept with its curves: its id stays its own
+        memory[key] = (results, _make_curves(results, metric, axis, task))
+    return list(memory[key][1])
+
+
+def _make_curves(results: pd.DataFrame, metric: str, axis: str, task: str | None) -> list[Curve]:
     if axis not in AXES:
         raise ValueError(f"unknown axis {axis!r}: choose one of {', '.join(AXES)}")
     points = curve_points(results, metric, task)
     points = _merge_repeats(points[points[AXES[axis]] > 0], AXES[axis])
+    if points.empty:
+        return []
     order = {family: i for i, family in enumerate(points["family"].unique())}
-    groups = points.sort_values(AXES[axis]).groupby(
-        ["family", *SETTING_COLUMNS], dropna=False, sort=False
+    group = points.groupby(["family", *SETTING_COLUMNS], dropna=False, sort=False).ngroup()
+    size = points[AXES[axis]].to_numpy(dtype=np.float64)
+    rows = np.lexsort((size, group))
+    points, size, group = points.iloc[rows], size[rows], group.to_numpy()[rows]
+    ends = [0, *(np.flatnonzero(np.diff(group)) + 1), len(group)]
+    value, stderr = (points[c].to_numpy(dtype=np.float64) for c in ("value", "stderr"))
+    models, ids, tasks, families = (
+        points[c].tolist() for c in ("model", "experiment_id", "task", "family")
     )
+    n_params = [None if pd.isna(n) else int(n) for n in points["n_params"].tolist()]
+    settings = list(zip(*(points[c].tolist() for c in SETTING_COLUMNS), strict=True))
     curves = [
         Curve(
-            family=str(key[0]),  # type: ignore[index]
-            setting=setting_from(key[1:]),  # type: ignore[index]
+            family=families[start],
+            setting=setting_from(settings[start]),
             metric=metric,
-            task=str(rows["task"].iloc[0]),
+            task=tasks[start],
             axis=axis,
-            models=tuple(rows["model"]),
-            n_params=tuple(None if pd.isna(n) else int(n) for n in rows["n_params"]),
-            bits=rows[AXES[axis]].to_numpy(dtype=np.float64),
-            value=rows["value"].to_numpy(dtype=np.float64),
-            stderr=rows["stderr"].to_numpy(dtype=np.float64),
+            models=tuple(models[start:end]),
+            n_params=tuple(n_params[start:end]),
+            bits=size[start:end],
+            value=value[start:end],
+            stderr=stderr[start:end],
+            experiments=tuple(ids[start:end]),
         )
-        for key, rows in groups
+        for start, end in zip(ends, ends[1:], strict=False)
     ]
     return sorted(curves, key=lambda c: (order[c.family], c.setting.bits, c.setting.label))
 
@@ -127,6 +170,7 @@ def _merge_repeats(points: pd.DataFrame, size: str) -> pd.DataFrame:
         return points
     merged = points[repeated].groupby(place, dropna=False, sort=False)
     first = merged.first().assign(
+        experiment_id="",
         model=merged["model"].agg(lambda models: " / ".join(sorted(set(models)))),
         value=merged["value"].agg(lambda v: v.to_numpy(dtype=np.float64).mean()),  # NaN stays
         stderr=merged["stderr"].mean(),

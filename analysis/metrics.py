@@ -24,6 +24,13 @@ METRICS = {"zero_shot": "larger", "cross_entropy": "smaller", "perplexity": "sma
 """The metrics a scaling curve can be drawn of, and which direction is better."""
 
 
+def needed_rows(metric: str) -> set[tuple[str | None, str]]:
+    """The (task, metric) of `results` that curves of a metric are made from; task None is any."""
+    if metric == "zero_shot":
+        return {pair for tasks in TASK_SETS.values() for pair in tasks.items()}
+    return {(None, "cross_entropy"), (None, metric)}
+
+
 def larger_is_better(metric: str) -> bool:
     """Whether a larger value of a curve metric is better; ValueError for an unknown metric."""
     if metric not in METRICS:
@@ -65,6 +72,7 @@ def curve_points(results: pd.DataFrame, metric: str, task: str | None = None) ->
     Raises ValueError for an unknown metric, a task that no experiment has, or missing columns.
     """
     larger_is_better(metric)
+    results = sources_apart(results)
     if metric == "zero_shot":
         points = mean_zero_shot(results)
     else:
@@ -79,6 +87,22 @@ def curve_points(results: pd.DataFrame, metric: str, task: str | None = None) ->
     scored_on = points.groupby("family")["task"].agg(lambda tasks: tasks.mode().iloc[0])
     usual = points["task"] == points["family"].map(scored_on)
     return points[usual].reset_index(drop=True)
+
+
+def sources_apart(results: pd.DataFrame) -> pd.DataFrame:
+    """`results` in which a family that comes from several sources is a family of each.
+
+    Numbers measured elsewhere, with other protocols, must not be joined into one curve. Our own
+    ("kbit") keep the family's name, the others add their source in brackets.
+    """
+    if "source" not in results or "family" not in results:
+        return results
+    if not (results.groupby("family")["source"].nunique() > 1).any():
+        return results
+    several = results.groupby("family")["source"].transform("nunique") > 1
+    foreign = several & (results["source"] != "kbit")
+    named = results["family"].astype(str) + " [" + results["source"].astype(str) + "]"
+    return results.assign(family=results["family"].where(~foreign, named))
 
 
 def _one_measurement_each(results: pd.DataFrame) -> pd.DataFrame:

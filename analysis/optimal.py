@@ -12,9 +12,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.answer import Candidate, Optimum
+from analysis.bootstrap import ItemScores
 from analysis.budget import format_bits
-from analysis.curves import Curve, FloatArray, scaling_curves
+from analysis.certainty import with_certainty
+from analysis.curves import SAME_PLACE, Curve, FloatArray, scaling_curves
 from analysis.metrics import larger_is_better
+from analysis.panel import make_panel
 
 
 def optimal(
@@ -24,24 +27,35 @@ def optimal(
     metric: str = "zero_shot",
     axis: str = "total",
     task: str | None = None,
+    scores: ItemScores | None = None,
 ) -> list[Optimum]:
     """The bit-optimal setting at `budget_bits`, one answer per family (or the one asked for).
 
+    With `scores` (bootstrap.no_item_scores where there are none) answers carry their certainty.
     Raises ValueError for an unknown family, metric, axis or task, or a budget that is not positive.
     """
     if not budget_bits > 0:
         raise ValueError(f"a budget must be positive, got {budget_bits} bits")
     if family is not None:
         check_family(results, family)
+        results = results[results["family"] == family]
     fields = competitors(results, metric, axis, task)
     return [
-        optimum_at(fields[name], budget_bits)
+        answers_at(fields[name], [budget_bits], scores)[0]
         if name in fields
         else Optimum(
             name, budget_bits, metric, task or "", axis, 0, 0, f"no {metric} results of {name}"
         )
         for name in ([family] if family is not None else results["family"].unique())
     ]
+
+
+def answers_at(
+    curves: Sequence[Curve], budgets: Sequence[float], scores: ItemScores | None = None
+) -> list[Optimum]:
+    """The answers among `curves` of one family (not empty, same metric and axis) at `budgets`."""
+    answers = [optimum_at(curves, budget) for budget in budgets]
+    return answers if scores is None else with_certainty(answers, curves, scores)
 
 
 def check_family(results: pd.DataFrame, family: str) -> None:
@@ -108,17 +122,34 @@ def optimum_at(curves: Sequence[Curve], budget_bits: float) -> Optimum:
 
 
 def read_curves(curves: Sequence[Curve], budgets: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Value and standard error of every curve at every budget, [curves, budgets], NaN if none."""
-    values, errors = zip(*(curve.at(budgets) for curve in curves), strict=True)
-    return np.stack(values), np.stack(errors)
+    """Value and standard error of every curve at every budget, [curves, budgets], NaN if none.
+
+    As Curve.at reads one curve, for all at once.
+    """
+    panel = make_panel(curves)
+    low, high, weight = panel.brackets(budgets)
+    row = np.arange(len(curves))[:, None]
+    value = panel.read(budgets)
+    stderr = np.hypot((1 - weight) * panel.stderr[row, low], weight * panel.stderr[row, high])
+    return value, np.where(np.isfinite(value), stderr, np.nan)
 
 
 def overlap_range(curves: Sequence[Curve]) -> tuple[float, float] | None:
     """Smallest and largest budget (bits) at which at least two curves have a value."""
-    places = np.unique(np.concatenate([curve.bits for curve in curves]))
-    values, _ = read_curves(curves, places)
-    shared = places[np.isfinite(values).sum(axis=0) >= 2]
-    return (float(shared[0]), float(shared[-1])) if len(shared) else None
+    panel = make_panel(curves)
+    finite = np.pad(np.isfinite(panel.value), ((0, 0), (1, 1)))
+    # A curve has values from the first to the last point of each unbroken run.
+    starts = np.sort(panel.log_bits[finite[:, 1:-1] & ~finite[:, :-2]])
+    ends = np.sort(panel.log_bits[finite[:, 1:-1] & ~finite[:, 2:]])
+    places = np.unique(np.concatenate([starts, ends]))
+    begun = np.searchsorted(starts, places + SAME_PLACE, side="right")
+    over = np.searchsorted(ends, places - SAME_PLACE, side="left")
+    shared = places[begun - over >= 2]
+    if not len(shared):
+        return None
+    sizes = np.concatenate([curve.bits for curve in curves])
+    low, high = (sizes[np.abs(np.log(sizes) - end).argmin()] for end in (shared[0], shared[-1]))
+    return float(low), float(high)
 
 
 def _candidate(curve: Curve, index: int | np.intp) -> Candidate:
@@ -134,12 +165,17 @@ def _candidate(curve: Curve, index: int | np.intp) -> Candidate:
 
 def _best_fit(curves: Sequence[Curve], budget_bits: float) -> Candidate | None:
     better = 1.0 if larger_is_better(curves[0].metric) else -1.0
-    fitting = [
-        _candidate(curve, i)
-        for curve in curves
-        for i in np.flatnonzero((curve.bits <= budget_bits) & np.isfinite(curve.value))
-    ]
-    return max(fitting, key=lambda c: (better * c.value, -c.size_bits), default=None)
+    best: tuple[float, float] | None = None
+    found: tuple[Curve, np.intp] | None = None
+    for curve in curves:
+        fits = np.where(np.isfinite(curve.value), better * curve.value, -np.inf)
+        fits = fits[: int(np.searchsorted(curve.bits, budget_bits, side="right"))]
+        if len(fits) and np.isfinite(fits).any():
+            i = fits.argmax()
+            score = (float(fits[i]), -float(curve.bits[i]))
+            if best is None or score > best:
+                best, found = score, (curve, i)
+    return _candidate(*found) if found else None
 
 
 def _why_undetermined(

@@ -7,17 +7,24 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.curves import scaling_curves
+from analysis.bootstrap import ItemScores, no_item_scores
+from analysis.curves import remembered_curves, scaling_curves
 from analysis.figures import scaling_figure
 from analysis.metrics import curve_points
 from analysis.page import chart, page, table
+from analysis.paper_figures import FIGURES
 from analysis.report_answer import answer_cards
+from analysis.report_claims import claim_sections
 from analysis.report_tables import axis_table, budget_tables, experiment_tables
 from analysis.strips import optimal_figure
 from analysis.wording import AXIS_NAMES, METRIC_NAMES
 from evaluation.task_sets import TASK_SETS
 
 _METRICS = ("zero_shot", "cross_entropy")
+# The scaling figures above show these; figures 8 and 9 hold what 3 shows of one family.
+_DRAWN_ABOVE = {f"figure-{n}" for n in ("01-total-bits", "02-total-bits", "07-total-bits-all")}
+_DRAWN_ABOVE |= {"figure-13-total-bits-loss"}
+_DRAWN_ABOVE |= {"figure-03-block-size-4-bit", "figure-03-data-type-4-bit"}
 
 
 def write_report(
@@ -26,34 +33,49 @@ def write_report(
     path: Path,
     settings: Mapping[str, object],
     axis: str = "total",
+    scores: ItemScores = no_item_scores,
 ) -> Path:
     """Write the report on `results` (the flat view) to `path` and return it.
 
     `failures` holds one row per failed experiment (any columns, shown as they are; may be empty);
-    `settings` are facts about the run, shown by name; `axis` is what counts as a model's size. The
-    file is self-contained (about 5 MB, plotly.js inside) and requests nothing. It is written
-    beside its place and renamed, so that a reader never sees half of it. Raises ValueError for
-    an unknown axis, or when no experiment has a metric that a curve can be drawn of.
+    `settings` are facts about the run, shown by name; `axis` is what counts as a model's size;
+    `scores` gives per-item scores, for paired comparisons. The file is self-contained (about 5 MB,
+    plotly.js inside) and requests nothing. It is written beside its place and renamed, so that a
+    reader never sees half of it. Raises ValueError for an unknown axis, or when no experiment has
+    a metric that a curve can be drawn of.
     """
-    metrics = [metric for metric in _METRICS if len(curve_points(results, metric))]
-    if not metrics:
-        raise ValueError("no experiment has a cross-entropy or all tasks of a zero-shot set yet")
-    body = [
-        *answer_cards(results, metrics, axis),
-        *_figures(results, metrics, axis),
-        *budget_tables(results, metrics, axis),
-        *axis_table(results, metrics),
-        *_how_to_read(results, metrics, axis),
-        *_failures(failures),
-        *experiment_tables(results),
-        *_run(settings),
-    ]
+    with remembered_curves():
+        body = _body(results, failures, settings, axis, scores)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(page("k-bit inference scaling: which precision?", body), encoding="utf-8")
     os.replace(partial, path)
     return path
+
+
+def _body(
+    results: pd.DataFrame,
+    failures: pd.DataFrame,
+    settings: Mapping[str, object],
+    axis: str,
+    scores: ItemScores,
+) -> list[str]:
+    metrics = [metric for metric in _METRICS if len(curve_points(results, metric))]
+    if not metrics:
+        raise ValueError("no experiment has a cross-entropy or all tasks of a zero-shot set yet")
+    return [
+        *answer_cards(results, metrics, axis),
+        *_figures(results, metrics, axis),
+        *budget_tables(results, metrics, axis, scores),
+        *axis_table(results, metrics),
+        *claim_sections(results, metrics, axis, scores),
+        *_paper_figures(results, axis),
+        *_how_to_read(results, metrics, axis),
+        *_failures(failures),
+        *experiment_tables(results),
+        *_run(settings),
+    ]
 
 
 def _figures(results: pd.DataFrame, metrics: list[str], axis: str) -> list[str]:
@@ -78,6 +100,21 @@ def _figures(results: pd.DataFrame, metrics: list[str], axis: str) -> list[str]:
         note += f"Diverged (crosses): {diverged}." if diverged else ""
         parts.append(chart(f"scaling-{metric}", wide, narrow, note.strip()))
     return parts
+
+
+def _paper_figures(results: pd.DataFrame, axis: str) -> list[str]:
+    """Every figure of the paper that these results can draw, beside those above."""
+    parts = []
+    for name, draw in FIGURES.items():
+        if name in _DRAWN_ABOVE:
+            continue
+        try:
+            wide, narrow = (draw(results, axis=axis, columns=n) for n in (2, 1))
+        except ValueError:
+            continue  # these results do not have what it compares
+        number = name.split("-")[1].lstrip("0")
+        parts.append(chart(name, wide, narrow, f"As figure {number} of the paper."))
+    return ["<h2>The paper's other figures</h2>", *parts] if parts else []
 
 
 def _how_to_read(results: pd.DataFrame, metrics: list[str], axis: str) -> list[str]:
@@ -106,11 +143,13 @@ def _how_to_read(results: pd.DataFrame, metrics: list[str], axis: str) -> list[s
         "<li>Near the ends of the range few settings have models of the right size, and the "
         "winner may only lack rivals: see “Compared”, and whether a smaller experiment "
         "is marked better than the curve.</li>",
-        "<li>± is one standard error. A score's error comes from the spread over its items. A mean "
-        "over tasks has the root of their summed squared errors, divided by the number of tasks; "
-        "a point on a curve combines the errors of its two models, and a lead those of the two "
-        "curves, all as if independent. Models scored on the same items err alike, so the true "
-        "error of a lead is smaller: clear leads are safe, and others may still be real.</li>",
+        "<li>± is one standard error. A score's error comes from the spread over its items. Where "
+        "per-item scores are stored, a lead's error and all intervals come from a bootstrap that "
+        "draws the same items for every precision, so that common luck cancels; elsewhere errors "
+        "are combined as if independent, which overstates that of a lead.</li>",
+        "<li>Probable winners: the probability that a precision is truly best, shrunk where "
+        "candidates differ by less than their noise, so that 80% means right in 80% of such cases. "
+        "In brackets: the most frequent winner when the family's sizes are resampled too.</li>",
         *scored,
         "</ul>",
     ]

@@ -7,7 +7,7 @@ import pandas as pd
 from analysis.budget import format_bits
 from analysis.curves import scaling_curves
 from analysis.page import dot
-from analysis.settings import main_settings, setting_of, with_settings
+from analysis.settings import main_settings, settings_of, with_settings
 from analysis.shares import EVERY_FAMILY, win_shares
 from analysis.wording import AXIS_NAMES, METRIC_NAMES
 
@@ -15,7 +15,7 @@ from analysis.wording import AXIS_NAMES, METRIC_NAMES
 def answer_cards(results: pd.DataFrame, metrics: list[str], axis: str) -> list[str]:
     experiments = results.drop_duplicates("experiment_id")
     models, families = experiments["model"].nunique(), experiments["family"].nunique()
-    settings = [setting_of(row) for _, row in experiments.iterrows()]
+    settings = settings_of(experiments)
     return [
         "<h1>Which precision is best for a given number of bits?</h1>",
         f'<p class="muted">{len(experiments):,} experiments: {models} models of {families} '

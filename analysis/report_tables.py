@@ -4,25 +4,35 @@ from html import escape
 
 import pandas as pd
 
+from analysis.bootstrap import ItemScores, no_item_scores
 from analysis.budget import format_bits
 from analysis.metrics import curve_points
 from analysis.page import dot, table
 from analysis.report_answer import by_precision, list_shares
-from analysis.settings import setting_of
+from analysis.settings import settings_of
 from analysis.shares import EVERY_FAMILY, optimal_table, win_shares
-from analysis.wording import AXIS_NAMES, METRIC_NAMES, format_value, in_unit
+from analysis.wording import (
+    AXIS_NAMES,
+    METRIC_NAMES,
+    format_value,
+    in_unit,
+    list_probabilities,
+)
 
 
-def budget_tables(results: pd.DataFrame, metrics: list[str], axis: str) -> list[str]:
+def budget_tables(
+    results: pd.DataFrame, metrics: list[str], axis: str, scores: ItemScores = no_item_scores
+) -> list[str]:
     parts = ["<h2>The best precision at a budget</h2>"]
     for metric in metrics:
         columns = ["Budget", "Precision", "Between models", in_unit(metric, "Value"), "Runner-up"]
-        columns += [in_unit(metric, "Lead"), "Lead (s.e.)", "Compared", "Best experiment that fits"]
-        answers = optimal_table(results, metric=metric, axis=axis)
+        columns += [in_unit(metric, "Lead"), "90% interval", "Probable winners", "Compared"]
+        columns += ["Best experiment that fits"]
+        answers = optimal_table(results, metric=metric, axis=axis, scores=scores)
         for family, part in answers.groupby("family", sort=False):
             rows = [_budget_row(row, metric) for _, row in part.iterrows()]
             parts.append(f"<h3>{escape(str(family))}, by {METRIC_NAMES[metric]}</h3>")
-            parts.append(table(columns, rows, numbers=[columns[0], *columns[5:8]]))
+            parts.append(table(columns, rows, numbers=[columns[0], *columns[5:7]]))
     return parts
 
 
@@ -36,17 +46,26 @@ def _budget_row(row: pd.Series, metric: str) -> list[str]:
     if not row["determined"]:
         return [row["budget"], f"Undetermined: {escape(row['reason'])}", fit]
     models = [_short(row[column], row) for column in ("model_at_or_below", "model_above")]
-    in_errors = "?" if pd.isna(row["lead_in_stderr"]) else f"{row['lead_in_stderr']:.1f}"
+    ends = [format_value(metric, row[c], unit=False) for c in ("lead_low_items", "lead_high_items")]
+    known = isinstance(row["probability_items"], dict)
+    between = " to ".join(ends) if known else "?"
     cells = [
         f"{dot(int(row['bits']))}{row['setting']}",
         " and ".join(model for model in models if model),
         format_value(metric, row["value"], row["stderr"], unit=False),
         row["runner_up"],
         format_value(metric, row["lead"], row["lead_stderr"], unit=False),
-        f"<b>{in_errors}</b>" if row["significant"] else in_errors,
+        f"<b>{between}</b>" if row["significant"] else between,
+        _probable(row) if known else "?",
         f"{row['n_compared']}/{row['n_settings']}",
     ]
     return [row["budget"], *(f'<span class="keep">{cell}</span>' for cell in cells), fit]
+
+
+def _probable(row: pd.Series) -> str:
+    models = row["probability_models"]
+    other = f" ({list_probabilities(dict(list(models.items())[:1]))})" if models else ""
+    return list_probabilities(dict(list(row["probability_items"].items())[:3])) + other
 
 
 def _short(model: str | None, row: pd.Series) -> str:
@@ -83,18 +102,20 @@ def experiment_tables(results: pd.DataFrame) -> list[str]:
         ]
         if cells:
             shown[METRIC_NAMES[metric].capitalize()] = pd.Series(cells, points.index)
+    cells_of = [column.to_dict() for column in shown.values()]
     parts = ["<h2>All experiments</h2>"]
     for family, part in by_id.groupby("family", sort=False):
         rows = part.sort_values(["n_params", "bits"])
+        labels = {setting: setting.label for setting in set(settings_of(rows))}
         lines = [
             [
-                escape(row["model"]),
-                f"{dot(int(row['bits']))}{setting_of(row).label}",
-                f"{row['bits_per_param']:.3f}",
-                "" if pd.isna(row["total_bits"]) else format_bits(float(row["total_bits"])),
-                *(column.get(experiment, "") for column in shown.values()),
+                escape(row.model),
+                f"{dot(row.bits)}{labels[setting]}",
+                f"{row.bits_per_param:.3f}",
+                "" if pd.isna(row.total_bits) else format_bits(float(row.total_bits)),
+                *(column.get(row.Index, "") for column in cells_of),
             ]
-            for experiment, row in rows.iterrows()
+            for row, setting in zip(rows.itertuples(), settings_of(rows), strict=True)
         ]
         columns = ["Model", "Setting", "Bits per parameter", "Total size", *shown]
         parts.append(

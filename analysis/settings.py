@@ -5,7 +5,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
+
+from quantizers.config import default_exponent_bits
 
 # fmt: off
 SETTING_COLUMNS = [
@@ -48,6 +51,16 @@ def setting_of(row: pd.Series) -> Setting:
     return setting_from(tuple(row[column] for column in SETTING_COLUMNS))
 
 
+def settings_of(rows: pd.DataFrame) -> list[Setting]:
+    """The precision setting of every row of results; each distinct one is read once."""
+    if rows.empty:
+        return []
+    group = rows.groupby(SETTING_COLUMNS, dropna=False, sort=False).ngroup().to_numpy()
+    _, first = np.unique(group, return_index=True)
+    distinct = [setting_of(rows.iloc[i]) for i in first]
+    return [distinct[i] for i in group]
+
+
 def setting_from(values: Sequence[Any]) -> Setting:
     """A Setting from raw column values, where SQL's NULL arrives as None, NaN or NA."""
     known: dict[str, Any] = {
@@ -84,12 +97,19 @@ def main_settings(settings: Sequence[Setting]) -> set[Setting]:
     for bits in {s.bits for s in plain}:
         usual = [s for s in plain if s.bits == bits and (s.data_type, s.block_size) == common[0][0]]
         if usual:
-            main.add(Counter(usual).most_common(1)[0][0])
+            times = Counter(usual)
+            main.add(max(times, key=lambda s: (times[s], _usual_exponent(s))))
     return main
+
+
+def _usual_exponent(setting: Setting) -> bool:
+    """Whether a setting has the default exponent bits (appendix C.4), or none to choose."""
+    bits = setting.exponent_bits
+    return bits is None or bits == default_exponent_bits(setting.bits)
 
 
 def with_settings(results: pd.DataFrame, settings: Collection[Setting]) -> pd.DataFrame:
     """The rows of `results` whose experiment has one of `settings`."""
     experiments = results.drop_duplicates("experiment_id")
-    keep = [setting_of(row) in settings for _, row in experiments.iterrows()]
+    keep = [setting in settings for setting in settings_of(experiments)]
     return results[results["experiment_id"].isin(experiments.loc[keep, "experiment_id"])]

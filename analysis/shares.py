@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.answer import SURE
+from analysis.bootstrap import ItemScores
 from analysis.curves import Curve
 from analysis.metrics import larger_is_better
-from analysis.optimal import check_family, competitors, optimum_at, overlap_range, read_curves
+from analysis.optimal import answers_at, check_family, competitors, overlap_range, read_curves
 
 EVERY_FAMILY = "all families"
 
@@ -21,18 +22,19 @@ def optimal_table(
     task: str | None = None,
     budgets: Sequence[float] | None = None,
     n_budgets: int = 12,
+    scores: ItemScores | None = None,
 ) -> pd.DataFrame:
     """The bit-optimal setting per family and budget, one Optimum.as_row() a row.
 
     `budgets` in bits; None spreads about `n_budgets` round ones evenly in log(bits) over each
-    family's whole range, so that the undetermined ends show too. Raises ValueError for an unknown
-    family, metric, axis or task.
+    family's whole range, so that the undetermined ends show too. `scores` as in optimal. Raises
+    ValueError for an unknown family, metric, axis or task.
     """
     rows = []
     for curves in _fields(results, family, metric, axis, task).values():
         sizes = np.concatenate([curve.bits for curve in curves])
         grid = round_budgets(sizes.min(), sizes.max(), n_budgets) if budgets is None else budgets
-        rows += [optimum_at(curves, budget).as_row() for budget in grid]
+        rows += [answer.as_row() for answer in answers_at(curves, grid, scores)]
     return pd.DataFrame(rows)
 
 

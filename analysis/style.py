@@ -27,6 +27,17 @@ _MARKERS = {
     8: "cross",
     16: "hexagon",
 }
+# Levels of other factors: from Tol's bright scheme, none of them a precision's own colour.
+_LEVEL_COLOURS = [
+    "#4477AA",
+    "#EE6677",
+    "#228833",
+    "#CCBB44",
+    "#66CCEE",
+    "#AA3377",
+    "#777777",
+    "#332288",
+]
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 INK, MUTED, GRID = "#1f2430", "#667085", "#e6e8ee"
 LEGEND = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0}
@@ -45,6 +56,17 @@ def colour(bits: int) -> str:
 def marker(bits: int) -> str:
     """The plotly marker symbol of a precision."""
     return _MARKERS.get(bits, "star")
+
+
+def level_colour(i: int) -> str:
+    """The colour of the i-th level of a factor other than precision (one precision a panel)."""
+    return _LEVEL_COLOURS[i % len(_LEVEL_COLOURS)]
+
+
+def level_marker(i: int) -> str:
+    """The marker of the i-th level."""
+    symbols = list(_MARKERS.values())
+    return symbols[i % len(symbols)]
 
 
 def template() -> go.layout.Template:

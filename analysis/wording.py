@@ -1,11 +1,14 @@
 """Answers as sentences: the names, units and roundings that people read."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
 from analysis.answer import Candidate, Optimum
 from analysis.budget import format_bits
 from analysis.shares import EVERY_FAMILY
+from analysis.universal import Universality
 
 METRIC_NAMES = {
     "zero_shot": "mean zero-shot accuracy",
@@ -52,6 +55,45 @@ def answer_sentence(answer: Optimum) -> str:
     return (
         f"{where}: {answer.setting.label}, {models}: {METRIC_NAMES[answer.metric]} {value}. "
         f"Lead over {answer.runner_up.label}: {lead} ({sure}).{fit}"
+    )
+
+
+def certainty_sentence(answer: Optimum) -> str:
+    """How sure an answer is, in words; "" where it is not known."""
+    if answer.certainty is None:
+        return ""
+    items, models = answer.certainty.items, answer.certainty.models
+    value, lead = (
+        " to ".join(format_value(answer.metric, end, unit=False) for end in interval)
+        for interval in (items.value, items.lead)
+    )
+    unit = f" {_UNITS[answer.metric]}" if _UNITS[answer.metric] else ""
+    rest = f"; undetermined in {models.undetermined:.0%}" if models.undetermined else ""
+    return (
+        f"Probability of being optimal: {list_probabilities(items.probability)}. "
+        f"90% intervals: value {value}{unit}, lead {lead}{unit}. "
+        f"With other sizes of the family: {list_probabilities(models.probability)}{rest}."
+    )
+
+
+def list_probabilities(probability: Mapping[int, float]) -> str:
+    """ "4-bit 83%, 5-bit 17%"; what rounds to nothing is left out."""
+    shown = [f"{bits}-bit {p:.0%}" for bits, p in probability.items() if p >= 0.005]
+    return ", ".join(shown) or "undetermined"
+
+
+def verdict_sentence(answer: Universality, metric: str) -> str:
+    """Whether one precision is almost universally optimal in these results."""
+    verdict = {
+        "holds": "holds here",
+        "fails": "does not hold here",
+        "open": "is neither confirmed nor refuted here",
+    }[answer.verdict]
+    return (
+        f"“{answer.bits}-bit is almost universally optimal” {verdict} by {METRIC_NAMES[metric]}: "
+        f"it wins {answer.share:.0%} of budgets (90% interval {answer.low:.0%} to "
+        f"{answer.high:.0%}), leads in {answer.families_led} of {answer.n_families} families, and "
+        f"wins or cannot be told from the winner at {answer.tied_share:.0%} of budgets."
     )
 
 

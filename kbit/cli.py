@@ -19,12 +19,22 @@ COMMANDS = {
     "results": ("kbit.results", "the rows of the flat results view"),
     "optimal": ("kbit.optimal", "which model size and precision is best for a memory budget"),
     "report": ("kbit.report", "one self-contained HTML file with figures and tables"),
+    "figures": ("kbit.figures", "the paper's figures as PNG, SVG or HTML files"),
+    "import": ("kbit.importing", "other people's numbers, from CSV or lm-eval JSON"),
+    "doctor": ("kbit.doctor", "what the kernels found here, and why a path is not taken"),
+    "bench": ("kbit.bench", "how fast a model generates at each precision"),
     "train": ("kbit.train", "train one of the embedded models from its recipe"),
 }
 
 
+# Their matrix products are small: waking BLAS threads costs more than it saves.
+_SMALL_PRODUCTS = ("optimal", "report", "figures")
+
+
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] and argv[0] in _SMALL_PRODUCTS:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(
         prog="kbit",
         description="k-bit inference scaling laws: which model size, at which precision, "

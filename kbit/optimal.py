@@ -1,24 +1,34 @@
-"""`kbit optimal`: which model size and precision is best for a memory budget."""
+"""`kbit optimal`: which model size and precision is best for a memory budget, and the inverse."""
 
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 
 import pandas as pd
 
-from analysis.budget import parse_budget
+from analysis.bootstrap import ItemScores
+from analysis.budget import format_bits, parse_budget
 from analysis.curves import AXES
-from analysis.metrics import METRICS
+from analysis.inverse import pareto_front, smallest_budget
+from analysis.memory import LATENCY, cache_bits_per_token, choices_for_memory
+from analysis.metrics import METRICS, needed_rows
 from analysis.optimal import optimal
 from analysis.shares import optimal_table, win_shares
-from analysis.wording import answer_sentence, finding
+from analysis.universal import certain_shares
+from analysis.wording import answer_sentence, certainty_sentence, finding, verdict_sentence
 from kbit.database import add_db, open_store
 from kbit.output import add_format, print_frame
 from orchestrator.errors import InputError
+from orchestrator.reading import model_sources, read_item_scores, read_results
+from orchestrator.store import Store
 
 EXAMPLE = (
     "example: kbit optimal --budget 300KiB --family sotu-neox\n"
-    "Without --budget: a table over the budgets where curves overlap."
+    "         kbit optimal --reach 0.62           # the fewest bits with this accuracy\n"
+    "         kbit optimal --memory 24GiB --context 4096\n"
+    "Without any of them: a table over the budgets where curves overlap."
 )
 TABLE_COLUMNS = [
     "family",
@@ -28,13 +38,28 @@ TABLE_COLUMNS = [
     "stderr",
     "runner_up",
     "lead_in_stderr",
+    "setting_probability_items",
     "best_fit_model",
     "best_fit_setting",
 ]
+MEMORY_ROWS = 15  # choices a person is shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--budget", help="memory for the weights: 300KiB, 4GiB, or bits")
+    question = parser.add_mutually_exclusive_group()
+    question.add_argument("--budget", help="memory for the weights: 300KiB, 4GiB, or bits")
+    question.add_argument(
+        "--reach",
+        type=float,
+        metavar="VALUE",
+        help="the smallest budget with this accuracy (0.62), cross-entropy or perplexity",
+    )
+    question.add_argument("--memory", help="memory for weights and context: what fits, best first")
+    question.add_argument(
+        "--pareto", action="store_true", help="the experiments that no smaller one matches"
+    )
+    parser.add_argument("--context", type=int, default=0, help="with --memory: tokens to keep room")
+    parser.add_argument("--batch", type=int, default=1, help="with --memory: sequences at a time")
     parser.add_argument("--family", help="only this family")
     parser.add_argument("--metric", choices=tuple(METRICS), default="zero_shot")
     parser.add_argument(
@@ -45,31 +70,105 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    results = open_store(args.db).results()
+    store = open_store(args.db)
+    results = read_results(store, needed_rows(args.metric) | {(None, LATENCY)})
     if results.empty:
-        raise InputError("the database holds no results yet; run a sweep first")
+        raise InputError(
+            f"the database holds no {args.metric} results yet; run a sweep first, or see --metric"
+        )
     try:
-        if args.budget is None:
-            _print_overview(results, args)
-            return 0
-        answers = optimal(results, parse_budget(args.budget), args.family, args.metric, args.axis)
+        if args.budget is not None:
+            _answer(results, item_scores_of(store), args)
+        elif args.reach is not None:
+            _reach(results, args)
+        elif args.memory is not None:
+            _memory(results, store, args)
+        elif args.pareto:
+            front = pareto_front(results, args.family, args.metric, args.axis)
+            print_frame(front, args.format)
+        else:
+            _overview(results, item_scores_of(store), args)
     except ValueError as error:
         raise InputError(str(error)) from None
-    if args.format == "table":
-        for answer in answers:
-            print(answer_sentence(answer))
-        print(f"size counted: {args.axis} bits; metric: {args.metric}")
-    else:
-        print_frame(pd.DataFrame([answer.as_row() for answer in answers]), args.format)
     return 0
 
 
-def _print_overview(results: pd.DataFrame, args: argparse.Namespace) -> None:
-    table = optimal_table(results, args.family, args.metric, args.axis)
+def item_scores_of(store: Store) -> ItemScores:
+    """The stored per-item scores, as the bootstrap asks for them."""
+    return lambda ids, task, metric: read_item_scores(store, ids, task, metric)
+
+
+def _answer(results: pd.DataFrame, scores: ItemScores, args: argparse.Namespace) -> None:
+    budget = parse_budget(args.budget)
+    answers = optimal(results, budget, args.family, args.metric, args.axis, scores=scores)
+    if args.format != "table":
+        print_frame(pd.DataFrame([answer.as_row() for answer in answers]), args.format)
+        return
+    for answer in answers:
+        print(answer_sentence(answer))
+        if sure := certainty_sentence(answer):
+            print(f"  {sure}")
+    _print_what_was_counted(args)
+
+
+def _reach(results: pd.DataFrame, args: argparse.Namespace) -> None:
+    table = smallest_budget(results, args.reach, args.family, args.metric, args.axis)
+    print_frame(table, args.format)
+    if args.format == "table":
+        _print_what_was_counted(args)
+
+
+def _memory(results: pd.DataFrame, store: Store, args: argparse.Namespace) -> None:
+    if args.axis != "total":
+        raise InputError("--memory counts the whole model: leave out --axis")
+    cache = {
+        model: _cache_bits(folder)
+        for model, folder in (model_sources(store).items() if args.context else ())
+    }
+    budget = parse_budget(args.memory)
+    table = choices_for_memory(
+        results, budget, cache, args.context, args.batch, args.family, args.metric
+    )
     if args.format != "table":
         print_frame(table, args.format)
         return
-    print_frame(table[TABLE_COLUMNS], "table")
+    sizes = {c: [format_bits(bits) for bits in table[c]] for c in ("weights", "cache", "needed")}
+    shown = table.assign(**sizes).drop(columns=["bits", "data_type", "block_size"])
+    if len(shown):
+        print_frame(shown.groupby("task").head(MEMORY_ROWS).dropna(axis=1, how="all"), "table")
+    unknown = sorted(model for model in cache if cache[model] is None)
+    if unknown:
+        print(f"left out, no config.json on this machine to size the context: {', '.join(unknown)}")
+    print(
+        f"{len(table)} experiments fit in {format_bits(budget)} with {args.context} tokens x "
+        f"{args.batch}; activations and the runtime's own memory are not counted"
+    )
+
+
+def _cache_bits(source: str) -> int | None:
+    """Bits of context memory a token, from a local model directory's config.json."""
+    try:
+        return cache_bits_per_token(json.loads((Path(source) / "config.json").read_text()))
+    except (OSError, ValueError):
+        return None
+
+
+def _overview(results: pd.DataFrame, scores: ItemScores, args: argparse.Namespace) -> None:
+    if args.family is not None:
+        optimal(results, 1, args.family, args.metric, args.axis)  # refuses an unknown family
+        results = results[results["family"] == args.family]
+    table = optimal_table(results, None, args.metric, args.axis, scores=scores)
+    if args.format != "table":
+        print_frame(table, args.format)
+        return
+    print_frame(table[TABLE_COLUMNS].rename(columns={TABLE_COLUMNS[7]: "probability"}), "table")
     print()
     print(finding(win_shares(results, args.metric, args.axis, by="bits"), args.metric))
+    _, claim = certain_shares(results, args.metric, args.axis, scores=scores)
+    if claim is not None:
+        print(verdict_sentence(claim, args.metric))
+    _print_what_was_counted(args)
+
+
+def _print_what_was_counted(args: argparse.Namespace) -> None:
     print(f"size counted: {args.axis} bits; metric: {args.metric}")

@@ -27,9 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from analysis.report import write_report
+    from kbit.optimal import item_scores_of
+    from orchestrator.reading import read_results
 
     store = open_store(args.db)
-    results, attempts = store.results(), store.attempts()
+    results, attempts = read_results(store), store.attempts()
     failures = failed_experiments(attempts)[FAILURE_COLUMNS]
     output = args.output
     if output is None:
@@ -53,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
         "versions": _versions(attempts),
     }
     try:
-        written = write_report(results, failures, output, settings, args.axis)
+        written = write_report(
+            results, failures, output, settings, args.axis, item_scores_of(store)
+        )
     except ValueError as error:
         raise InputError(str(error)) from None
     print(f"report: {written.resolve()}")

@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
         newest.assign(
             done=newest["status"] == "done",
             failed=newest["status"] == "failed",
+            dropped=newest["status"] == "dropped",
             seconds=newest[["seconds_load", "seconds_quantize", "seconds_score"]].sum(axis=1),
         )
         .groupby(["family", "bits"], as_index=False)
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
             models=("model", "nunique"),
             done=("done", "sum"),
             failed=("failed", "sum"),
+            dropped=("dropped", "sum"),
             seconds=("seconds", "sum"),
         )
     )

@@ -93,3 +93,10 @@ def read_item_scores(
     common = Counter(len(scores) for _, scores in found)
     found.sort(key=lambda pair: (common[len(pair[1])], len(pair[1])))
     return dict(found)
+
+
+def model_sources(store: Store) -> dict[str, str]:
+    """Model name -> the directory or hub id that its newest experiment was loaded from."""
+    query = select(ExperimentRow.model, ExperimentRow.model_source).order_by(ExperimentRow.number)
+    with store.engine.connect() as connection:
+        return {model: source for model, source in connection.execute(query.distinct())}

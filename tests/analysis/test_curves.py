@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.curves import Curve, scaling_curves
+from analysis.curves import Curve, remembered_curves, scaling_curves
 from analysis.settings import Setting, main_settings, setting_of
 
 INT4 = Setting("rtn", 4, "int", None, 64, 0.0, False, "linear")
@@ -134,3 +134,14 @@ def test_main_settings(results: pd.DataFrame) -> None:
     assert {s.label for s in main} == {s.label for s in settings} - {"4-bit float E2 B64 scope all"}
     assert INT4 not in main
     assert setting_of(results.iloc[0]) in main
+
+
+def test_remembered_curves_are_the_same_and_forgotten_after(results: pd.DataFrame) -> None:
+    with remembered_curves():
+        first = scaling_curves(results, "cross_entropy")
+        first.reverse()  # a caller's own list
+        again = scaling_curves(results, "cross_entropy")
+        assert again[0] is first[-1]
+        assert scaling_curves(results, "zero_shot")[0].metric == "zero_shot"
+        assert scaling_curves(results[results["bits"] == 4], "cross_entropy")[0].setting.bits == 4
+    assert scaling_curves(results, "cross_entropy")[0] is not again[0]

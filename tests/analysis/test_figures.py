@@ -3,7 +3,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from analysis.figures import PERPLEXITY_CAP, scaling_figure
+from analysis.drawing import PERPLEXITY_CAP
+from analysis.figures import scaling_figure
 from analysis.settings import Setting
 from analysis.strips import optimal_figure
 from analysis.style import colour, marker

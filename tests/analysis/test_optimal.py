@@ -2,10 +2,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.bootstrap import no_item_scores
 from analysis.curves import scaling_curves
 from analysis.optimal import optimal, overlap_range
 from analysis.shares import EVERY_FAMILY, optimal_table, round_budgets, win_shares, winners
-from analysis.wording import answer_sentence, finding
+from analysis.universal import certain_shares
+from analysis.wording import answer_sentence, certainty_sentence, finding, verdict_sentence
 
 
 @pytest.fixture
@@ -190,3 +192,47 @@ def test_no_overlap_at_all(linear: pd.DataFrame) -> None:
     alone = linear[linear["bits"] == 4]
     assert winners(alone).empty and win_shares(alone).empty
     assert "no two curves overlap" in finding(win_shares(alone), "zero_shot")
+
+
+def test_shares_have_intervals_and_the_claim_a_verdict(linear: pd.DataFrame) -> None:
+    table, claim = certain_shares(linear, "cross_entropy")
+    plain = win_shares(linear, "cross_entropy", by="bits", n_budgets=60)
+    for row in plain.itertuples():
+        mine = table[(table["family"] == row.family) & (table["bits"] == row.bits)].iloc[0]
+        assert mine["share"] == pytest.approx(row.share)
+    assert (table["low"] <= table["share"]).all() and (table["share"] <= table["high"]).all()
+    assert table["high"].between(0, 1).all()
+    sums = table.groupby("family")["share"].sum()
+    np.testing.assert_allclose(sums, 1)
+    assert claim is not None and claim.n_families == 2
+    assert claim.low <= claim.share <= claim.tied_share
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(-0.8, "holds"), (0.8, "fails"), (0.0, "open")])
+def test_verdict_on_universal_optimality(linear: pd.DataFrame, gain: float, verdict: str) -> None:
+    keep = linear[linear["bits"].isin([4, 5])].copy()
+    loss = keep["metric"] == "cross_entropy"
+    five = keep["bits"] == 5
+    if gain == 0:  # the same curve in the same place: which one wins is luck
+        pairs = keep.loc[~five].set_index(["model", "task", "metric"])
+        places = pd.MultiIndex.from_frame(keep.loc[five, ["model", "task", "metric"]])
+        for column in ("value", "total_bits"):
+            keep.loc[five, column] = pairs[column].reindex(places).to_numpy()
+    keep.loc[loss & ~five, "value"] += gain
+    _, claim = certain_shares(keep, "cross_entropy")
+    assert claim is not None and claim.verdict == verdict
+    assert f"it wins {claim.share:.0%}" in verdict_sentence(claim, "cross_entropy")
+
+
+def test_no_verdict_without_rivals(linear: pd.DataFrame) -> None:
+    table, claim = certain_shares(linear[linear["bits"] == 4])
+    assert table.empty and claim is None
+    table, claim = certain_shares(linear[linear["bits"].isin([3, 5])])
+    assert len(table) and claim is None
+
+
+def test_certainty_in_words(linear: pd.DataFrame) -> None:
+    sure = optimal(linear, 5e6, "sotu-neox", "cross_entropy", scores=no_item_scores)[0]
+    text = certainty_sentence(sure)
+    assert "Probability of being optimal" in text and "90% intervals" in text
+    assert certainty_sentence(optimal(linear, 5e6, "sotu-neox")[0]) == ""

@@ -1,0 +1,157 @@
+"""How sure an answer is: probabilities of being bit-optimal, and intervals, by bootstrap."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from analysis.answer import Optimum
+from analysis.bootstrap import SEED, ItemScores, item_noise, kept_models, no_item_scores
+from analysis.curves import Curve, FloatArray
+from analysis.panel import Panel, make_panel
+from analysis.shrinkage import MOST, probability_best
+from analysis.spread import INTERVAL, Certainty, Spread
+
+N_MODEL_REPLICATES = 200  # each of these rebuilds every curve from other models
+_CONTENDER = 4.0  # combined standard errors behind the best at which a setting cannot be it
+_CELLS_AT_ONCE = 4_000_000
+
+
+def with_certainty(
+    answers: Sequence[Optimum], curves: Sequence[Curve], scores: ItemScores = no_item_scores
+) -> list[Optimum]:
+    """`answers` (Optimums of `curves`, one family) with their certainty and paired error of lead.
+
+    An answer that is undetermined, or whose winner or runner-up has no known error, stays as it is.
+    """
+    asked = [answer for answer in answers if answer.determined]
+    if not asked:
+        return list(answers)
+    budgets = np.array([answer.budget_bits for answer in asked])
+    panel, points = contenders(curves, budgets)
+    value = panel.value + item_noise(panel, scores, points=points)
+    number = {curve.setting: i for i, curve in enumerate(panel.curves)}
+    first = np.array([number[a.setting] for a in asked if a.setting is not None])
+    second = np.array([number[a.runner_up] for a in asked if a.runner_up is not None])
+    read = panel.read(budgets, value)
+    by_items = [
+        replace(spread, probability=by_bits(panel, p), setting_probability=float(p[winner]))
+        for spread, winner, p in zip(
+            _spreads(panel, read, first, second),
+            first,
+            _probabilities(panel, budgets, read),
+            strict=True,
+        )
+    ]
+    few = value[:N_MODEL_REPLICATES]
+    keep = kept_models(panel, len(few))
+    chunk = max(1, _CELLS_AT_ONCE // (panel.value.size * len(budgets)))
+    over = [
+        panel.read(budgets, few[i : i + chunk], keep[i : i + chunk])
+        for i in range(0, len(few), chunk)
+    ]
+    by_models = _spreads(panel, np.concatenate(over), first, second)
+    sure = iter(zip(by_items, by_models, strict=True))
+    return [_with(answer, *next(sure)) if answer.determined else answer for answer in answers]
+
+
+def _with(answer: Optimum, items: Spread, models: Spread) -> Optimum:
+    # Noise that is 0 is noise that is not known.
+    if not (items.lead_stderr > 0 and np.isfinite(answer.lead_stderr + items.lead_stderr)):
+        return answer
+    return replace(answer, lead_stderr=items.lead_stderr, certainty=Certainty(items, models))
+
+
+def contenders(curves: Sequence[Curve], budgets: FloatArray) -> tuple[Panel, npt.NDArray[np.bool_]]:
+    """The curves that can be best at one of the budgets, and their points that matter to it."""
+    points = contending(make_panel(curves), budgets)
+    matters = np.flatnonzero(points.any(axis=1))
+    panel = make_panel([curves[int(i)] for i in matters])
+    return panel, points[matters][:, : panel.value.shape[1]]
+
+
+def contending(panel: Panel, budgets: FloatArray) -> npt.NDArray[np.bool_]:
+    """Points that can matter to who is best at one of the budgets: bool [S, M].
+
+    Those that bracket a budget where their curve is the best or second, or is within four standard
+    errors of the best (or has no known error) and among the closest. The others need no replicates.
+    """
+    low, high, weight = panel.brackets(budgets)
+    score = panel.better * panel.read(budgets)
+    row = np.arange(len(panel.curves))[:, None]
+    error = np.hypot(
+        (1 - weight) * panel.stderr[row, low], np.nan_to_num(weight * panel.stderr[row, high])
+    )
+    reached = np.isfinite(score)
+    score = np.where(reached, score, -np.inf)
+    best = score.argmax(axis=0)
+    column = np.arange(len(budgets))
+    behind = np.where(reached, score[best, column] - score, np.inf)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        distance = np.nan_to_num(behind / np.hypot(error, error[best, column]), posinf=np.inf)
+    rank = np.argsort(np.argsort(distance, axis=0, kind="stable"), axis=0)
+    runner_up = np.argsort(np.argsort(-score, axis=0, kind="stable"), axis=0) < 2
+    near = reached & (runner_up | (distance <= _CONTENDER) & (rank < MOST))
+    points = np.zeros(panel.value.shape, dtype=bool)
+    rows = np.broadcast_to(row, near.shape)
+    points[rows[near], low[near]] = True
+    points[rows[near], high[near]] = True
+    return points
+
+
+def best_settings(panel: Panel, read: FloatArray) -> npt.NDArray[np.intp]:
+    """Which curve is best, [R, m], given values [R, S, m]; -1 where fewer than two have one."""
+    score = np.where(np.isnan(read), -np.inf, panel.better * read)
+    best = score.argmax(axis=1)
+    return np.where(np.isfinite(score).sum(axis=1) >= 2, best, -1)
+
+
+def _probabilities(panel: Panel, budgets: FloatArray, read: FloatArray) -> list[FloatArray]:
+    """Each setting's probability of being best, [S] a budget; read: replicates [R, S, m]."""
+    score = panel.better * panel.read(budgets)
+    noise = np.nan_to_num(panel.better * read - score)
+    generator = np.random.default_rng(SEED)
+    return [probability_best(score[:, j], noise[:, :, j], generator) for j in range(len(budgets))]
+
+
+def by_bits(panel: Panel, probability: FloatArray) -> dict[int, float]:
+    """Probabilities of settings [S] summed by precision, the most probable first."""
+    total: dict[int, float] = {}
+    for bits, p in zip(panel.precisions.tolist(), probability.tolist(), strict=True):
+        if p > 0:
+            total[bits] = total.get(bits, 0.0) + p
+    return dict(sorted(total.items(), key=lambda item: -item[1]))
+
+
+def _spreads(
+    panel: Panel, read: FloatArray, first: npt.NDArray[np.intp], second: npt.NDArray[np.intp]
+) -> list[Spread]:
+    """One Spread a budget; `first` and `second` [m] are the named winner and runner-up."""
+    best = best_settings(panel, read)
+    spreads = []
+    for j, (winner, runner_up) in enumerate(zip(first, second, strict=True)):
+        known = best[:, j] >= 0
+        decided = best[known, j]
+        share = np.bincount(decided, minlength=len(panel.curves)) / max(1, len(decided))
+        value = read[:, winner, j]
+        lead = panel.better * (value - read[:, runner_up, j])
+        spreads.append(
+            Spread(
+                probability=by_bits(panel, share),
+                setting_probability=float(share[winner]),
+                undetermined=float(1 - known.mean()),
+                value=_interval(value),
+                lead=_interval(lead),
+                lead_stderr=float(np.nanstd(lead)) if np.isfinite(lead).any() else np.nan,
+            )
+        )
+    return spreads
+
+
+def _interval(replicates: FloatArray) -> tuple[float, float]:
+    finite = replicates[np.isfinite(replicates)]
+    if not len(finite):
+        return np.nan, np.nan
+    low, high = np.quantile(finite, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
+    return float(low), float(high)

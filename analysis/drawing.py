@@ -1,0 +1,173 @@
+"""Scaling curves drawn: size against a metric, panels of curves, however they are told apart."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from analysis.budget import format_bits
+from analysis.curves import Curve
+from analysis.style import LEGEND, MUTED, SIZE_TITLES, size_axis, template
+from analysis.wording import format_value
+from evaluation.task_sets import CHANCE, TASK_SETS
+
+PERPLEXITY_CAP = 100.0  # as the paper's appendix C.5 plots it: above, the model is random anyway
+Y_TITLES = {
+    "zero_shot": "Mean zero-shot accuracy (%)",
+    "cross_entropy": "Cross-entropy (nats/token; lower is better)",
+    "perplexity": "Perplexity (lower is better)",
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a curve is drawn; curves of one name share a legend entry."""
+
+    name: str
+    colour: str
+    symbol: str
+    dash: str | None = None
+    width: float = 2.0
+    in_legend_only: bool = False
+
+
+def draw_curves(
+    curves: Sequence[Curve],
+    look: Callable[[Curve], Look],
+    title: str,
+    panel_of: Callable[[Curve], str] = lambda curve: curve.family,
+    columns: int = 2,
+) -> go.Figure:
+    """Curves (not empty; one metric and axis) in panels named by `panel_of`.
+
+    Error bars: one standard error. Points above the panel's range stand at its upper edge as open
+    triangles, diverged ones (NaN or inf) as crosses. Accuracy is in percent; dotted: guessing.
+    """
+    metric, axis = curves[0].metric, curves[0].axis
+    names = list(dict.fromkeys(panel_of(curve) for curve in curves))
+    columns = min(columns, len(names))
+    rows = -(-len(names) // columns)
+    figure = make_subplots(
+        rows, columns, subplot_titles=names, horizontal_spacing=0.09, vertical_spacing=0.2 / rows
+    )
+    in_legend: set[str] = set()
+    for i, name in enumerate(names):
+        place = {"row": i // columns + 1, "col": i % columns + 1}
+        panel = [curve for curve in curves if panel_of(curve) == name]
+        low, high = _value_range(panel)
+        title_text = Y_TITLES[metric] if place["col"] == 1 else None
+        figure.update_yaxes(range=[low, high], title_text=title_text, **place)
+        sizes = np.concatenate([curve.bits for curve in panel])
+        lowest = i + columns >= len(names)  # nothing stands below this panel
+        figure.update_xaxes(
+            size_axis(sizes.min(), sizes.max()),
+            title_text=SIZE_TITLES[axis] if lowest else None,
+            **place,
+        )
+        for curve in panel:
+            drawn = look(curve)
+            traces = [_line(curve, drawn), *_off_scale(curve, drawn, high)]
+            traces[0].showlegend = drawn.name not in in_legend
+            in_legend.add(drawn.name)
+            for trace in traces:
+                trace.legendgroup = drawn.name
+                trace.visible = "legendonly" if drawn.in_legend_only else True
+                figure.add_trace(trace, **place)
+        if metric == "zero_shot" and (chance := _chance(panel[0].task)) is not None:
+            line = {"color": MUTED, "dash": "dot", "width": 1}
+            figure.add_hline(100 * chance, line=line, **place)
+    figure.update_annotations(yshift=8, font={"size": 14})  # clear of marks on the upper edge
+    figure.update_layout(
+        template=template(),
+        title_text=title,
+        height=130 + 430 * rows,
+        margin={"t": 90, "r": 16, "b": 60, "l": 56},
+        legend=LEGEND,
+        hovermode="closest",
+    )
+    return figure
+
+
+def _line(curve: Curve, look: Look) -> go.Scatter:
+    scale = 100.0 if curve.metric == "zero_shot" else 1.0
+    value = np.where(np.isfinite(curve.value), scale * curve.value, np.nan)
+    if curve.metric == "perplexity":
+        value = np.minimum(value, PERPLEXITY_CAP)
+    hover = [
+        f"<b>{model}</b><br>{curve.setting.label}<br>{format_bits(size)}<br>"
+        + format_value(curve.metric, v, e)
+        for model, size, v, e in zip(
+            curve.models, curve.bits, curve.value, curve.stderr, strict=True
+        )
+    ]
+    return go.Scatter(
+        x=curve.bits,
+        y=value,
+        error_y={"array": scale * curve.stderr, "thickness": 0.8, "width": 0},
+        mode="lines+markers",
+        name=look.name,
+        line={"color": look.colour, "width": look.width, "dash": look.dash},
+        marker={"symbol": look.symbol, "size": 7},
+        hovertext=hover,
+        hoverinfo="text",
+        connectgaps=False,
+    )
+
+
+def _off_scale(curve: Curve, look: Look, high: float) -> list[go.Scatter]:
+    """Markers at the panel's upper edge for points that do not lie inside it."""
+    scale = 100.0 if curve.metric == "zero_shot" else 1.0
+    finite = np.isfinite(curve.value)
+    off = ~finite | (scale * curve.value > high)
+    if not off.any():
+        return []
+    edge = go.Scatter(
+        x=curve.bits[off],
+        y=np.full(off.sum(), high),
+        mode="markers",
+        name=f"{look.name}, off the scale",
+        showlegend=False,
+        cliponaxis=False,
+        marker={
+            "symbol": ["triangle-up-open" if ok else "x" for ok in finite[off]],
+            "color": look.colour,
+            "size": 10,
+            "line": {"width": 2, "color": look.colour},
+        },
+        hovertext=[
+            f"<b>{curve.models[i]}</b><br>{curve.setting.label}<br>"
+            f"{format_value(curve.metric, curve.value[i], curve.stderr[i])}"
+            for i in np.flatnonzero(off)
+        ],
+        hoverinfo="text",
+    )
+    return [edge]
+
+
+def _value_range(panel: Sequence[Curve]) -> tuple[float, float]:
+    """A y range that collapsed points do not squash.
+
+    Losses stop at Tukey's upper fence (third quartile + 1.5 interquartile ranges); accuracy
+    collapses to chance at worst, so it shows everything.
+    """
+    scale = 100.0 if panel[0].metric == "zero_shot" else 1.0
+    value = np.concatenate([curve.value for curve in panel]) * scale
+    error = np.nan_to_num(np.concatenate([curve.stderr for curve in panel]) * scale)
+    value, error = value[np.isfinite(value)], error[np.isfinite(value)]
+    if not len(value):
+        return 0.0, 1.0
+    low, high = (value - error).min(), (value + error).max()
+    if panel[0].metric != "zero_shot":
+        first, third = np.quantile(value, [0.25, 0.75])
+        high = min(high, third + 1.5 * (third - first)) if third > first else high
+        high = min(high, PERPLEXITY_CAP) if panel[0].metric == "perplexity" else high
+    margin = 0.04 * (high - low) or 0.01
+    return float(low - margin), float(high + margin)
+
+
+def _chance(task_set: str) -> float | None:
+    """Mean accuracy of guessing on a task set, a fraction."""
+    tasks = TASK_SETS.get(task_set)
+    return sum(CHANCE[task] for task in tasks) / len(tasks) if tasks else None

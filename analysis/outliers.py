@@ -1,0 +1,82 @@
+"""Does a unit's weight spread tell its features' size? (Section 3, appendix D, table 2.)"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+
+from quantizers.architectures import Matrix, linear_matrices
+from quantizers.outliers import unit_stds
+
+PAIRS = {
+    "attention output": "QKV → attention output",
+    "FFN1": "attention output → FFN1",
+    "FFN2": "FFN1 → activation (control)",
+}
+
+
+def outlier_correlations(model: object, magnitudes: Mapping[str, torch.Tensor]) -> pd.DataFrame:
+    """Rank correlation of each unit's weight std with the mean |feature| that it produces.
+
+    `model`: a transformers causal LM in 16-bit values; `magnitudes`: what input_magnitudes of
+    evaluation.activations gives for its linear_matrices. One row per layer and pair of table 2,
+    with columns layer, pair, spearman, pearson, std_ratio (largest over median unit std: section 3
+    finds up to 20), n.
+    """
+    matrices = linear_matrices(model)
+    by_name = {matrix.name: matrix for matrix in matrices}
+    rows = []
+    for matrix, kind in zip(matrices, matrix_kinds(matrices), strict=True):
+        if matrix.producer is None or kind not in PAIRS or matrix.name not in magnitudes:
+            continue
+        producer = by_name[matrix.producer.matrix]
+        weight = producer.parameter.detach()
+        std = unit_stds(weight.T if producer.transposed else weight)[matrix.producer.rows].cpu()
+        size = magnitudes[matrix.name].numpy()
+        known = np.isfinite(size)
+        spread, size = std.numpy()[known], size[known]
+        rows.append(
+            {
+                "layer": _layer(matrix.name),
+                "pair": PAIRS[kind],
+                "spearman": float(stats.spearmanr(spread, size).statistic),
+                "pearson": float(stats.pearsonr(spread, size).statistic),
+                "std_ratio": float(spread.max() / np.median(spread)),
+                "n": len(spread),
+            }
+        )
+    return pd.DataFrame(rows, columns=["layer", "pair", "spearman", "pearson", "std_ratio", "n"])
+
+
+def summary(correlations: pd.DataFrame) -> pd.DataFrame:
+    """Table 2's row of one model: the mean over layers of each pair's correlations."""
+    grouped = correlations.groupby("pair", sort=False)
+    table = grouped[["spearman", "pearson"]].mean()
+    return table.assign(std_ratio=grouped["std_ratio"].max(), layers=grouped.size()).reset_index()
+
+
+def matrix_kinds(matrices: Sequence[Matrix]) -> list[str]:
+    """What each matrix of linear_matrices is: QKV, attention output, FFN1, FFN2; "" unknown.
+
+    By who feeds whom: the attention output is fed by its own layer's QKV, FFN1 by the attention
+    output, FFN2 by an FFN1; what an earlier layer feeds, or nothing, is QKV.
+    """
+    kinds: dict[str, str] = {}
+    for matrix in matrices:
+        layer, producer = _layer(matrix.name), matrix.producer
+        if layer is None:
+            kinds[matrix.name] = ""
+        elif producer is None or _layer(producer.matrix) != layer:
+            kinds[matrix.name] = "QKV"
+        else:
+            after = {"QKV": "attention output", "attention output": "FFN1", "FFN1": "FFN2"}
+            kinds[matrix.name] = after.get(kinds.get(producer.matrix, ""), "")
+    return [kinds[matrix.name] for matrix in matrices]
+
+
+def _layer(name: str) -> int | None:
+    found = re.search(r"\.(\d+)\.", name)
+    return int(found[1]) if found else None

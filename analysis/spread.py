@@ -1,0 +1,37 @@
+"""What a bootstrap says about one answer."""
+
+from dataclasses import dataclass
+
+INTERVAL = 0.90  # coverage that intervals aim at
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The answer over replicates of one kind.
+
+    `probability`: precision (bits) -> probability that a setting of it is best, the most probable
+    first; `setting_probability` that of the named winner itself. `undetermined`: share of
+    replicates without two curves to compare; the others are what is counted. `value` and `lead`:
+    90% intervals of the named winner's value and of its lead over the named runner-up (positive:
+    the winner is better). `lead_stderr`: the lead's standard deviation.
+    """
+
+    probability: dict[int, float]
+    setting_probability: float
+    undetermined: float
+    value: tuple[float, float]
+    lead: tuple[float, float]
+    lead_stderr: float
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """Of one answer.
+
+    `items`: had other items been asked, the same ones of every precision. Its probabilities are
+    calibrated (see shrinkage). `models`: had there been, besides, other sizes of the family; its
+    probabilities are plain shares of the replicates.
+    """
+
+    items: Spread
+    models: Spread

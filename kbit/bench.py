@@ -1,0 +1,168 @@
+"""`kbit bench latency MODEL`: how fast a model generates at each precision, and how fast it could.
+
+Appendix E of the paper: with few sequences at a time, generation is bound by reading the weights,
+so that latency follows their bits. The roofline is that bound: the bytes of the weights that one
+step reads over the bandwidth of a copy on the same device in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from kbit.output import add_format, print_frame
+from orchestrator.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from orchestrator.models import ModelEntry
+    from quantizers.config import QuantConfig
+
+EXAMPLE = (
+    "example: kbit bench latency sotu-neox-128x4 --bits 16 4 3 --batch 1 4 16\n"
+    "On a GPU the packed weights are multiplied as they are; on the CPU every step dequantizes\n"
+    "them, which shows that the path works, not that it is fast."
+)
+PROMPT_TOKENS = 16
+COPY_BYTES = {"cuda": 2**30, "cpu": 2**28}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="bench", required=True, metavar="WHAT")
+    latency = kinds.add_parser("latency", help="tokens a second of generation, by precision")
+    latency.add_argument("model", help="a name of models.yaml")
+    latency.add_argument("--models", type=Path, help="another models.yaml")
+    latency.add_argument("--bits", type=int, nargs="+", default=[16, 8, 4, 3, 2])
+    latency.add_argument("--data-type", default="float", help="default: float")
+    latency.add_argument("--block-size", type=int, default=64, help="default: 64")
+    latency.add_argument("--batch", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    latency.add_argument("--steps", type=int, default=16, help="tokens timed (default: 16)")
+    add_format(latency)
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+
+    if args.steps < 1 or min(args.batch) < 1:
+        raise InputError("--steps and --batch take whole numbers from 1 up")
+    entry = _entry(args.model, args.models)
+    try:
+        configs = [_config(bits, args.data_type, args.block_size) for bits in args.bits]
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    bandwidth = copy_bandwidth(device)
+    rows: list[dict[str, Any]] = []
+    for config in configs:
+        model = packed_model(entry, config, device)
+        size = bytes_a_step(model)
+        for batch in args.batch:
+            seconds = seconds_a_step(model, batch, args.steps)
+            roofline = batch * bandwidth / size
+            rows.append(
+                {
+                    "bits": config.bits,
+                    "batch": batch,
+                    "tokens_per_second": batch / seconds,
+                    "ms_per_step": seconds * 1000,
+                    "weight_bytes": size,
+                    "roofline": roofline,
+                    "of_roofline": batch / seconds / roofline,
+                }
+            )
+    frame = pd.DataFrame(rows)
+    print_frame(frame, args.format)
+    if args.format == "table":
+        name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+        print(f"\n{entry.name} on {name}, copy bandwidth {bandwidth / 1e9:.1f} GB/s; roofline: ")
+        print("tokens a second if a step only read the weights (weight_bytes) at that bandwidth")
+    return 0
+
+
+def _entry(name: str, path: Path | None) -> ModelEntry:
+    from orchestrator.models import load_models
+
+    entries = [entry for family in load_models(path).values() for entry in family]
+    for entry in entries:
+        if entry.name == name:
+            return entry
+    raise InputError(f"no model {name!r}; models.yaml has {', '.join(e.name for e in entries)}")
+
+
+def _config(bits: int, data_type: str, block_size: int) -> QuantConfig:
+    from quantizers.config import QuantConfig
+
+    return QuantConfig.make(bits, data_type if bits < 16 else None, block_size=block_size)
+
+
+def packed_model(entry: ModelEntry, config: QuantConfig, device: str) -> Any:
+    """The model with its linear layers packed; on the CPU the rest computes in fp32."""
+    import torch
+
+    from orchestrator.worker import load_model
+    from quantizers.linear import pack_linears
+
+    load_dtype = getattr(torch, entry.dtype)
+    model, _ = load_model(entry, device)
+    pack_linears(model, config, load_dtype)
+    return model.to(torch.float32) if device == "cpu" else model
+
+
+def bytes_a_step(model: Any) -> int:
+    """Bytes of the weights that one step reads: all but an input embedding that is no head too."""
+    tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()
+    if head is None or head.weight is not embedding:
+        tensors.pop(id(embedding), None)
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def seconds_a_step(model: Any, batch: int, steps: int) -> float:
+    """Median time of a step that adds one token to each of `batch` sequences, with a KV cache."""
+    import torch
+
+    device = model.get_input_embeddings().weight.device
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    prompt = torch.randint(vocabulary, (batch, PROMPT_TOKENS), generator=generator).to(device)
+    times = []
+    with torch.inference_mode():
+        out = model(prompt, use_cache=True)
+        for step in range(steps + 2):
+            token = out.logits[:, -1:].argmax(-1)
+            _wait(device)
+            started = time.perf_counter()
+            out = model(token, past_key_values=out.past_key_values, use_cache=True)
+            _wait(device)
+            if step >= 2:  # the first ones build kernels
+                times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes a second, read and written, of the fastest of a few copies."""
+    import torch
+
+    source = torch.ones(COPY_BYTES[device], dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+    times = []
+    for _ in range(6):
+        _wait(source.device)
+        started = time.perf_counter()
+        target.copy_(source)
+        _wait(source.device)
+        times.append(time.perf_counter() - started)
+    return 2 * source.numel() / min(times)
+
+
+def _wait(device: torch.device) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

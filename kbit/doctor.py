@@ -1,0 +1,142 @@
+"""`kbit doctor`: what the kernels found on this machine, and why a path is not taken."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from importlib.metadata import PackageNotFoundError, version
+
+import pandas as pd
+
+from kbit.output import add_format, print_frame
+
+EXAMPLE = "example: kbit doctor --format json"
+OK, PROBLEM = "ok", "problem"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_format(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    findings = [*_packages(), _driver(), *_devices(), _nvrtc(), _cache(), _cpu_path(), *_kernels()]
+    frame = pd.DataFrame(findings, columns=["what", "state", "found"])
+    print_frame(frame, args.format)
+    return 1 if frame.loc[frame["what"] == "CPU path", "state"].eq(PROBLEM).any() else 0
+
+
+Finding = tuple[str, str, str]  # what, OK or PROBLEM or "none", what was found
+
+
+def _packages() -> list[Finding]:
+    found = []
+    for name in ("torch", "numba", "cuda-core", "cuda-bindings", "nvidia-cuda-nvrtc"):
+        try:
+            found.append((name, OK, version(name)))
+        except PackageNotFoundError:
+            found.append((name, "none", "not installed"))
+    return found
+
+
+def _driver() -> Finding:
+    import torch
+
+    if torch.version.cuda is None:
+        return "driver", "none", f"torch {torch.__version__} is a build without CUDA"
+    try:
+        from cuda.bindings import driver
+
+        error, number = driver.cuDriverGetVersion()
+    except (ImportError, RuntimeError, OSError) as problem:
+        return "driver", "none", str(problem).splitlines()[0]
+    if int(error) != 0:
+        return "driver", "none", str(error)
+    needs = f"torch was built for CUDA {torch.version.cuda}"
+    return "driver", OK, f"CUDA {number // 1000}.{number % 1000 // 10}; {needs}"
+
+
+def _devices() -> list[Finding]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return [("device", "none", "no CUDA device; everything runs on the CPU path")]
+    found = []
+    for i in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(i)
+        memory = f"{device.total_memory / 2**30:.0f} GiB"
+        found.append(
+            (f"device {i}", OK, f"{device.name}, sm_{device.major}{device.minor}, {memory}")
+        )
+    return found
+
+
+def _nvrtc() -> Finding:
+    """It compiles a kernel for an architecture, which takes no device."""
+    from quantizers.kernels import build
+
+    try:
+        build.compile_instances("dequantize", ("dequantize<4, F16, true>",), "sm_90")
+        return "NVRTC", OK, f"{build.nvrtc_version()}, compiles the kernels"
+    except build.BuildError as error:
+        return "NVRTC", PROBLEM, str(error)
+
+
+def _cache() -> Finding:
+    from quantizers.kernels.build import cache_folder
+
+    folder = cache_folder()
+    existing = next(f for f in (folder, *folder.parents) if f.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        return "cache", PROBLEM, f"{folder} cannot be written: kernels are built in every process"
+    entries = list(folder.glob("*.cubin"))
+    size = sum(entry.stat().st_size for entry in entries)
+    return "cache", OK, f"{folder}: {len(entries)} kernels, {size / 1024:.0f} KiB"
+
+
+def _cpu_path() -> Finding:
+    import torch
+
+    from quantizers.codebooks import integer
+    from quantizers.kernels import cpu, reference
+
+    x, scale = torch.linspace(-1, 1, 1000), torch.ones(16).half()
+    arguments = (x, scale, None, integer(4), 4, 64)
+    try:
+        words = cpu.quantize_packed(*arguments)
+        same = torch.equal(words, reference.quantize_packed(*arguments))
+    except Exception as error:  # Numba fails in many ways; this command is to say so
+        return "CPU path", PROBLEM, f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    if not same:
+        return "CPU path", PROBLEM, "compiled loops and plain torch disagree"
+    return (
+        "CPU path",
+        OK,
+        f"compiled loops agree with plain torch; {torch.get_num_threads()} threads",
+    )
+
+
+def _kernels() -> list[Finding]:
+    """Each family on the first device at 4 bit: it works, or why plain torch runs instead."""
+    import torch
+
+    from quantizers.kernels import build, gpu
+
+    if not torch.cuda.is_available():
+        reason = str(gpu.unsupported(torch.device("cuda", 0)))
+        return [(f"kernel {family}", "none", f"not used: {reason}") for family in build.FAMILIES]
+    from quantizers.blockwise import dequantize, quantize
+    from quantizers.codebooks import integer
+
+    weight = torch.linspace(-1, 1, 128 * 128, device="cuda").half().view(128, 128)
+    q = quantize(weight, integer(4), 4, 64)
+    dequantize(q)
+    gpu.multiply(weight[:1], q.packed, q.absmax, q.codebook, None, 4, 64, 128)
+    failed = gpu.failures()
+    found = []
+    for family in build.FAMILIES:
+        why = next((why for name, why in failed.items() if name.startswith(family)), None)
+        good = "same bits as plain torch on this device"
+        found.append(
+            (f"kernel {family}", PROBLEM if why else OK, f"not used: {why}" if why else good)
+        )
+    return found

@@ -1,0 +1,169 @@
+"""One row of other people's numbers: what it must hold, and the columns it becomes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.experiment import content_id
+from quantizers.config import DATA_TYPES, SCOPES
+
+REQUIRED = ("family", "model", "n_params", "task", "metric", "value")
+SETTING = ("method", "bits", "data_type", "exponent_bits", "block_size", "outlier_fraction")
+SIZES = ("bits_per_param", "total_bits", "quantized_bits", "nominal_bits")
+KNOWN = (*REQUIRED, *SETTING, "centered", "scope", *SIZES, "stderr", "n_items")
+_FRACTIONS = ("acc", "acc_norm", "exact_match")
+
+
+@dataclass(frozen=True)
+class ImportedRow:
+    """One metric of one experiment: `experiment` and `measurement` are columns of their tables."""
+
+    experiment: dict[str, Any]
+    task: str
+    measurement: dict[str, Any]
+
+
+def check_row(row: Mapping[str, Any], source: str) -> ImportedRow:
+    """Validate a row (column -> text or number; absent, None and "" mean missing).
+
+    Raises ValueError with the reason.
+    """
+    if "_width" in row:
+        raise ValueError(f"expected {row['_width']} cells")
+    missing = [name for name in REQUIRED if row.get(name) in (None, "")]
+    if missing:
+        hint = " (nan: a diverged model)" if missing[0] == "value" else ""
+        raise ValueError(f"{missing[0]} is missing{hint}")
+    n_params = _whole(row, "n_params", 1)
+    assert n_params is not None
+    setting = _setting(row)
+    sizes = _sizes(row, setting, n_params)
+    metric, value = str(row["metric"]), _number(row, "value")
+    assert value is not None
+    stderr, n_items = _number(row, "stderr"), _whole(row, "n_items", 0)
+    if stderr is not None and not 0 <= stderr < math.inf:
+        raise ValueError(f"stderr {row['stderr']!r} is not a finite number >= 0")
+    if metric in _FRACTIONS and not (0 <= value <= 1 or math.isnan(value)):
+        raise ValueError(f"{metric} {row['value']!r} is not a fraction in [0, 1]")
+    if metric == "perplexity" and value < 1:
+        raise ValueError(f"perplexity {row['value']!r} is below 1")
+    if metric == "cross_entropy" and value < 0:
+        raise ValueError(f"cross_entropy {row['value']!r} is below 0")
+    names = {
+        "family": _name(row, "family", 128),
+        "model": _name(row, "model", 256),
+        "n_params": n_params,
+    }
+    experiment = {
+        "id": content_id({"source": source, **names, **setting}),
+        "source": source,
+        **names,
+        "model_source": source,
+        "revision": "",
+        "load_dtype": "",
+        "compute_dtype": "",
+        **setting,
+        **sizes,
+    }
+    measurement = {
+        "metric": _name({"metric": metric}, "metric", 64),
+        "value": None if math.isnan(value) else value,
+        "stderr": stderr,
+        "n_items": n_items or 0,
+    }
+    return ImportedRow(experiment, _name(row, "task", 256), measurement)
+
+
+def _setting(row: Mapping[str, Any]) -> dict[str, Any]:
+    bits = _whole(row, "bits", 2)
+    if bits is None:
+        n_params, total = _number(row, "n_params"), _number(row, "total_bits")
+        if not n_params or not total:
+            raise ValueError("give bits or total_bits")
+        bits = round(total / n_params)  # the bits most weights have
+        if not 2 <= bits <= 16:
+            raise ValueError(f"total_bits / n_params is {total / n_params:.3g} bits: give bits")
+    if bits > 16:
+        raise ValueError(f"bits {row.get('bits')!r} is not in 2..16")
+    data_type = row.get("data_type") or None
+    if bits < 16 and not data_type:
+        raise ValueError(
+            f"data_type is missing at {bits} bit (for example one of {', '.join(DATA_TYPES)})"
+        )
+    exponent, block = _whole(row, "exponent_bits", 1), _whole(row, "block_size", 1)
+    if exponent is not None and (data_type != "float" or exponent > bits - 1):
+        raise ValueError(f"exponent_bits {exponent} do not fit {bits}-bit {data_type}")
+    fraction = _number(row, "outlier_fraction") or 0.0
+    if not 0 <= fraction < 1:
+        raise ValueError(f"outlier_fraction {row['outlier_fraction']!r} is not in [0, 1)")
+    centered = str(row.get("centered", "false")).lower()
+    if centered not in ("true", "false", "1", "0"):
+        raise ValueError(f"centered {row['centered']!r} is neither true nor false")
+    scope = str(row.get("scope") or "linear")
+    if scope not in SCOPES:
+        raise ValueError(f"scope {scope!r} is not one of {', '.join(SCOPES)}")
+    quantized = bits < 16
+    return {
+        "method": str(row.get("method") or ("rtn" if quantized else "none"))[:32],
+        "bits": bits,
+        "data_type": str(data_type)[:32] if quantized else None,
+        "exponent_bits": exponent if quantized else None,
+        "block_size": block if quantized else None,
+        "outlier_fraction": fraction if quantized else 0.0,
+        "centered": quantized and centered in ("true", "1"),
+        "scope": scope if quantized else "linear",
+    }
+
+
+def _sizes(row: Mapping[str, Any], setting: dict[str, Any], n_params: int) -> dict[str, Any]:
+    """Sizes as given; nominal bits by the formula, and total bits by nominal ones, if not given."""
+    bits, block = setting["bits"], setting["block_size"]
+    constants = 16 / block * (1 + setting["centered"]) if block else 0.0
+    per_param = _number(row, "bits_per_param")
+    if per_param is None:
+        per_param = bits + constants + setting["outlier_fraction"] * (16 - bits)
+    nominal = _number(row, "nominal_bits")
+    nominal = n_params * per_param if nominal is None else nominal
+    total = _whole(row, "total_bits", 1)
+    for name, size in (("bits_per_param", per_param), ("nominal_bits", nominal)):
+        if not 0 < size < math.inf:
+            raise ValueError(f"{name} {row[name]!r} is not a positive number")
+    return {
+        "bits_per_param": per_param,
+        "total_bits": round(nominal) if total is None else total,
+        "quantized_bits": _whole(row, "quantized_bits", 1),
+        "nominal_bits": nominal,
+    }
+
+
+def _number(row: Mapping[str, Any], name: str) -> float | None:
+    given = row.get(name)
+    if given in (None, ""):
+        return None
+    try:
+        number = float(given)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} {given!r} is not a number") from None
+    # A diverged model's loss is inf or nan; no other column can be.
+    if name != "value" and not math.isfinite(number):
+        raise ValueError(f"{name} {given!r} is not finite")
+    return number
+
+
+def _whole(row: Mapping[str, Any], name: str, least: int) -> int | None:
+    number = _number(row, name)
+    if number is None:
+        return None
+    if number != int(number) or number < least:
+        raise ValueError(f"{name} {row[name]!r} is not a whole number >= {least}")
+    return int(number)
+
+
+def _name(row: Mapping[str, Any], column: str, most: int) -> str:
+    text = str(row[column])
+    if len(text) > most:
+        raise ValueError(f"{column} is longer than {most} characters")
+    return text

@@ -1,0 +1,199 @@
+"""Other people's numbers: a tidy CSV or lm-eval result JSON, checked whole before any is stored."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from orchestrator.errors import InputError
+from orchestrator.experiment import content_id
+from orchestrator.imported_row import KNOWN, SIZES, ImportedRow, check_row
+from orchestrator.recording import insert_new, row_numbers
+from orchestrator.schema import ExperimentRow, MeasurementRow, ProtocolRow
+from orchestrator.store import Store
+
+# `source` and `experiment_id` are columns of what `kbit results` writes; an import sets its own.
+IGNORED = ("source", "experiment_id")
+_MOST_SHOWN = 20
+
+
+def read_import(path: Path, source: str, defaults: Mapping[str, str]) -> list[ImportedRow]:
+    """The rows of a CSV (a header with the names in KNOWN) or of lm-eval result JSON.
+
+    `defaults` fill in columns that the file lacks (lm-eval's JSON knows neither family nor
+    setting). `source` marks every row. Raises InputError: a file that is neither, or the first
+    bad rows, each with its number (CSV lines count from 1, the header's) and reason.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable text file: {error}") from None
+    if not 1 <= len(source) <= 64:
+        raise InputError(f"source {source!r}: give a name of 1 to 64 characters")
+    for name in defaults:
+        if name not in KNOWN:
+            raise InputError(f"column {name!r} is unknown; known are {', '.join(KNOWN)}")
+    is_json = path.suffix == ".json" or text.lstrip().startswith("{")
+    raw = _lm_eval_rows(text, path) if is_json else _csv_rows(text, path)
+    rows, problems = [], []
+    seen: dict[tuple[str, str, str], str] = {}
+    sized: dict[str, tuple[str, dict[str, Any]]] = {}
+    for place, given in raw:
+        filled = {**defaults, **{k: v for k, v in given.items() if v not in ("", None)}}
+        try:
+            row = check_row(filled, source)
+            key = (row.experiment["id"], row.task, row.measurement["metric"])
+            if key in seen:
+                raise ValueError(f"the same experiment, task and metric as {seen[key]}")
+            sizes = {name: row.experiment[name] for name in SIZES}
+            first, known = sized.setdefault(key[0], (place, sizes))
+            if known != sizes:
+                raise ValueError(f"the same model and setting as {first}, of another size")
+            seen[key] = place
+            rows.append(row)
+        except ValueError as error:
+            problems.append(f"{place}: {error}")
+    if problems:
+        raise InputError(f"{path}: nothing imported: {_listed(problems)}")
+    if not rows:
+        raise InputError(f"{path}: no rows to import")
+    return rows
+
+
+def _listed(problems: list[str]) -> str:
+    more = len(problems) - _MOST_SHOWN
+    return "; ".join(problems[:_MOST_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _csv_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(text), strict=True)
+    try:
+        names = [name.strip() for name in reader.fieldnames or []]
+        unknown = [name for name in names if name not in KNOWN + IGNORED]
+        if unknown or len(set(names)) < len(names):
+            what = f"unknown column {unknown[0]!r}" if unknown else "a column appears twice"
+            raise InputError(f"{path}: row 1: {what}; columns are {', '.join(KNOWN)}")
+        reader.fieldnames = names
+        rows: list[tuple[str, dict[str, Any]]] = []
+        for row in reader:
+            place = f"row {reader.line_num}"
+            if None in row or None in row.values():
+                rows.append((place, {"_width": len(names)}))
+                continue
+            known = {k: v.strip() for k, v in row.items() if k not in IGNORED}
+            rows.append((place, known))
+        return rows
+    except csv.Error as error:
+        raise InputError(f"{path}: row {reader.line_num}: not CSV: {error}") from None
+
+
+def _lm_eval_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """lm-eval: results[task]["metric,filter"] = value, "metric_stderr,filter" beside it."""
+    try:
+        content = json.loads(text)
+        tasks = content["results"]
+        samples = content.get("n-samples") or {}
+        config = content.get("config") or {}
+        model = content.get("model_name") or str(config.get("model_args", ""))
+        rows: list[tuple[str, dict[str, Any]]] = []
+        for task, metrics in tasks.items():
+            for key, value in metrics.items():
+                metric, _, kind = key.partition(",")
+                if metric in ("alias", "name", "sample_len") or metric.endswith("_stderr"):
+                    continue
+                if not kind or isinstance(value, str):
+                    continue
+                stderr = metrics.get(f"{metric}_stderr,{kind}")
+                count = (samples.get(task) or {}).get("effective", metrics.get("sample_len"))
+                rows.append(
+                    (
+                        f"results.{task}.{key}",
+                        {
+                            "model": model,
+                            "n_params": config.get("model_num_parameters"),
+                            "task": task,
+                            "metric": metric,
+                            "value": value,
+                            "stderr": None if stderr == "N/A" else stderr,
+                            "n_items": count,
+                        },
+                    )
+                )
+        return rows
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: not an lm-eval result file (JSON with `results` of tasks): {error!r}"
+        ) from None
+
+
+def store_rows(store: Store, rows: Sequence[ImportedRow]) -> int:
+    """Write imported rows in one transaction and return how many are new.
+
+    Rows that are stored already change nothing. Raises InputError, with nothing stored, when one
+    says something else than the database does, or another process is writing.
+    """
+    experiments = {row.experiment["id"]: row.experiment for row in rows}
+    source = rows[0].experiment["source"]
+    protocols = {
+        task: {"id": content_id({"task": task, "source": source}), "task": task}
+        for task in {row.task for row in rows}
+    }
+    with store.lock(), store.engine.execution_options(writes=True).begin() as connection:
+        insert_new(connection, ExperimentRow, list(experiments.values()))
+        insert_new(
+            connection,
+            ProtocolRow,
+            [p | {"settings": {"source": source}} for p in protocols.values()],
+        )
+        experiment_numbers = row_numbers(connection, ExperimentRow, set(experiments))
+        protocol_numbers = row_numbers(
+            connection, ProtocolRow, {str(p["id"]) for p in protocols.values()}
+        )
+        _check_sizes(connection, experiments)
+        new = [
+            {
+                "experiment": experiment_numbers[row.experiment["id"]],
+                "protocol": protocol_numbers[str(protocols[row.task]["id"])],
+                **row.measurement,
+            }
+            for row in rows
+        ]
+        stored = _stored_values(connection, set(protocol_numbers.values()))
+        key = ("experiment", "protocol", "metric")
+        for row, values in zip(rows, new, strict=True):
+            old = stored.get(tuple(values[k] for k in key), values["value"])
+            if old != values["value"]:
+                e = row.experiment
+                raise InputError(
+                    f"nothing imported: {e['model']} at {e['bits']} bit, {row.task} "
+                    f"{values['metric']}: {old} is stored from source {source!r}; "
+                    "give another --source"
+                )
+        insert_new(connection, MeasurementRow, new)
+    return sum(tuple(values[k] for k in key) not in stored for values in new)
+
+
+def _check_sizes(connection: Connection, experiments: Mapping[str, dict[str, Any]]) -> None:
+    columns = [ExperimentRow.__table__.c[name] for name in ("id", *SIZES)]
+    source = next(iter(experiments.values()))["source"]
+    for row in connection.execute(select(*columns).where(ExperimentRow.source == source)):
+        given = experiments.get(row.id)
+        if given and any(given[name] != getattr(row, name) for name in SIZES):
+            raise InputError(
+                f"nothing imported: {given['model']} at {given['bits']} bit is stored with another "
+                f"size from source {source!r}; give another --source"
+            )
+
+
+def _stored_values(connection: Connection, protocols: set[int]) -> dict[tuple, float | None]:
+    columns = [MeasurementRow.__table__.c[n] for n in ("experiment", "protocol", "metric", "value")]
+    query = select(*columns).where(MeasurementRow.protocol.in_(protocols))
+    return {tuple(row)[:3]: row[3] for row in connection.execute(query)}

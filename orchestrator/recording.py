@@ -1,0 +1,160 @@
+"""Rows out of results: what one transaction writes. In bulk, since quick jobs come in hundreds."""
+
+from __future__ import annotations
+
+import math
+import time
+import zlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sqlalchemy import Connection, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from orchestrator.schema import (
+    AttemptRow,
+    ExperimentRow,
+    ItemScoresRow,
+    MeasurementRow,
+    ProtocolRow,
+)
+
+if TYPE_CHECKING:
+    from orchestrator.experiment import Experiment, Protocol
+    from orchestrator.job import JobResult
+
+# Known only once a model was quantized: a later attempt fills in what an earlier one lacked.
+_SIZES = ("n_params", "total_bits", "quantized_bits", "nominal_bits")
+
+
+def write_results(connection: Connection, results: Sequence[JobResult]) -> None:
+    """Write attempts with their measurements and per-item scores; what exists stays as it is."""
+    started = time.perf_counter()
+    rows = [_experiment_row(result) for result in results]
+    upsert = _dialect(connection).insert(ExperimentRow.__table__)
+    filled = {c: func.coalesce(ExperimentRow.__table__.c[c], upsert.excluded[c]) for c in _SIZES}
+    connection.execute(upsert.on_conflict_do_update(index_elements=["id"], set_=filled), rows)
+    experiments = row_numbers(connection, ExperimentRow, {row["id"] for row in rows})
+
+    protocols = {p.id: p for r in results for p, _ in r.measurements}
+    insert_new(connection, ProtocolRow, [_protocol_row(p) for p in protocols.values()])
+    numbers = row_numbers(connection, ProtocolRow, set(protocols))
+
+    metrics, scores = [], []
+    for result in results:
+        for protocol, measurement in result.measurements:
+            key = {
+                "experiment": experiments[result.job.experiment.id],
+                "protocol": numbers[protocol.id],
+            }
+            metrics += [
+                {
+                    **key,
+                    "metric": m.name,
+                    "value": null_for_nan(m.value),
+                    "stderr": null_for_nan(m.stderr),
+                    "n_items": m.n_items,
+                }
+                for m in measurement.metrics
+            ]
+            scores += [
+                {**key, "metric": name, "scores": pack_scores(values)}
+                for name, values in measurement.items.items()
+            ]
+    insert_new(connection, MeasurementRow, metrics)
+    insert_new(connection, ItemScoresRow, scores)
+    seconds = (time.perf_counter() - started) / len(results)  # all but the commit
+    attempts = [_attempt_row(r, experiments[r.job.experiment.id], seconds) for r in results]
+    connection.execute(AttemptRow.__table__.insert(), attempts)  # type: ignore[attr-defined]
+
+
+def _dialect(connection: Connection) -> Any:
+    return sqlite if connection.dialect.name == "sqlite" else postgresql
+
+
+def insert_new(connection: Connection, table: Any, rows: list[dict[str, Any]]) -> None:
+    """Insert rows, leaving those whose key exists untouched (a retry may deliver twice)."""
+    if rows:
+        statement = _dialect(connection).insert(table.__table__).on_conflict_do_nothing()
+        connection.execute(statement, rows)
+
+
+def row_numbers(connection: Connection, table: Any, ids: set[str]) -> dict[str, int]:
+    """Number of each row with one of `ids`, a few at a time: databases limit their parameters."""
+    wanted = sorted(ids)
+    numbers: dict[str, int] = {}
+    for start in range(0, len(wanted), 500):
+        part = wanted[start : start + 500]
+        query = select(table.id, table.number).where(table.id.in_(part))
+        numbers |= {id_: number for id_, number in connection.execute(query)}
+    return numbers
+
+
+def _experiment_row(result: JobResult) -> dict[str, Any]:
+    experiment, bits = result.job.experiment, result.bits
+    return setting_row(experiment) | {
+        "n_params": bits.n_params if bits else experiment.model.n_params,
+        "total_bits": bits.total_bits if bits else None,
+        "quantized_bits": bits.quantized_bits if bits else None,
+        "nominal_bits": bits.nominal_bits if bits else None,
+    }
+
+
+def setting_row(experiment: Experiment) -> dict[str, Any]:
+    """What identifies an experiment, as columns."""
+    config, model = experiment.config, experiment.model
+    return {
+        "id": experiment.id,
+        "source": "kbit",
+        "family": model.family,
+        "model": model.name,
+        "model_source": model.source,
+        "revision": experiment.revision,
+        "load_dtype": model.dtype,
+        "compute_dtype": experiment.compute_dtype,
+        "method": config.method,
+        "bits": config.bits,
+        "data_type": config.data_type,
+        "exponent_bits": config.exponent_bits,
+        "block_size": config.block_size,
+        "outlier_fraction": config.outlier_fraction,
+        "centered": config.centered,
+        "scope": config.scope,
+        "bits_per_param": config.bits_per_param,
+    }
+
+
+def _protocol_row(protocol: Protocol) -> dict[str, Any]:
+    return {"id": protocol.id, "task": protocol.task, "settings": protocol.settings}
+
+
+def _attempt_row(result: JobResult, experiment: int, seconds_store: float) -> dict[str, Any]:
+    return {
+        "experiment": experiment,
+        "status": result.status,
+        "stage": result.job.stage,
+        "error": result.error,
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": result.host,
+        "device": result.device,
+        "threads": result.job.threads,
+        "seconds_load": result.seconds_load,
+        "seconds_quantize": result.seconds_quantize,
+        "seconds_score": result.seconds_score,
+        "seconds_store": seconds_store,
+        "peak_memory": result.peak_memory,
+        "versions": result.versions,
+        "git_commit": result.git_commit,
+    }
+
+
+def pack_scores(scores: np.ndarray) -> bytes:
+    """Compress per-item scores (any float array [n]) to bytes."""
+    return zlib.compress(np.ascontiguousarray(scores, dtype="<f4").tobytes(), 6)
+
+
+def null_for_nan(value: float | None) -> float | None:
+    """What a column holds: NULL for NaN, which SQL has no portable value for."""
+    return None if value is None or math.isnan(value) else float(value)

@@ -1,0 +1,92 @@
+"""`kbit import`, and what is asked of imported numbers: figures, budgets, memory."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from kbit import figures
+from kbit.cli import main
+from orchestrator.errors import InputError
+from tests.analysis.rich import rich_results
+
+
+def kbit(*arguments: object) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(argument) for argument in arguments])
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("imported")
+    rows = rich_results()
+    rows.to_csv(folder / "published.csv", index=False)
+    path = folder / "p.db"
+    code, out, err = kbit("import", folder / "published.csv", "--db", path, "--source", "table")
+    assert code == 0, err
+    assert f"{len(rows)} of {len(rows)} rows are new" in out
+    return path
+
+
+def test_a_bad_file_imports_nothing_and_says_why(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.csv"
+    bad.write_text("family,model,n_params,bits,task,metric,value\nf,m,10,16,t,acc,seven\n")
+    code, _, err = kbit("import", bad, "--db", tmp_path / "new.db")
+    assert code == 2 and "row 2: value 'seven' is not a number" in err
+    assert len(err.splitlines()) == 1 and not (tmp_path / "new.db").exists()
+    code, _, err = kbit("import", bad, "--set", "colour", "--db", tmp_path / "new.db")
+    assert code == 2 and "COLUMN=VALUE" in err
+
+
+def test_figures_are_written_singly(database: Path, tmp_path: Path) -> None:
+    options = ["--db", database, "--output", tmp_path, "--only", "figure-0"]
+    code, out, err = kbit("figures", *options)
+    assert code == 0, err
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"figure-02-total-bits.html", "figure-04-proxy-outliers.html"} <= names
+    assert "left out figure-05-one-shot: no experiment" in out
+    page = (tmp_path / "figure-02-total-bits.html").read_text()
+    assert "16-bit" in page and 'src="http' not in page
+    assert kbit("figures", "--db", database, "--only", "figure-99")[0] == 2
+
+
+def test_speed_is_drawn_from_a_file(database: Path, tmp_path: Path) -> None:
+    (tmp_path / "speed.csv").write_text("kind,bits,batch,speedup\nmeasured,4,1,2.6\n")
+    options = ["--db", database, "--output", tmp_path, "--only", "figure-16"]
+    code, out, _ = kbit("figures", *options, "--speed", tmp_path / "speed.csv")
+    assert code == 0 and (tmp_path / "figure-16-speed.html").is_file()
+    assert "give --speed" in kbit("figures", *options)[1]
+
+
+def test_pictures_without_a_renderer_are_one_line(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise InputError("--format png and svg need kaleido")
+
+    monkeypatch.setattr(figures, "_need_renderer", missing)
+    code, _, err = kbit("figures", "--db", database, "--format", "png", "--output", tmp_path)
+    assert code == 2 and len(err.splitlines()) == 1 and "kaleido" in err
+
+
+def test_questions_the_other_way_round(database: Path) -> None:
+    code, out, _ = kbit("optimal", "--db", database, "--reach", 0.5, "--format", "json")
+    assert code == 0 and all(row["reached"] for row in json.loads(out))
+    code, out, _ = kbit("optimal", "--db", database, "--pareto", "--format", "json")
+    values = [row["value"] for row in json.loads(out)]
+    assert code == 0 and values == sorted(values)
+    code, out, _ = kbit("optimal", "--db", database, "--memory", "1MiB", "--format", "json")
+    assert code == 0 and all(row["needed"] <= 8 * 2**20 for row in json.loads(out))
+    out = kbit("optimal", "--db", database, "--memory", "1MiB", "--context", 64)[1]
+    assert "left out, no config.json" in out
+
+
+def test_how_sure_an_answer_is(database: Path) -> None:
+    code, out, _ = kbit("optimal", "--db", database, "--budget", "600KiB")
+    assert code == 0 and "Probability of being optimal" in out and "90% intervals" in out
+    code, out, _ = kbit("optimal", "--db", database, "--metric", "cross_entropy")
+    assert code == 0 and "almost universally optimal" in out

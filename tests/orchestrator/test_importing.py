@@ -1,0 +1,194 @@
+"""Published numbers come in whole and marked, or not at all."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis.optimal import optimal
+from orchestrator.errors import InputError
+from orchestrator.importing import read_import, store_rows
+from orchestrator.reading import read_results
+from orchestrator.store import Store
+
+HEADER = "family,model,n_params,bits,data_type,block_size,method,task,metric,value,stderr"
+GOOD = """
+llama,llama-7b,6738415616,16,,,,wikitext2,perplexity,5.68,
+llama,llama-7b,6738415616,4,int,,rtn,wikitext2,perplexity,6.29,
+llama,llama-7b,6738415616,4,int,,gptq,wikitext2,perplexity,6.09,
+llama,llama-13b,13015864320,16,,,,wikitext2,perplexity,5.09,
+llama,llama-13b,13015864320,4,int,,rtn,wikitext2,perplexity,5.53,
+llama,llama-13b,13015864320,4,int,,gptq,wikitext2,perplexity,5.36,0.01
+""".strip()
+
+
+@pytest.fixture
+def csv(tmp_path: Path) -> Path:
+    path = tmp_path / "table.csv"
+    path.write_text(f"{HEADER}\n{GOOD}\n")
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.create(f"sqlite:///{tmp_path}/t.db")
+
+
+def broken(csv: Path, row: str) -> str:
+    """The complaint about the file with `row` as its fifth line."""
+    lines = csv.read_text().splitlines()
+    csv.write_text("\n".join([*lines[:4], row, *lines[4:]]) + "\n")
+    with pytest.raises(InputError) as caught:
+        read_import(csv, "table", {})
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+def test_rows_become_results(csv: Path, store: Store) -> None:
+    assert store_rows(store, read_import(csv, "gptq-readme", {})) == 6
+    rows = store.results().set_index(["model", "method"])
+    assert (rows["source"] == "gptq-readme").all() and len(rows) == 6
+    row = rows.loc[("llama-13b", "gptq")]
+    assert (row["value"], row["stderr"], row["bits"]) == (5.36, 0.01, 4)
+    assert row["total_bits"] == row["nominal_bits"] == 4 * 13015864320
+    assert rows["block_size"].isna().all()
+
+
+def test_importing_again_changes_nothing(csv: Path, store: Store) -> None:
+    store_rows(store, read_import(csv, "table", {}))
+    before = store.results()
+    assert store_rows(store, read_import(csv, "table", {})) == 0
+    assert store.results().equals(before)
+
+
+def test_a_value_that_contradicts_the_database_imports_nothing(csv: Path, store: Store) -> None:
+    store_rows(store, read_import(csv, "table", {}))
+    changed = csv.read_text().replace("5.09", "5.10")
+    csv.write_text(changed + "llama,new,5,16,,,,wikitext2,perplexity,7,\n")
+    with pytest.raises(InputError, match="5.09 is stored"):
+        store_rows(store, read_import(csv, "table", {}))
+    assert len(store.results()) == 6
+    assert store_rows(store, read_import(csv, "another", {})) == 7
+
+
+def test_the_same_analysis_as_our_own(csv: Path, store: Store) -> None:
+    corpus = csv.read_text().replace("perplexity", "cross_entropy")
+    csv.write_text(corpus)
+    store_rows(store, read_import(csv, "table", {}))
+    results = read_results(store, {(None, "cross_entropy")})
+    (answer,) = optimal(results, 4 * 13.0e9, metric="cross_entropy")
+    assert answer.setting is not None and answer.setting.method == "gptq"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("llama,m,70,4,int,,rtn,wikitext2,perplexity,six,", "row 5: value 'six' is not a number"),
+        ("llama,m,70,4,int,,rtn,wikitext2,perplexity,,", "row 5: value is missing"),
+        (",m,70,4,int,,rtn,wikitext2,perplexity,6,", "row 5: family is missing"),
+        ("llama,m,-70,4,int,,rtn,t,perplexity,6,", "row 5: n_params '-70' is not a whole"),
+        ("llama,m,70,17,int,,rtn,t,perplexity,6,", "row 5: bits '17' is not in 2..16"),
+        ("llama,m,70,4,,,rtn,t,perplexity,6,", "row 5: data_type is missing at 4 bit"),
+        ("llama,m,70,,int,,rtn,t,perplexity,6,", "row 5: give bits or total_bits"),
+        ("llama,m,70,4,int,0,rtn,t,perplexity,6,", "row 5: block_size '0' is not a whole"),
+        ("llama,m,70,4,int,,rtn,t,perplexity,0.5,", "row 5: perplexity '0.5' is below 1"),
+        ("llama,m,70,4,int,,rtn,t,acc,62.5,", "row 5: acc '62.5' is not a fraction"),
+        ("llama,m,70,4,int,,rtn,t,acc,0.6,-1", "row 5: stderr '-1' is not a finite"),
+        ("llama,m,70,4,int,,rtn,t,acc,0.6,inf", "row 5: stderr 'inf' is not finite"),
+        ("llama,m,70,4,int", "row 5: expected 11 cells"),
+        ("llama,m,70,4,int,,rtn,t,acc,0.6,,,9", "row 5: expected 11 cells"),
+        (
+            "llama,llama-7b,6738415616,4,int,,rtn,wikitext2,perplexity,6.3,",
+            "row 5: the same experiment, task and metric as row 3",
+        ),
+    ],
+)
+def test_bad_rows_are_refused_with_number_and_reason(csv: Path, row: str, reason: str) -> None:
+    message = broken(csv, row)
+    assert reason in message and "nothing imported" in message
+
+
+def test_every_bad_row_is_named(csv: Path) -> None:
+    with csv.open("a") as file:
+        file.write("llama,a,1,4,int,,rtn,t,acc,2,\nllama,a,1,4,int,,rtn,t,acc,x,\n")
+    with pytest.raises(InputError, match="row 8: .*; row 9: "):
+        read_import(csv, "table", {})
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "no rows"),
+        (HEADER, "no rows"),
+        (f"{HEADER},colour\n", "row 1: unknown column 'colour'"),
+        (f"{HEADER},bits\n", "row 1: a column appears twice"),
+        ('{"results": 3}', "not an lm-eval result file"),
+        ("{", "not an lm-eval result file"),
+    ],
+)
+def test_files_that_are_not_tables(tmp_path: Path, content: str, reason: str) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(content)
+    with pytest.raises(InputError, match=reason):
+        read_import(path, "x", {})
+    with pytest.raises(InputError, match="no such file"):
+        read_import(tmp_path / "none.csv", "x", {})
+
+
+def test_total_bits_stand_in_for_bits_and_sizes_must_agree(tmp_path: Path, store: Store) -> None:
+    path = tmp_path / "t.csv"
+    head = "family,model,n_params,total_bits,data_type,task,metric,value\n"
+    path.write_text(head + "f,m,1000,4250,float,t,acc,0.5\nf,m,1000,16000,,t,acc,nan\n")
+    rows = read_import(path, "t", {})
+    assert [row.experiment["bits"] for row in rows] == [4, 16]
+    assert rows[0].experiment["total_bits"] == 4250 and rows[1].measurement["value"] is None
+    store_rows(store, rows)
+    assert np.isnan(store.results().set_index("bits").loc[16, "value"])
+    path.write_text(head + "f,m,1000,4250,float,t,acc,0.5\nf,m,1000,4300,float,u,acc,0.5\n")
+    with pytest.raises(InputError, match="row 3: the same model and setting as row 2"):
+        read_import(path, "t", {})
+    path.write_text(head + "f,m,1000,4300,float,u,acc,0.5\n")
+    with pytest.raises(InputError, match="another size"):
+        store_rows(store, read_import(path, "t", {}))
+    assert len(store.results()) == 2
+
+
+def test_what_kbit_results_writes_can_be_read(csv: Path, store: Store, tmp_path: Path) -> None:
+    store_rows(store, read_import(csv, "table", {}))
+    store.results().to_csv(tmp_path / "out.csv", index=False)
+    again = Store.create(f"sqlite:///{tmp_path}/again.db")
+    assert store_rows(again, read_import(tmp_path / "out.csv", "table", {})) == 6
+    mine, theirs = store.results(), again.results()
+    assert mine.equals(theirs)
+
+
+def test_lm_eval_results(tmp_path: Path, store: Store) -> None:
+    content = {
+        "results": {
+            "piqa": {
+                "alias": "piqa",
+                "acc,none": 0.71,
+                "acc_stderr,none": 0.0106,
+                "acc_norm,none": 0.72,
+                "acc_norm_stderr,none": "N/A",
+            },
+            "wikitext": {"word_perplexity,none": 12.5},
+        },
+        "n-samples": {"piqa": {"original": 1838, "effective": 1838}},
+        "model_name": "facebook/opt-1.3b",
+        "config": {"model_num_parameters": 1315758080},
+    }
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(content))
+    defaults = {"family": "opt", "bits": "4", "data_type": "float", "block_size": "64"}
+    assert store_rows(store, read_import(path, "lm-eval", defaults)) == 3
+    rows = store.results().set_index(["task", "metric"])
+    piqa = rows.loc[("piqa", "acc")]
+    assert (piqa["value"], piqa["stderr"], piqa["n_items"]) == (0.71, 0.0106, 1838)
+    assert (piqa["model"], piqa["n_params"]) == ("facebook/opt-1.3b", 1315758080)
+    assert piqa["bits_per_param"] == 4.25 and np.isnan(rows.loc[("piqa", "acc_norm"), "stderr"])
+    with pytest.raises(InputError, match="results.piqa.acc,none: family is missing"):
+        read_import(path, "lm-eval", {})
+    with pytest.raises(InputError, match="'colour' is unknown"):
+        read_import(path, "lm-eval", {"colour": "red"})
