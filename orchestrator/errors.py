@@ -7,3 +7,7 @@ class InputError(ValueError):
 
 class ModelInputError(InputError):
     """One model of a study cannot be used (missing or truncated weights); the others can."""
+
+
+class SweepStopped(RuntimeError):
+    """A sweep cannot go on (cluster or database gone). What is stored stays. Exit code 3."""

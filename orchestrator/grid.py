@@ -2,66 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evaluation.corpora import corpus_name
 from evaluation.perplexity import perplexity_protocol
 from evaluation.zero_shot import task_protocol
 from orchestrator.errors import InputError, ModelInputError
+from orchestrator.experiment import Experiment, Protocol
 from orchestrator.models import ModelEntry
 from orchestrator.spec import Grid, Sweep, select_models
 from quantizers.config import QuantConfig
-
-
-def content_id(value: Any) -> str:
-    """sha256 of the canonical JSON of a value."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How one task or corpus is measured: what two rows must share to be comparable.
-
-    `source` is what the evaluation is given: the task's name, or a corpus's name or file.
-    """
-
-    task: str
-    kind: str  # "task" | "corpus"
-    settings: dict[str, Any] = field(hash=False)
-    source: str
-
-    @property
-    def id(self) -> str:
-        return content_id({"task": self.task, "kind": self.kind, **self.settings})
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A model at one quantization setting, computed in one dtype."""
-
-    model: ModelEntry
-    revision: str
-    config: QuantConfig
-    compute_dtype: str
-
-    @property
-    def id(self) -> str:
-        return content_id(
-            {
-                "model": self.model.identity,
-                "revision": self.revision,
-                "load_dtype": self.model.dtype,
-                "quantization": self.config.as_dict(),
-                "compute_dtype": self.compute_dtype,
-            }
-        )
 
 
 @dataclass

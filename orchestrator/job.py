@@ -1,12 +1,15 @@
-"""What travels between the driver and its workers."""
+"""What travels between the driver and its workers. Light to import: workers unpickle it first."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from evaluation.measurement import Measurement
-from orchestrator.grid import Experiment, Protocol
-from quantizers.model import ModelBits
+from orchestrator.experiment import Experiment, Protocol
+
+if TYPE_CHECKING:
+    from evaluation.measurement import Measurement
+    from quantizers.model import ModelBits
 
 
 @dataclass
@@ -17,6 +20,7 @@ class Job:
     protocols: list[Protocol]
     device: str  # "cpu" | "cuda"
     threads: int
+    stage: str = "full"  # "screen": the small sample of an adaptive sweep
 
 
 @dataclass
@@ -24,7 +28,7 @@ class JobResult:
     """How one attempt at a job ended. `measurements` may be partial when it failed."""
 
     job: Job
-    status: str  # done | failed | lost
+    status: str  # done | failed | lost | dropped
     error: str | None = None
     bits: ModelBits | None = None
     measurements: list[tuple[Protocol, Measurement]] = field(default_factory=list)
@@ -35,3 +39,4 @@ class JobResult:
     host: str = ""
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    git_commit: str | None = None

@@ -31,6 +31,7 @@ class ModelEntry(BaseModel):
     dtype: Literal["float16", "bfloat16"] = "float16"
     weights: Literal["safetensors", "bin"] = "safetensors"
     gpus: int = Field(default=1, ge=1)
+    per_gpu: int = Field(default=1, ge=1)
     context: int | None = Field(default=None, ge=2)
     tokenizer: str | None = None
     trust_remote_code: bool = False
@@ -39,6 +40,8 @@ class ModelEntry(BaseModel):
     def _one_source(self) -> ModelEntry:
         if (self.hub is None) == (self.path is None):
             raise ValueError("give exactly one of hub and path")
+        if self.gpus > 1 and self.per_gpu > 1:
+            raise ValueError("give gpus (GPUs a model) or per_gpu (models a GPU), not both")
         return self
 
     @property

@@ -21,6 +21,7 @@ class SweepProgress:
         self.total, self.done, self.failed, self.lost = total, 0, 0, 0
         self._started = self._printed = time.monotonic()
         self._worked = self._busy = 0.0
+        self.worker_seconds = 0.0  # time the workers were there, where it was counted
         self._bar: Progress | None = None
         if sys.stdout.isatty():
             self._bar = Progress(
@@ -83,10 +84,9 @@ class SweepProgress:
     def summary(self) -> str:
         """The closing line: what was done, how fast, and the share of worker time that scored."""
         elapsed = time.monotonic() - self._started
+        there = self.worker_seconds or self._busy
         share = (
-            f", {self._worked / self._busy:.0%} of worker time quantizing and scoring"
-            if self._busy
-            else ""
+            f", {self._worked / there:.0%} of worker time quantizing and scoring" if there else ""
         )
         lost = f", {self.lost} lost and tried again" if self.lost else ""
         return (

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, ForeignKey, LargeBinary, String, Text
+from sqlalchemy import JSON, BigInteger, ForeignKey, LargeBinary, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # orchestrator/migrate.py leads here from older ones
 
 
 class Base(DeclarativeBase):
@@ -33,7 +33,7 @@ class ExperimentRow(Base):
     revision: Mapped[str] = mapped_column(String(128))
     load_dtype: Mapped[str] = mapped_column(String(16))
     compute_dtype: Mapped[str] = mapped_column(String(16))
-    n_params: Mapped[int | None]
+    n_params: Mapped[int | None] = mapped_column(BigInteger)
     method: Mapped[str] = mapped_column(String(32))
     bits: Mapped[int]
     data_type: Mapped[str | None] = mapped_column(String(32))
@@ -43,8 +43,8 @@ class ExperimentRow(Base):
     centered: Mapped[bool]
     scope: Mapped[str] = mapped_column(String(16))
     bits_per_param: Mapped[float]
-    total_bits: Mapped[int | None]
-    quantized_bits: Mapped[int | None]
+    total_bits: Mapped[int | None] = mapped_column(BigInteger)
+    quantized_bits: Mapped[int | None] = mapped_column(BigInteger)
     nominal_bits: Mapped[float | None]
 
 
@@ -86,7 +86,8 @@ class AttemptRow(Base):
     __tablename__ = "attempts"
     number: Mapped[int] = mapped_column(primary_key=True)
     experiment: Mapped[int] = mapped_column(ForeignKey("experiments.number"), index=True)
-    status: Mapped[str] = mapped_column(String(16))  # done | failed | lost
+    status: Mapped[str] = mapped_column(String(16))  # done | failed | lost | dropped
+    stage: Mapped[str] = mapped_column(String(16), server_default="full")  # full | screen
     error: Mapped[str | None] = mapped_column(Text)
     finished_at: Mapped[str] = mapped_column(String(32))
     host: Mapped[str] = mapped_column(String(256))
@@ -95,8 +96,10 @@ class AttemptRow(Base):
     seconds_load: Mapped[float]
     seconds_quantize: Mapped[float]
     seconds_score: Mapped[float]
-    peak_memory: Mapped[int | None]
+    seconds_store: Mapped[float | None]  # this result's share of its transaction, less the commit
+    peak_memory: Mapped[int | None] = mapped_column(BigInteger)
     versions: Mapped[dict] = mapped_column(JSON)
+    git_commit: Mapped[str | None] = mapped_column(String(64))
 
 
 RESULT_COLUMNS = (

@@ -86,6 +86,7 @@ class Compute(_Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int | None = Field(default=None, ge=1)
     threads_per_worker: int = Field(default=1, ge=1)
+    timeout: float | None = Field(default=6 * 3600, gt=0)  # seconds an experiment, with its load
 
 
 class Sweep(_Strict):
@@ -99,6 +100,7 @@ class Sweep(_Strict):
     corpora: list[Corpus] = []
     context: int | None = Field(default=None, ge=2)
     compute: Compute = Compute()
+    strategy: Literal["full", "adaptive"] = "full"
 
     _lists = field_validator("models", "tasks", mode="before")(_as_list)
 

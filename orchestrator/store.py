@@ -6,21 +6,22 @@ or not at all; recording a result again changes nothing; readers never block the
 
 from __future__ import annotations
 
-import math
 import zlib
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Engine, create_engine, event, func, insert, inspect, select, text
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DatabaseError, SQLAlchemyError
+from sqlalchemy import Engine, create_engine, event, func, insert, inspect, make_url, select, text
+from sqlalchemy.exc import DatabaseError, DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from orchestrator.errors import InputError
+from orchestrator.errors import InputError, SweepStopped
+from orchestrator.lock import serialize_setup, sweep_lock
+from orchestrator.migrate import migrate
+from orchestrator.recording import write_results
 from orchestrator.schema import (
     RESULT_COLUMNS,
     RESULTS_VIEW,
@@ -35,7 +36,7 @@ from orchestrator.schema import (
 )
 
 if TYPE_CHECKING:  # reading a database must not wait for torch
-    from orchestrator.grid import Experiment, Protocol
+    from orchestrator.experiment import Experiment, Protocol
     from orchestrator.job import JobResult
 
 BUSY_SECONDS = 60
@@ -64,40 +65,50 @@ def _sqlite_engine(url: str) -> Engine:
     return engine
 
 
+def _without_password(url: str) -> str:
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except SQLAlchemyError:
+        return url
+
+
 class Store:
     """Access to one database. Use `Store.create` to write, `Store.open` to read."""
 
-    def __init__(self, url: str, engine: Engine) -> None:
-        self.url = url
+    def __init__(self, engine: Engine) -> None:
+        self.url = engine.url.render_as_string(hide_password=True)
         self.engine = engine
         self._writer = engine.execution_options(writes=True)
 
     @classmethod
     def create(cls, url: str) -> Store:
-        """Open for writing, making the database and its tables when it is new.
+        """Open for writing; make the tables of a new database, bring an older one up to date.
 
-        Raises InputError for a database that is not ours or of another schema version.
+        Raises InputError for a database that is not ours, of a newer schema, or not writable.
         """
         if url.startswith("sqlite:///"):
-            Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            cls._make_folder(Path(url.removeprefix("sqlite:///")).parent)
         store = cls._connect(url)
-        if not inspect(store.engine).get_table_names():
+        try:
             with store._writer.begin() as connection:
-                Base.metadata.create_all(connection)
-                connection.execute(text(RESULTS_VIEW))
-                connection.execute(
-                    insert(Meta),
-                    [
-                        {"key": "application", "value": "kbit"},
-                        {"key": "schema_version", "value": str(SCHEMA_VERSION)},
-                    ],
-                )
-        store._check_ours()
-        if url.startswith("sqlite"):
-            # Readers never wait for the writer, and the writer never for them. Kept by the file.
-            raw = store.engine.raw_connection()
-            raw.cursor().execute("PRAGMA journal_mode = WAL")
-            raw.close()
+                serialize_setup(connection)
+                if not inspect(connection).get_table_names():
+                    Base.metadata.create_all(connection)
+                    connection.execute(text(RESULTS_VIEW))
+                    facts = {"application": "kbit", "schema_version": str(SCHEMA_VERSION)}
+                    rows = [{"key": key, "value": value} for key, value in facts.items()]
+                    connection.execute(insert(Meta), rows)
+                elif (version := store._version()) < SCHEMA_VERSION:
+                    migrate(connection, version)
+            if url.startswith("sqlite"):
+                # Readers never wait for the writer, and it never for them. Kept by the file.
+                with store.engine.connect() as connection:
+                    raw = connection.connection.dbapi_connection
+                    assert raw is not None
+                    connection.rollback()
+                    raw.cursor().execute("PRAGMA journal_mode = WAL")
+        except DBAPIError as error:
+            raise InputError(f"{store.url}: cannot be written: {_one_line(error)}") from None
         return store
 
     @classmethod
@@ -107,8 +118,19 @@ class Store:
         if url.startswith("sqlite:///") and not path.is_file():
             raise InputError(f"{path}: no such database; run a sweep first or give --db")
         store = cls._connect(url)
-        store._check_ours()
+        if (version := store._version()) < SCHEMA_VERSION:
+            raise InputError(
+                f"{store.url}: schema version {version} is older than {SCHEMA_VERSION}; start its "
+                "sweep again to bring it up to date"
+            )
         return store
+
+    @staticmethod
+    def _make_folder(folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be made: {error.strerror}; give --db") from None
 
     @classmethod
     def _connect(cls, url: str) -> Store:
@@ -119,10 +141,15 @@ class Store:
                 if url.startswith("sqlite"):
                     connection.execute(text("SELECT count(*) FROM sqlite_master"))
         except (SQLAlchemyError, ImportError) as error:
-            raise InputError(f"{url}: not a usable database: {_one_line(error)}") from None
-        return cls(url, engine)
+            raise InputError(
+                f"{_without_password(url)}: not a usable database: {_one_line(error)}"
+            ) from None
+        if engine.dialect.name not in ("sqlite", "postgresql"):
+            raise InputError(f"{_without_password(url)}: use sqlite:/// or postgresql+psycopg://")
+        return cls(engine)
 
-    def _check_ours(self) -> None:
+    def _version(self) -> int:
+        """The schema version. Raises InputError when the database is not ours, or newer."""
         try:
             with Session(self.engine) as session:
                 meta = {row.key: row.value for row in session.scalars(select(Meta))}
@@ -130,77 +157,48 @@ class Store:
             meta = {}
         if meta.get("application") != "kbit":
             raise InputError(f"{self.url}: not a kbit database; give another --db")
-        if meta.get("schema_version") != str(SCHEMA_VERSION):
+        version = meta.get("schema_version", "")
+        if not version.isdigit() or not 1 <= int(version) <= SCHEMA_VERSION:
             raise InputError(
-                f"{self.url}: schema version {meta.get('schema_version')}, this kbit writes "
-                f"{SCHEMA_VERSION}; use a new --db or the kbit that wrote it"
+                f"{self.url}: schema version {version}, this kbit writes {SCHEMA_VERSION}; use a "
+                "new --db or the kbit that wrote it"
             )
+        return int(version)
 
     # Writing
 
-    def _insert_new(self, session: Session, table: Any, rows: Sequence[dict[str, Any]]) -> None:
-        """Insert rows, leaving those whose key exists untouched (a retry may deliver twice)."""
-        if not rows:
-            return
-        dialect = sqlite if self.engine.dialect.name == "sqlite" else postgresql
-        session.execute(dialect.insert(table).on_conflict_do_nothing(), list(rows))
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the right to write: one sweep at a time. Raises InputError when another has it."""
+        return sweep_lock(self.engine)
 
-    def record(self, result: JobResult) -> None:
-        """Store one attempt with its measurements and per-item scores, in one transaction."""
-        experiment = result.job.experiment
-        with Session(self._writer) as session, session.begin():
-            self._insert_new(session, ExperimentRow, [_experiment_row(experiment)])
-            row = session.scalars(select(ExperimentRow).filter_by(id=experiment.id)).one()
-            if result.bits is not None:
-                row.n_params = result.bits.n_params
-                row.total_bits = result.bits.total_bits
-                row.quantized_bits = result.bits.quantized_bits
-                row.nominal_bits = result.bits.nominal_bits
-            for protocol, measurement in result.measurements:
-                self._insert_new(
-                    session,
-                    ProtocolRow,
-                    [{"id": protocol.id, "task": protocol.task, "settings": protocol.settings}],
-                )
-                number = session.scalars(select(ProtocolRow.number).filter_by(id=protocol.id)).one()
-                key = {"experiment": row.number, "protocol": number}
-                self._insert_new(
-                    session,
-                    MeasurementRow,
-                    [
-                        {
-                            **key,
-                            "metric": m.name,
-                            "value": _null_for_nan(m.value),
-                            "stderr": _null_for_nan(m.stderr),
-                            "n_items": m.n_items,
-                        }
-                        for m in measurement.metrics
-                    ],
-                )
-                self._insert_new(
-                    session,
-                    ItemScoresRow,
-                    [
-                        {**key, "metric": name, "scores": pack_scores(scores)}
-                        for name, scores in measurement.items.items()
-                    ],
-                )
-            session.add(_attempt_row(result, row.number))
+    def record(self, *results: JobResult) -> None:
+        """Store attempts with their measurements and per-item scores, in one transaction.
+
+        Raises SweepStopped when the database does not take it (full disk, read-only, locked for
+        longer than BUSY_SECONDS): nothing of these results is stored then, all earlier ones are.
+        """
+        if not results:
+            return
+        try:
+            with self._writer.begin() as connection:
+                write_results(connection, results)
+        except DBAPIError as error:
+            raise SweepStopped(
+                f"{self.url}: cannot be written: {_one_line(error)}; results up to here are stored"
+            ) from None
 
     # Asking
 
     def stored_measurements(self) -> set[tuple[str, str]]:
         """(experiment id, protocol id) of everything measured so far."""
-        query = (
-            select(ExperimentRow.id, ProtocolRow.id)
-            .select_from(MeasurementRow)
-            .join(ExperimentRow, ExperimentRow.number == MeasurementRow.experiment)
-            .join(ProtocolRow, ProtocolRow.number == MeasurementRow.protocol)
-            .distinct()
-        )
-        with Session(self.engine) as session:
-            return {(e, p) for e, p in session.execute(query)}
+        pairs = select(MeasurementRow.experiment, MeasurementRow.protocol).distinct()
+        with self.engine.connect() as connection:  # joined here: far fewer long ids to read
+            ids = {
+                table: dict(connection.execute(select(table.number, table.id)).tuples().all())
+                for table in (ExperimentRow, ProtocolRow)
+            }
+            experiments, protocols = ids[ExperimentRow], ids[ProtocolRow]
+            return {(experiments[e], protocols[p]) for e, p in connection.execute(pairs)}
 
     def failed_experiments(self) -> dict[str, str]:
         """Experiment id -> error, where the newest attempt failed for good."""
@@ -270,59 +268,9 @@ class Store:
         return unpack_scores(blob)
 
 
-def pack_scores(scores: np.ndarray) -> bytes:
-    """Compress per-item scores (any float array [n]) to bytes."""
-    return zlib.compress(np.ascontiguousarray(scores, dtype="<f4").tobytes(), 6)
-
-
 def unpack_scores(blob: bytes) -> np.ndarray:
     """The float32 [n] array that `pack_scores` compressed."""
     return np.frombuffer(zlib.decompress(blob), dtype="<f4")
-
-
-def _null_for_nan(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else float(value)
-
-
-def _experiment_row(experiment: Experiment) -> dict[str, Any]:
-    config, model = experiment.config, experiment.model
-    return {
-        "id": experiment.id,
-        "source": "kbit",
-        "family": model.family,
-        "model": model.name,
-        "model_source": model.source,
-        "revision": experiment.revision,
-        "load_dtype": model.dtype,
-        "compute_dtype": experiment.compute_dtype,
-        "n_params": model.n_params,
-        "method": config.method,
-        "bits": config.bits,
-        "data_type": config.data_type,
-        "exponent_bits": config.exponent_bits,
-        "block_size": config.block_size,
-        "outlier_fraction": config.outlier_fraction,
-        "centered": config.centered,
-        "scope": config.scope,
-        "bits_per_param": config.bits_per_param,
-    }
-
-
-def _attempt_row(result: JobResult, experiment: int) -> AttemptRow:
-    return AttemptRow(
-        experiment=experiment,
-        status=result.status,
-        error=result.error,
-        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        host=result.host,
-        device=result.device,
-        threads=result.job.threads,
-        seconds_load=result.seconds_load,
-        seconds_quantize=result.seconds_quantize,
-        seconds_score=result.seconds_score,
-        peak_memory=result.peak_memory,
-        versions=result.versions,
-    )
 
 
 def missing_protocols(

@@ -9,18 +9,26 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":  # started as a script: the sibling packages lie one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from orchestrator.errors import InputError
-from orchestrator.executors import run_local, run_on_ray, start_ray
+from orchestrator.cluster import has_gpu, start_ray
+from orchestrator.errors import InputError, SweepStopped
+from orchestrator.estimate import estimate
 from orchestrator.grid import Plan, count_table, expand
+from orchestrator.interrupt import Interrupt
 from orchestrator.job import Job, JobResult
-from orchestrator.models import load_models
+from orchestrator.local import run_local
+from orchestrator.models import ModelEntry, load_models
 from orchestrator.paths import ROOT, database_url
 from orchestrator.progress import SweepProgress
+from orchestrator.screening import drop, sample_plan
 from orchestrator.spec import Sweep, load_sweep
 from orchestrator.store import Store, missing_protocols
 
@@ -46,55 +54,118 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, worker: Callable[[], Any] | None = None) -> int:
     """The whole program. Returns the exit code; raises InputError for bad input.
 
     0: everything asked for is stored. 1: some experiments failed. 2: some model could not be used.
+    3: the cluster or the database is gone. 130: interrupted. The same command then goes on.
+    `worker` makes what runs the jobs in each worker process; by default an orchestrator.worker.
     """
     sweep = load_sweep(args.sweep)
     families = load_models(args.models)
     if args.dry_run:
-        _print_counts(expand(sweep, families, args.sweep, on_gpu=False, check_weights=False), sweep)
+        plan = expand(sweep, families, args.sweep, on_gpu=False, check_weights=False)
+        _print_counts(plan, sweep)
+        _print_estimate(plan, sweep, args.db)
         return 0
 
-    url = database_url(args.db, sweep.name)
-    store = Store.create(url)
-    print(f"database: {url}", flush=True)
-    resources = start_ray() if args.executor == "ray" else {}
-    device = _device(sweep, resources, args.executor)
+    store = Store.create(database_url(args.db, sweep.name))
+    with store.lock():
+        print(f"database: {store.url}", flush=True)
+        try:
+            return _run(args, sweep, families, store, worker or _default_worker)
+        except SweepStopped as error:
+            print(f"error: {error}; the same command goes on", file=sys.stderr, flush=True)
+            return 3
+
+
+def _default_worker() -> Any:
+    from orchestrator.worker import Worker  # imports torch: where it runs, not in the driver
+
+    return Worker()
+
+
+def _run(
+    args: argparse.Namespace,
+    sweep: Sweep,
+    families: dict[str, list[ModelEntry]],
+    store: Store,
+    worker: Callable[[], Any],
+) -> int:
+    if args.executor == "ray":
+        start_ray()
+    device = _device(sweep, args.executor)
     plan = expand(sweep, families, args.sweep, on_gpu=device == "cuda")
     for problem in plan.broken.values():
         print(f"error: {problem}", file=sys.stderr, flush=True)
-
-    jobs = _missing_jobs(plan, sweep, store, device, args.retry_failed)
     _record_broken(plan, sweep, store, device)
-    if jobs:
-        results = (
-            run_local(jobs)
-            if args.executor == "local"
-            else run_on_ray(jobs, resources, sweep.compute.workers)
-        )
-        with SweepProgress(len(jobs)) as progress:
-            for result in results:
-                store.record(result)
-                progress.update(result)
+    dropped: set[str] = set()
+    with Interrupt() as interrupt:
+        if sweep.strategy == "adaptive":
+            samples = sample_plan(plan, sweep)
+            print("first a sample of every experiment:", flush=True)
+            jobs = _missing_jobs(samples, sweep, store, device, args.retry_failed, "screen")
+            _execute(jobs, sweep, args.executor, store, worker, interrupt)
+            if not interrupt.asked:
+                dropped = drop(plan, samples, store)
+                print(f"{len(dropped)} experiments dropped after the sample", flush=True)
+        if not interrupt.asked:
+            rest = replace(plan, experiments=[e for e in plan.experiments if e.id not in dropped])
+            jobs = _missing_jobs(rest, sweep, store, device, args.retry_failed)
+            _execute(jobs, sweep, args.executor, store, worker, interrupt)
+    if interrupt.asked:
+        raise KeyboardInterrupt
     failed = store.failed_experiments().keys() & {e.id for e in plan.experiments}
-    _print_outcome(plan, len(failed), url)
+    _print_outcome(plan, len(failed), len(dropped), store.url)
     return 2 if plan.broken else 1 if failed else 0
 
 
-def _device(sweep: Sweep, resources: dict[str, float], executor: str) -> str:
-    """Where this sweep computes. `auto`: the GPU when the cluster (or this machine) has one."""
-    import torch
+def _execute(
+    jobs: list[Job],
+    sweep: Sweep,
+    executor: str,
+    store: Store,
+    worker: Callable[[], Any],
+    interrupt: Interrupt,
+) -> None:
+    """Run the jobs and store each result as it comes."""
+    if not jobs:
+        return
+    compute = sweep.compute
+    with SweepProgress(len(jobs)) as progress:
+        if executor == "local":
+            results = run_local(jobs, worker, interrupt)
+        else:
+            from orchestrator.pool import Pool  # imports Ray: not for the local executor
 
-    has_gpu = resources.get("GPU", 0) >= 1 if executor == "ray" else torch.cuda.is_available()
-    if sweep.compute.device == "cuda" and not has_gpu:
+            pool = Pool(jobs, worker, compute.workers, compute.timeout, interrupt)
+            results = pool.results()
+        with closing(results):  # ends the workers whatever happens
+            for batch in results:
+                store.record(*batch)
+                for result in batch:
+                    progress.update(result)
+        if executor == "ray":
+            progress.worker_seconds = pool.worker_seconds
+
+
+def _device(sweep: Sweep, executor: str) -> str:
+    """Where this sweep computes. `auto`: the GPU when the cluster (or this machine) has one."""
+    if sweep.compute.device == "cpu":
+        return "cpu"
+    if executor == "ray":
+        found = has_gpu()
+    else:
+        import torch
+
+        found = torch.cuda.is_available()
+    if sweep.compute.device == "cuda" and not found:
         raise InputError("compute.device: cuda asked for, but no GPU found; use auto or cpu")
-    return "cuda" if has_gpu and sweep.compute.device != "cpu" else "cpu"
+    return "cuda" if found else "cpu"
 
 
 def _missing_jobs(
-    plan: Plan, sweep: Sweep, store: Store, device: str, retry_failed: bool
+    plan: Plan, sweep: Sweep, store: Store, device: str, retry_failed: bool, stage: str = "full"
 ) -> list[Job]:
     usable = [e for e in plan.experiments if e.model.name not in plan.broken]
     stored = store.stored_measurements()
@@ -103,13 +174,13 @@ def _missing_jobs(
     todo = [(e, p) for e, p in missing if e.id not in failed]
     skipped = len(missing) - len(todo)
     note = f", {skipped} failed before (--retry-failed tries them again)" if skipped else ""
+    asked = f"{len(sweep.task_names())} tasks and {len(sweep.corpora)} corpora"
     print(
-        f"{len(plan.experiments)} experiments x {len(sweep.task_names())} tasks and "
-        f"{len(sweep.corpora)} corpora: "
+        f"{len(plan.experiments)} experiments x {'1 sample' if stage == 'screen' else asked}: "
         f"{len(usable) - len(missing)} stored, {len(todo)} to do{note}",
         flush=True,
     )
-    return [Job(e, p, device, sweep.compute.threads_per_worker) for e, p in todo]
+    return [Job(e, p, device, sweep.compute.threads_per_worker, stage) for e, p in todo]
 
 
 def _record_broken(plan: Plan, sweep: Sweep, store: Store, device: str) -> None:
@@ -134,8 +205,29 @@ def _print_counts(plan: Plan, sweep: Sweep) -> None:
     )
 
 
-def _print_outcome(plan: Plan, failed: int, url: str) -> None:
-    if failed:
+def _print_estimate(plan: Plan, sweep: Sweep, db: str | None) -> None:
+    """Worker-hours of the whole grid, when the sweep's database holds rows to judge by."""
+    try:
+        store = Store.open(database_url(db, sweep.name))
+    except InputError:
+        print("worker-hours: unknown, there is no database with earlier rows yet (--db)")
+        return
+    found = estimate(store, missing_protocols(plan.experiments, plan.protocols, set()))
+    if found is None:
+        print(f"worker-hours: unknown, {store.url} holds no measurements yet")
+        return
+    scaled = f"; {found.scaled} models never run, scaled by parameters" if found.scaled else ""
+    print(
+        f"about {found.hours:.2g} worker-hours for the whole grid, by the rates of "
+        f"{found.measurements} earlier measurements in {store.url}{scaled}"
+    )
+
+
+def _print_outcome(plan: Plan, failed: int, dropped: int, url: str) -> None:
+    if dropped and not failed:
+        n = len(plan.experiments) - dropped
+        print(f"{n} experiments are stored in full, {dropped} as dropped by their sample, in {url}")
+    elif failed:
         print(
             f"{failed} of {len(plan.experiments)} experiments have failed: kbit status --db {url}"
         )
@@ -143,7 +235,7 @@ def _print_outcome(plan: Plan, failed: int, url: str) -> None:
         print(f"all {len(plan.experiments)} experiments are stored in {url}")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, worker: Callable[[], Any] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="sweep.py",
         description=__doc__,
@@ -152,7 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     add_arguments(parser)
     try:
-        return run(parser.parse_args(argv))
+        return run(parser.parse_args(argv), worker)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

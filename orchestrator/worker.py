@@ -1,7 +1,8 @@
 """Runs jobs on a resident model: quantize in place, score, put the weights back, take the next.
 
 The same class serves the local executor and, as an actor, Ray. Everything that goes wrong inside a
-job becomes part of its result, except a broken CUDA context: that must end the process.
+job becomes part of its result; after a broken CUDA context the result says `lost`, and whoever
+gave the job must end this process.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import os
 import platform
 import resource
 import socket
+import subprocess
 import time
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -21,16 +24,29 @@ from evaluation.language_model import LanguageModel
 from evaluation.measurement import Measurement
 from evaluation.perplexity import evaluate_perplexity
 from evaluation.zero_shot import evaluate_zero_shot
-from orchestrator.grid import Protocol
+from orchestrator.experiment import Protocol, as_sample
 from orchestrator.job import Job, JobResult
 from orchestrator.models import ModelEntry
+from orchestrator.paths import ROOT
 from quantizers.model import ResidentModel
 
 _PACKAGES = ("kbit-scaling", "torch", "transformers", "lm-eval", "numpy")
 
 
+@cache
 def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+@cache
+def _git_commit() -> str | None:
+    """The commit this code runs from, `-dirty` with local changes; None outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        git = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return git.stdout.strip() or None
 
 
 def load_model(entry: ModelEntry, device: str) -> tuple[torch.nn.Module, Any]:
@@ -71,30 +87,31 @@ class Worker:
     """Holds one model resident and runs jobs on it."""
 
     def __init__(self) -> None:
+        quiet_libraries()
         self._entry: ModelEntry | None = None
         self._resident: ResidentModel | None = None
         self._tokenizer: Any = None
 
     def run(self, job: Job) -> JobResult:
-        """Run one job to its end. Never raises but for a CUDA error, after which nothing works."""
+        """Run one job to its end. Never raises.
+
+        Status `lost`: a CUDA error, after which nothing works in this process any more.
+        """
         torch.set_num_threads(job.threads)
         result = JobResult(
             job,
             "done",
             host=socket.gethostname(),
-            device=torch.cuda.get_device_name()
-            if job.device == "cuda"
-            else platform.processor() or platform.machine(),
             versions=_versions(),
+            git_commit=_git_commit(),
         )
         try:
+            result.device = _start_device(job.device)
             self._run(job, result)
+            result.peak_memory = _peak_memory(job.device)
         except Exception as error:
-            if _cuda_context_is_broken(error):
-                raise
-            result.status = "failed"
+            result.status = "lost" if _cuda_context_is_broken(error) else "failed"
             result.error = f"{type(error).__name__}: {error}"
-        result.peak_memory = _peak_memory(job.device)
         return result
 
     def _run(self, job: Job, result: JobResult) -> None:
@@ -130,9 +147,10 @@ def measure(model: Any, tokenizer: Any, protocol: Protocol) -> Measurement:
     if protocol.kind == "task":
         lm = LanguageModel(model, tokenizer, max_length=settings["context"])
         return evaluate_zero_shot(lm, [protocol.source], settings["limit"])[0]
-    return evaluate_perplexity(
+    measured = evaluate_perplexity(
         model, tokenizer, protocol.source, settings["context"], settings["max_tokens"]
     )
+    return as_sample(measured) if protocol.kind == "sample" else measured
 
 
 def _cuda_context_is_broken(error: Exception) -> bool:
@@ -140,6 +158,14 @@ def _cuda_context_is_broken(error: Exception) -> bool:
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return False
     return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
+
+
+def _start_device(device: str) -> str:
+    """The device's name for the record; its memory peak counts from here."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.get_device_name()
+    return platform.processor() or platform.machine()
 
 
 def _peak_memory(device: str) -> int:

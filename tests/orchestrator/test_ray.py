@@ -1,104 +1,148 @@
-"""Sweeps on real Ray: a local cluster, a killed worker, `ray job submit` as a user types it."""
+"""Ray as users have it: `ray job submit`, several nodes, nodes that come and go, shared GPUs."""
 
 import os
-import re
-import signal
+import socket
 import subprocess
-import sys
 import time
-from pathlib import Path
+import uuid
 
 import pytest
+import ray
+from ray.cluster_utils import Cluster
 
+from orchestrator.experiment import Experiment
+from orchestrator.job import Job, JobResult
+from orchestrator.models import ModelEntry
 from orchestrator.paths import ROOT
+from orchestrator.pool import Pool
 from orchestrator.store import Store
-
-BIN = Path(sys.executable).parent
-ENVIRONMENT = {
-    **os.environ,
-    "PATH": f"{BIN}:{os.environ['PATH']}",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "NO_COLOR": "1",
-}
+from quantizers.config import QuantConfig
+from tests.orchestrator import processes
 
 
-def start_sweep(study: Path, **options) -> subprocess.Popen:
-    command = [BIN / "kbit", "sweep", study, "--db", study.parent / "t.db"]
-    return subprocess.Popen(
-        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=ENVIRONMENT, cwd=ROOT, **options,
-    )  # fmt: skip
-
-
-def results_of(study: Path):
-    return Store.open(f"sqlite:///{study.parent}/t.db").results()
-
-
-def actor_pids(parent: int) -> list[int]:
-    """Worker processes below `parent` that run our actor (Ray names processes by their task)."""
-    table = subprocess.run(
-        ["ps", "-eo", "pid,ppid,args"], text=True, capture_output=True, check=True
-    ).stdout
-    rows = [line.split(None, 2) for line in table.splitlines()[1:]]
-    children: dict[int, list[tuple[int, str]]] = {}
-    for pid, ppid, args in rows:
-        children.setdefault(int(ppid), []).append((int(pid), args))
-    found, queue = [], [parent]
-    while queue:
-        for pid, args in children.get(queue.pop(), []):
-            queue.append(pid)
-            if re.match(r"ray::_Actor", args):
-                found.append(pid)
-    return found
-
-
-def test_killed_worker_costs_only_its_job(study):
-    study.write_text(study.read_text().replace("[16, 4, 3]", "[16, 8, 7, 6, 5, 4, 3, 2]"))
-    process = start_sweep(study)
-    deadline, killed = time.monotonic() + 120, []
-    while process.poll() is None and not killed and time.monotonic() < deadline:
-        pids = actor_pids(process.pid)
-        if pids and (study.parent / "t.db").exists() and len(results_of(study)):
-            os.kill(pids[0], signal.SIGKILL)
-            killed = pids[:1]
-        time.sleep(0.05)
-    output, _ = process.communicate(timeout=180)
-    assert killed, output
-    assert process.returncode == 0, output
-    results = results_of(study)
-    assert results["experiment_id"].nunique() == 8
-    assert not results.duplicated(["experiment_id", "task", "metric"]).any()
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def started(tmp_path_factory):
     """A Ray cluster started as the README says, on the loopback interface."""
-    start = [BIN / "ray", "start", "--head", "--port=0", "--num-cpus=2", "--block"]
-    addresses = ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
-    process = subprocess.Popen(
-        [*start, *addresses, "--dashboard-port=8299"],
-        env=ENVIRONMENT, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if "Ray runtime started" in line:
-            break
-    else:
-        pytest.fail("ray did not start:\n" + "".join(lines))
-    yield "http://127.0.0.1:8299"
-    process.terminate()  # with --block, Ray takes its own children along
-    process.wait(timeout=60)
+    with processes.ray_folder() as folder:
+        results = tmp_path_factory.mktemp("results")
+        environment = {
+            **processes.ENVIRONMENT, "RAY_TMPDIR": folder, "KBIT_RESULTS": str(results),
+            "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2,
+        }  # fmt: skip
+        start = [processes.BIN / "ray", "start", "--head", "--port=0", "--num-cpus=2", "--block"]
+        addresses = ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
+        port, agent_port = free_port(), free_port()
+        process = subprocess.Popen(
+            [*start, *addresses, f"--dashboard-port={port}",
+             f"--dashboard-agent-listen-port={agent_port}"],
+            env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if "Ray runtime started" in line:
+                break
+        else:
+            pytest.fail("ray did not start:\n" + "".join(lines))
+        yield {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"}, results
+        process.terminate()  # with --block, Ray takes its own children along
+        process.wait(timeout=60)
 
 
 @pytest.mark.parametrize("options", [[], ["--working-dir", "."]])
-def test_ray_job_submit(cluster, study, options):
-    environment = {**ENVIRONMENT, "RAY_API_SERVER_ADDRESS": cluster}
-    command = [BIN / "ray", "job", "submit", *options, "--", "orchestrator/sweep.py"]
+def test_ray_job_submit(started, study, options):
+    """A relative database path lands in the results folder, not in Ray's copy of the code."""
+    environment, results = started
+    db = "relative/t.db" if options else str(study.parent / "t.db")
+    command = [processes.BIN / "ray", "job", "submit", *options, "--", "orchestrator/sweep.py"]
     job = subprocess.run(
-        [*command, str(study), "--db", str(study.parent / "t.db")],
+        [*command, str(study), "--db", db],
         env=environment, cwd=ROOT, text=True, capture_output=True, timeout=240,
     )  # fmt: skip
     assert job.returncode == 0, job.stdout + job.stderr
-    assert results_of(study)["experiment_id"].nunique() == 3
+    path = results / db  # an absolute one stays what it is
+    assert f"database: sqlite:///{path}" in job.stdout
+    assert Store.open(f"sqlite:///{path}").results()["experiment_id"].nunique() == 3
+
+
+class NodeWorker:
+    """Says where it ran: node, visible GPUs, process."""
+
+    def run(self, job: Job) -> JobResult:
+        time.sleep(0.2)
+        node = ray.get_runtime_context().get_node_id()
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        host = f"{node} {gpus} {os.getpid()}"
+        return JobResult(job, "done", seconds_score=0.5, seconds_load=0.0, host=host)
+
+
+def jobs_of(count: int, device: str = "cpu", **model) -> list[Job]:
+    entry = ModelEntry(family="f", hub="m", **{"name": "m", **model})
+    return [
+        Job(
+            Experiment(
+                entry, "main", QuantConfig.make(bits=4, data_type="int", block_size=b), "float32"
+            ),
+            [],
+            device,
+            1,
+        )
+        for b in range(1, count + 1)
+    ]
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def nodes_of(results: list[JobResult]) -> set[str]:
+    return {result.host.split()[0] for result in results}
+
+
+def test_all_nodes_are_used_one_is_lost_another_joins(cluster):
+    first, second = (cluster.add_node(num_cpus=1, num_gpus=0) for _ in range(2))
+    jobs, collected, third = jobs_of(120), [], None
+    for results in Pool(jobs, NodeWorker).results():
+        collected += results
+        done = [result for result in collected if result.status == "done"]
+        if second is not None and nodes_of(done) == {first.node_id, second.node_id}:
+            cluster.remove_node(second, allow_graceful=False)
+            second, third = None, cluster.add_node(num_cpus=1, num_gpus=0)
+    assert third is not None
+    ids = [result.job.experiment.id for result in done]
+    assert sorted(ids) == sorted(job.experiment.id for job in jobs)
+    assert {first.node_id, third.node_id} < nodes_of(done)  # and the one that is gone
+    assert len(nodes_of(done)) == 3
+
+
+def test_models_share_a_gpu_only_as_often_as_models_yaml_says(cluster):
+    """Ray counts GPUs, it does not look: the node says that it has three."""
+    cluster.add_node(num_cpus=6, num_gpus=3)
+    jobs = [
+        *jobs_of(6, "cuda", name="large", gpus=2),
+        *jobs_of(12, "cuda", name="small", per_gpu=2),
+    ]
+    done = [result for results in Pool(jobs, NodeWorker).results() for result in results]
+    served: dict[str, dict[str, set[str]]] = {"large": {}, "small": {}}
+    for result in done:
+        _, gpus, pid = result.host.split()
+        served[result.job.experiment.model.name].setdefault(gpus, set()).add(pid)
+    assert len(done) == len(jobs)
+    [(gpus, pids)] = served["large"].items()
+    assert len(gpus.split(",")) == 2 and len(pids) == 1
+    assert all("," not in gpus for gpus in served["small"])
+    [alone] = {"0", "1", "2"} - set(gpus.split(","))  # used beside the large model, by two
+    assert len(served["small"][alone]) == 2

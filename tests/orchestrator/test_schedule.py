@@ -1,9 +1,9 @@
 """The scheduling policy, without Ray."""
 
-from orchestrator.grid import Experiment
-from orchestrator.job import Job
+from orchestrator.experiment import Experiment
+from orchestrator.job import Job, JobResult
 from orchestrator.models import ModelEntry
-from orchestrator.schedule import MAX_ATTEMPTS, Schedule
+from orchestrator.schedule import BATCH_SECONDS, MAX_ATTEMPTS, MAX_BATCH, Schedule
 from quantizers.config import QuantConfig
 
 
@@ -20,29 +20,73 @@ def jobs_of(model: str, *precisions: int) -> list[Job]:
     ]
 
 
-def name(job: Job | None) -> str | None:
-    return job and job.experiment.model.name
+def worker(schedule: Schedule) -> str | None:
+    """A worker joins and is ready at once."""
+    name = schedule.join()
+    if name is not None:
+        schedule.arrived(name)
+    return name
 
 
-def test_worker_stays_with_its_model_then_takes_the_next_unstarted_one():
+def finish(schedule: Schedule, job: Job, seconds: float, load: float = 0.0) -> None:
+    schedule.finished(JobResult(job, "done", seconds_score=seconds, seconds_load=load))
+
+
+def test_largest_model_first_then_the_next_that_nobody_serves():
     schedule = Schedule(jobs_of("large", 4, 3) + jobs_of("small", 4))
-    assert name(schedule.next(None)) == "large"
-    assert name(schedule.next("large")) == "large"
-    assert name(schedule.next("large")) == "small"
-    assert schedule.next("small") is None
+    assert worker(schedule) == "large"
+    assert worker(schedule) == "small"
+    assert [job.experiment.config.bits for job in schedule.take("large")] == [4]
+    assert [job.experiment.config.bits for job in schedule.take("large")] == [3]
+    assert schedule.take("large") == []
+    assert len(schedule.take("small")) == 1
+    assert not schedule.has_work()
 
 
-def test_second_worker_takes_another_model_and_then_helps():
-    schedule = Schedule(jobs_of("large", 4, 3, 2) + jobs_of("small", 4))
-    assert name(schedule.next(None)) == "large"
-    assert name(schedule.next(None)) == "small"
-    assert name(schedule.next("small")) == "large"
+def test_no_more_workers_than_jobs():
+    schedule = Schedule(jobs_of("m", 4, 3))
+    assert [schedule.join() for _ in range(3)] == ["m", "m", None]
 
 
-def test_lost_job_comes_back_until_its_attempts_are_spent():
-    schedule = Schedule(jobs_of("m", 4))
-    for attempt in range(1, MAX_ATTEMPTS + 1):
-        job = schedule.next(None)
-        assert job is not None, attempt
-        assert schedule.lost(job) is (attempt < MAX_ATTEMPTS)
-    assert schedule.next(None) is None
+def test_help_only_when_the_wait_is_longer_than_the_load():
+    for load, expected in [(25.0, "m"), (35.0, None)]:
+        schedule = Schedule(jobs_of("m", 8, 7, 6, 5))
+        assert worker(schedule) == "m"
+        [job] = schedule.take("m")
+        finish(schedule, job, seconds=10.0, load=load)
+        assert schedule.join() == expected  # three jobs wait: 30 s for the one worker there is
+
+
+def test_a_model_whose_worker_left_is_served_again():
+    schedule = Schedule(jobs_of("m", 4, 3))
+    assert worker(schedule) == "m"
+    [job] = schedule.take("m")
+    finish(schedule, job, seconds=1.0, load=100.0)
+    assert schedule.join() is None
+    schedule.leave("m")
+    assert schedule.join() == "m"
+
+
+def test_quick_jobs_travel_together_and_are_shared_out():
+    schedule = Schedule(jobs_of("m", *range(2, 16)))
+    assert worker(schedule) == worker(schedule) == "m"
+    [job] = schedule.take("m")  # nothing is known yet
+    finish(schedule, job, seconds=BATCH_SECONDS / 4)
+    assert len(schedule.take("m")) == 4
+    finish(schedule, job, seconds=0.0)
+    finish(schedule, job, seconds=0.0)
+    assert len(schedule.take("m")) == 5 <= MAX_BATCH  # half of the nine that are left
+
+
+def test_lost_job_travels_alone_until_its_attempts_are_spent():
+    schedule = Schedule(jobs_of("m", 4, 3, 2))
+    worker(schedule)
+    [job] = schedule.take("m")
+    finish(schedule, job, seconds=0.0)
+    poison, innocent = schedule.take("m")
+    assert schedule.lost(innocent) and schedule.lost(poison)
+    for attempt in range(2, MAX_ATTEMPTS + 1):
+        assert schedule.take("m") == [poison]
+        assert schedule.lost(poison) is (attempt < MAX_ATTEMPTS)
+    assert schedule.take("m") == [innocent]
+    assert not schedule.has_work()

@@ -1,17 +1,23 @@
 """The database: what is recorded comes back, twice is once, foreign files are refused."""
 
+import multiprocessing
 import sqlite3
+import uuid
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
+from sqlalchemy import create_engine, inspect, text
 
 from evaluation.measurement import Measurement, Metric
-from orchestrator.errors import InputError
-from orchestrator.grid import Experiment, Protocol
+from orchestrator import migrate
+from orchestrator.errors import InputError, SweepStopped
+from orchestrator.experiment import Experiment, Protocol
 from orchestrator.job import Job, JobResult
 from orchestrator.models import ModelEntry
+from orchestrator.recording import pack_scores
 from orchestrator.schema import RESULT_COLUMNS
-from orchestrator.store import Store, missing_protocols, pack_scores, unpack_scores
+from orchestrator.store import Store, missing_protocols, unpack_scores
 from quantizers.config import QuantConfig
 from quantizers.model import ModelBits
 
@@ -39,69 +45,198 @@ def result(bits: int = 4, status: str = "done", value: float = 0.5, error=None) 
     )
 
 
-@pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path}/deep/test.db"
+@pytest.fixture(scope="session")
+def postgres():
+    from tests.orchestrator.postgres import server
+
+    with server() as pattern:
+        yield pattern
 
 
-def test_recorded_result_comes_back_in_the_flat_view(url):
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    """A new database on each backend."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/deep/test.db"
+    pattern, name = request.getfixturevalue("postgres"), f"t{uuid.uuid4().hex}"
+    admin = create_engine(pattern.format("postgres"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    admin.dispose()
+    return pattern.format(name)
+
+
+class TestStore:
+    """What the store promises, on every backend."""
+
+    def test_recorded_result_comes_back_in_the_flat_view(self, url):
+        store = Store.create(url)
+        store.record(result())
+        row = store.results().iloc[0]
+        assert tuple(store.results().columns) == RESULT_COLUMNS
+        assert (row.model, row.bits, row.total_bits, row.task, row.metric) == (
+            "m", 4, 4250, "sotu_blank", "acc",
+        )  # fmt: skip
+        assert (row.value, row.stderr, row.n_items) == (0.5, 0.1, 3)
+        assert store.item_scores(experiment().id, "sotu_blank", "acc").tolist() == [0, 1, 1]
+
+    def test_recording_again_changes_nothing(self, url):
+        store = Store.create(url)
+        store.record(result(value=0.5))
+        store.record(result(value=0.9), result(value=0.8))
+        assert store.results()["value"].tolist() == [0.5]
+
+    def test_missing_work_is_what_is_not_measured(self, url):
+        store = Store.create(url)
+        store.record(result(4))
+        other = Protocol("sotu", "corpus", {"max_tokens": 9}, "sotu")
+        missing = missing_protocols(
+            [experiment(4), experiment(3)], {"m": [PROTOCOL, other]}, store.stored_measurements()
+        )
+        assert [(e.config.bits, [p.task for p in ps]) for e, ps in missing] == [
+            (4, ["sotu"]),
+            (3, ["sotu_blank", "sotu"]),
+        ]
+
+    def test_failures_are_stored_until_a_later_attempt_succeeds(self, url):
+        store = Store.create(url)
+        store.record(result(status="failed", error="ValueError: broken"))
+        assert store.failed_experiments() == {experiment().id: "ValueError: broken"}
+        store.record(result())
+        assert store.failed_experiments() == {}
+        assert store.attempts()["status"].tolist() == ["failed", "done"]
+        assert store.results()["total_bits"].tolist() == [4250]  # unknown when it failed
+
+    def test_attempts_record_what_they_cost(self, url):
+        store = Store.create(url)
+        done = result()
+        done.peak_memory, done.git_commit, done.versions = 1 << 34, "abc", {"torch": "2"}
+        store.record(done)
+        attempt = store.attempts().iloc[0]
+        assert (attempt.peak_memory, attempt.git_commit, attempt.stage) == (1 << 34, "abc", "full")
+        assert attempt.versions == {"torch": "2"}
+        assert 0 < attempt.seconds_store < 10
+
+    def test_diverged_model_is_a_result(self, url):
+        store = Store.create(url)
+        store.record(result(4, value=float("nan")), result(3, value=float("inf")))
+        values = store.results().set_index("bits")["value"]
+        assert np.isnan(values[4]) and np.isinf(values[3])
+
+    def test_readers_and_the_writer_do_not_wait_for_each_other(self, url):
+        store = Store.create(url)
+        store.record(result(4))
+        count = text("SELECT count(*) FROM results")
+        with Store.open(url).engine.connect() as reader:
+            assert reader.execute(count).scalar() == 1
+            store.record(result(3))  # beside an open read transaction
+            reader.rollback()
+            assert reader.execute(count).scalar() == 2
+
+    def test_a_failed_transaction_leaves_nothing(self, url, monkeypatch):
+        store = Store.create(url)
+        store.record(result(4))
+        bad = result(3)
+        bad.host = None  # the column refuses it, after everything else was written
+        with pytest.raises(SweepStopped, match="cannot be written"):
+            store.record(result(5), bad)
+        assert store.results()["bits"].tolist() == [4]
+        store.record(result(5))
+        assert sorted(store.results()["bits"]) == [4, 5]
+
+    def test_one_sweep_at_a_time(self, url):
+        store, other = Store.create(url), Store.create(url)
+        refusal = pytest.raises(InputError, match="is writing to it")
+        with store.lock(), refusal, other.lock():
+            pass
+        with other.lock():
+            pass
+
+    def test_eight_processes_lose_nothing(self, url):
+        Store.create(url)
+        with ProcessPoolExecutor(8, mp_context=multiprocessing.get_context("fork")) as pool:
+            list(pool.map(_record_some, [url] * 8, range(8)))
+        store = Store.open(url)
+        assert len(store.attempts()) == 8 * 14
+        assert len(store.results()) == 14
+
+    def test_older_schema_is_migrated_when_written_and_refused_when_read(self, url):
+        store = Store.create(url)
+        store.record(result(4))
+        make_version_1(store)
+        with pytest.raises(InputError, match="schema version 1 is older"):
+            Store.open(url)
+        migrated = Store.create(url)
+        assert migrated.results()["value"].tolist() == [0.5]
+        assert migrated.attempts()["stage"].tolist() == ["full"]
+        migrated.record(result(3))
+        assert len(Store.open(url).attempts()) == 2
+
+    def test_newer_schema_is_refused_and_left_alone(self, url):
+        store = Store.create(url)
+        with store.engine.connect() as connection:
+            connection.execute(
+                text("UPDATE kbit_meta SET value = '999' WHERE key = 'schema_version'")
+            )
+            connection.commit()
+        for opening in (Store.create, Store.open):
+            with pytest.raises(InputError, match="schema version 999"):
+                opening(url)
+
+    def test_a_whole_sweep(self, url, study, capsys):
+        from orchestrator.sweep import main
+
+        command = [str(study), "--db", url, "--executor", "local"]
+        assert main(command) == 0
+        assert Store.open(url).results()["experiment_id"].nunique() == 3
+        assert main(command) == 0
+        assert "3 stored, 0 to do" in capsys.readouterr().out
+
+
+def _record_some(url: str, _process: int) -> None:
     store = Store.create(url)
-    store.record(result())
-    row = store.results().iloc[0]
-    assert tuple(store.results().columns) == RESULT_COLUMNS
-    assert (row.model, row.bits, row.total_bits, row.task, row.metric) == (
-        "m", 4, 4250, "sotu_blank", "acc",
-    )  # fmt: skip
-    assert (row.value, row.stderr, row.n_items) == (0.5, 0.1, 3)
-    assert store.item_scores(experiment().id, "sotu_blank", "acc").tolist() == [0, 1, 1]
+    for bits in range(2, 16):
+        store.record(result(bits))
 
 
-def test_recording_again_changes_nothing(url):
+def make_version_1(store: Store) -> None:
+    """The tables as the first version made them."""
+    with store.engine.connect() as connection:
+        for column in ("stage", "seconds_store", "git_commit"):
+            connection.execute(text(f"ALTER TABLE attempts DROP COLUMN {column}"))
+        connection.execute(text("UPDATE kbit_meta SET value = '1' WHERE key = 'schema_version'"))
+        connection.commit()
+
+
+def test_a_failed_migration_changes_nothing(tmp_path, monkeypatch):
+    url = f"sqlite:///{tmp_path}/t.db"
     store = Store.create(url)
-    store.record(result(value=0.5))
-    store.record(result(value=0.9))
-    assert store.results()["value"].tolist() == [0.5]
+    make_version_1(store)
+    broken = {1: (*migrate.STEPS[1][:2], "ALTER TABLE nowhere ADD COLUMN x INTEGER")}
+    with monkeypatch.context() as patch:
+        patch.setattr(migrate, "STEPS", broken)
+        with pytest.raises(InputError, match="nowhere"):
+            Store.create(url)
+    assert "stage" not in {c["name"] for c in inspect(store.engine).get_columns("attempts")}
+    Store.create(url)
+    Store.open(url)
 
 
-def test_missing_work_is_what_is_not_measured(url):
-    store = Store.create(url)
+def test_plain_sql_works_while_a_writer_is_at_work(tmp_path):
+    store = Store.create(f"sqlite:///{tmp_path}/t.db")
     store.record(result(4))
-    other = Protocol("sotu", "corpus", {"max_tokens": 9}, "sotu")
-    missing = missing_protocols(
-        [experiment(4), experiment(3)], {"m": [PROTOCOL, other]}, store.stored_measurements()
-    )
-    assert [(e.config.bits, [p.task for p in ps]) for e, ps in missing] == [
-        (4, ["sotu"]),
-        (3, ["sotu_blank", "sotu"]),
-    ]
-
-
-def test_failures_are_stored_until_a_later_attempt_succeeds(url):
-    store = Store.create(url)
-    store.record(result(status="failed", error="ValueError: broken"))
-    assert store.failed_experiments() == {experiment().id: "ValueError: broken"}
-    store.record(result())
-    assert store.failed_experiments() == {}
-    assert store.attempts()["status"].tolist() == ["failed", "done"]
-
-
-def test_diverged_model_is_a_result(url):
-    store = Store.create(url)
-    store.record(result(4, value=float("nan")))
-    store.record(result(3, value=float("inf")))
-    values = store.results().set_index("bits")["value"]
-    assert np.isnan(values[4]) and np.isinf(values[3])
-
-
-def test_plain_sql_works_while_a_writer_is_at_work(url):
-    store = Store.create(url)
-    store.record(result(4))
-    reader = sqlite3.connect(url.removeprefix("sqlite:///"))
+    reader = sqlite3.connect(tmp_path / "t.db")
     reader.execute("BEGIN")
     assert reader.execute("SELECT count(*) FROM results").fetchone() == (1,)
     store.record(result(3))  # an open reader does not block it
     reader.execute("COMMIT")
     assert reader.execute("SELECT count(*) FROM results").fetchone() == (2,)
+
+
+def test_password_is_never_shown():
+    with pytest.raises(InputError) as error:
+        Store.open("postgresql+psycopg://me:secret@127.0.0.1:1/none?connect_timeout=2")
+    assert "secret" not in str(error.value) and "\n" not in str(error.value)
 
 
 def test_scores_are_packed_without_loss():
@@ -125,12 +260,3 @@ def test_foreign_files_are_refused_in_one_line(tmp_path):
         Store.open(f"sqlite:///{tmp_path}/none.db")
     with pytest.raises(InputError, match="not a usable database"):
         Store.open("nosuchdialect://x")
-
-
-def test_other_schema_version_is_refused(url):
-    Store.create(url)
-    database = sqlite3.connect(url.removeprefix("sqlite:///"))
-    database.execute("UPDATE kbit_meta SET value = '999' WHERE key = 'schema_version'")
-    database.commit()
-    with pytest.raises(InputError, match="schema version 999"):
-        Store.create(url)

@@ -165,6 +165,23 @@ def test_users_own_model_of_another_architecture(study, tmp_path, architecture):
     assert results["n_params"].notna().all()
 
 
+def test_dry_run_estimates_worker_hours_from_earlier_rows(study, capsys):
+    assert sweep(study) == 0
+    attempts = stored(study).attempts()
+    seconds = attempts[["seconds_load", "seconds_quantize", "seconds_score"]].to_numpy().sum()
+    capsys.readouterr()
+    assert sweep(study, "--dry-run") == 0
+    hours = float(capsys.readouterr().out.split("about ")[1].split()[0])
+    assert hours == pytest.approx(seconds / 3600, rel=0.1)
+    study.write_text(study.read_text().replace("[sotu-neox-32x2]", "[sotu-neox-128x4]"))
+    assert sweep(study, "--dry-run") == 0
+    out = capsys.readouterr().out
+    larger = float(out.split("about ")[1].split()[0])
+    assert larger == pytest.approx(hours * 1317632 / 156544, rel=0.15)
+    assert "1 models never run" in out
+    assert len(stored(study).attempts()) == len(attempts)
+
+
 def test_dry_run_counts_and_writes_nothing(study, capsys):
     assert sweep(study, "--dry-run") == 0
     out = capsys.readouterr().out

@@ -1,0 +1,69 @@
+"""What is measured, and how: experiments and protocols, each with a stable id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from evaluation.measurement import Measurement
+from orchestrator.models import ModelEntry
+from quantizers.config import QuantConfig
+
+
+def content_id(value: Any) -> str:
+    """sha256 of the canonical JSON of a value."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How one task or corpus is measured: what two rows must share to be comparable.
+
+    `source` is what the evaluation is given: the task's name, or a corpus's name or file.
+    """
+
+    task: str
+    kind: str  # "task" | "corpus" | "sample" (a few tokens of a corpus, for adaptive sweeps)
+    settings: dict[str, Any] = field(hash=False)
+    source: str
+
+    @cached_property
+    def id(self) -> str:
+        return content_id({"task": self.task, "kind": self.kind, **self.settings})
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A model at one quantization setting, computed in one dtype."""
+
+    model: ModelEntry
+    revision: str
+    config: QuantConfig
+    compute_dtype: str
+
+    @cached_property
+    def id(self) -> str:
+        return content_id(
+            {
+                "model": self.model.identity,
+                "revision": self.revision,
+                "load_dtype": self.model.dtype,
+                "quantization": self.config.as_dict(),
+                "compute_dtype": self.compute_dtype,
+            }
+        )
+
+
+SAMPLE_METRIC = "cross_entropy_sample"
+
+
+def as_sample(measured: Measurement) -> Measurement:
+    """A corpus measurement as a sample's: its own metric, so that no analysis takes it for more."""
+    metric = replace(measured.metric("cross_entropy"), name=SAMPLE_METRIC)
+    return replace(
+        measured, metrics=(metric,), items={SAMPLE_METRIC: measured.items["cross_entropy"]}
+    )

@@ -1,0 +1,232 @@
+"""Ray workers that run a sweep's jobs: hired where there is room, replaced when they die.
+
+The driver's loop: one batch of jobs in flight per worker; results, losses and overdue batches as
+they come. Every worker holds one model resident. The database is written by whoever iterates.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RaySystemError, RayTaskError, RpcError
+
+from orchestrator.cluster import Need, Room, check_alive, node_resources
+from orchestrator.errors import SweepStopped
+from orchestrator.job import Job, JobResult
+from orchestrator.schedule import MAX_ATTEMPTS, Schedule
+
+HIRE_SECONDS = 2.0  # how often nodes that joined or left are noticed
+WAIT_SECONDS = 0.5
+MAX_FAILED_STARTS = 5
+
+
+class Actor:
+    """The process on the other side: a worker object that runs batches of jobs."""
+
+    def __init__(self, worker: Callable[[], Any]) -> None:
+        self._worker = worker()
+
+    def node(self) -> str:
+        """The node's id; answers once the process is up and its imports are done."""
+        return ray.get_runtime_context().get_node_id()
+
+    def run(self, jobs: list[Job]) -> list[JobResult]:
+        """Results of the jobs in order; shorter when one broke this process (see Worker.run)."""
+        results = []
+        for job in jobs:
+            results.append(self._worker.run(job))
+            if results[-1].status == "lost":
+                break
+        return results
+
+
+@dataclass(eq=False)
+class _Hired:
+    """What the driver knows of one actor. `pending` is its start, then its batch."""
+
+    actor: Any
+    need: Need
+    schedule: Schedule
+    model: str
+    pending: Any
+    node: str | None = None
+    ready_at: float | None = None
+    batch: list[Job] = field(default_factory=list)
+    deadline: float = float("inf")
+
+
+class Pool:
+    """Runs jobs on the cluster; iterate over `results()`. `worker_seconds` is their time alive."""
+
+    def __init__(
+        self,
+        jobs: list[Job],
+        worker: Callable[[], Any],
+        max_workers: int | None = None,
+        timeout: float | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`timeout`: seconds one job may take, loading included. `stopping`: asked all the time;
+        once true no further job is handed out and the pool ends with those in flight.
+        """
+        self._schedules: list[tuple[Need, Schedule]] = _by_need(jobs)
+        self._worker, self._timeout, self._stopping = worker, timeout, stopping
+        self._max_workers = max_workers or len(jobs)
+        self._hired: list[_Hired] = []
+        self._failed_starts = 0
+        self.worker_seconds = 0.0
+
+    def results(self) -> Generator[list[JobResult], None, None]:
+        """Results as they come, several at a time. Closing the iterator ends every worker.
+
+        Raises SweepStopped when no worker can be started or the cluster is gone.
+        """
+        hire_at = 0.0
+        try:
+            while self._busy() or (self._has_work() and not self._stopping()):
+                if time.monotonic() >= hire_at:
+                    check_alive()
+                    if not self._stopping():
+                        self._hire()
+                    hire_at = time.monotonic() + HIRE_SECONDS
+                pending = {hired.pending: hired for hired in self._hired}
+                if not pending:
+                    time.sleep(WAIT_SECONDS)
+                    continue
+                ready, waiting = ray.wait(list(pending), timeout=WAIT_SECONDS)
+                if waiting:
+                    more, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+                    ready += more
+                results = [r for reference in ready for r in self._collect(pending[reference])]
+                results += self._overdue()
+                if any(result.status == "lost" for result in results):
+                    hire_at = 0.0
+                if results:
+                    yield results
+        except (RaySystemError, RpcError) as error:
+            raise SweepStopped(f"the Ray cluster is gone: {_reason(error)}") from None
+        finally:
+            for hired in list(self._hired):
+                self._dismiss(hired)
+
+    def _has_work(self) -> bool:
+        return any(schedule.has_work() for _, schedule in self._schedules)
+
+    def _busy(self) -> bool:
+        return any(hired.batch for hired in self._hired)
+
+    def _hire(self) -> None:
+        """Start a worker wherever there is room and work worth a load, the largest needs first."""
+        room = Room(node_resources(), ((hired.need, hired.node) for hired in self._hired))
+        for need, schedule in self._schedules:
+            while len(self._hired) < self._max_workers and schedule.has_work() and room.take(need):
+                model = schedule.join()
+                if model is None:
+                    break
+                remote: Any = ray.remote(Actor)
+                options = {"num_cpus": need["CPU"], "num_gpus": need.get("GPU", 0)}
+                actor = remote.options(**options).remote(self._worker)
+                self._hired.append(_Hired(actor, need, schedule, model, actor.node.remote()))
+
+    def _collect(self, hired: _Hired) -> list[JobResult]:
+        """Take what a worker has ready, give it the next batch, and return its results."""
+        try:
+            value = ray.get(hired.pending)
+        except RayError as error:
+            return self._lose(hired, _reason(error))
+        if hired.ready_at is None:
+            hired.node, hired.ready_at = value, time.monotonic()
+            hired.schedule.arrived(hired.model)
+            self._failed_starts = 0
+            self._give(hired)
+            return []
+        batch, hired.batch = hired.batch, []
+        for job in batch[len(value) :]:
+            hired.schedule.put_back(job)
+        if value[-1].status == "lost":
+            hired.batch = [batch[len(value) - 1]]
+            return value[:-1] + self._lose(hired, value[-1].error)
+        for result in value:
+            hired.schedule.finished(result)
+        self._give(hired)
+        return value
+
+    def _give(self, hired: _Hired) -> None:
+        """The next batch: of the resident model, else of another one worth loading, else leave."""
+        if self._stopping():
+            return self._dismiss(hired)
+        hired.batch = hired.schedule.take(hired.model)
+        while not hired.batch:
+            hired.schedule.leave(hired.model)
+            model = hired.schedule.join()
+            if model is None:
+                hired.model = ""
+                return self._dismiss(hired)
+            hired.model = model
+            hired.schedule.arrived(model)
+            hired.batch = hired.schedule.take(model)
+        hired.pending = hired.actor.run.remote(hired.batch)
+        if self._timeout is not None:
+            hired.deadline = time.monotonic() + self._timeout
+
+    def _overdue(self) -> list[JobResult]:
+        """Workers that hold a batch for too long are ended."""
+        now = time.monotonic()
+        late = [hired for hired in self._hired if hired.batch and now > hired.deadline]
+        reason = f"no result within {self._timeout:g} s (compute.timeout)" if late else ""
+        return [result for hired in late for result in self._lose(hired, reason)]
+
+    def _lose(self, hired: _Hired, reason: str) -> list[JobResult]:
+        """A worker died (killed, out of memory, CUDA error, node gone) or must: try again."""
+        if hired.ready_at is None:
+            self._failed_starts += 1
+        results = []
+        for job in hired.batch:
+            again = hired.schedule.lost(job)
+            prefix = "" if again else f"worker lost {MAX_ATTEMPTS} times: "
+            status = "lost" if again else "failed"
+            results.append(JobResult(job, status, error=prefix + reason))
+        self._dismiss(hired)
+        if self._failed_starts >= MAX_FAILED_STARTS and not self._busy():
+            raise SweepStopped(f"no worker can be started: {reason}")
+        return results
+
+    def _dismiss(self, hired: _Hired) -> None:
+        self._hired.remove(hired)
+        if hired.ready_at is None:
+            hired.schedule.arrived(hired.model)
+        else:
+            self.worker_seconds += time.monotonic() - hired.ready_at
+        if hired.model:
+            hired.schedule.leave(hired.model)
+        ray.kill(hired.actor)
+
+
+def _by_need(jobs: list[Job]) -> list[tuple[Need, Schedule]]:
+    """One schedule for the jobs that need the same resources, the most GPUs first.
+
+    Several models share a GPU only when models.yaml says how many (`per_gpu`).
+    """
+    groups: dict[tuple[float, float], list[Job]] = {}
+    for job in jobs:
+        model = job.experiment.model
+        key = (model.gpus / model.per_gpu, 1) if job.device == "cuda" else (0, job.threads)
+        groups.setdefault(key, []).append(job)
+    return [
+        ({"CPU": cpus} | ({"GPU": gpus} if gpus else {}), Schedule(groups[gpus, cpus]))
+        for gpus, cpus in sorted(groups, reverse=True)
+    ]
+
+
+def _reason(error: Exception) -> str:
+    """Ray's long account of a loss in one line: what the worker raised, or how it ended."""
+    if isinstance(error, RayTaskError):
+        return f"{type(error.cause).__name__}: {error.cause}"
+    text = " ".join(str(error).split())
+    for beginning in ("Worker exit detail: ", "The actor is dead because "):
+        text = text.partition(beginning)[2] or text
+    return text.partition(" Some common causes")[0][:500]

@@ -1,0 +1,136 @@
+"""What a sample rules out: on curves with a known answer, and in a whole sweep."""
+
+import numpy as np
+import pytest
+
+from orchestrator.adaptive import MARGIN, Sample, dominated
+from orchestrator.errors import InputError
+from orchestrator.store import Store
+from orchestrator.sweep import main
+
+WINDOWS = 16
+SIZES = (1e6, 2e6, 4e6, 8e6)
+
+
+def curve(setting: str, factor: float, loss: float, noise: float = 0.0, seed: int = 0):
+    """Four models: `factor` scales their size, `loss` is added; the text's noise is shared."""
+    text = np.random.default_rng(99).normal(0, 0.3, WINDOWS)
+    own = np.random.default_rng(seed).normal(0, noise, (len(SIZES), WINDOWS))
+    return [
+        Sample(
+            f"{setting}-{i}", setting, size * factor, 10 - np.log(size) / 3 + loss + text + own[i]
+        )
+        for i, size in enumerate(SIZES)
+    ]
+
+
+def settings_of(ids: set[str]) -> set[str]:
+    return {id_.rpartition("-")[0] for id_ in ids}
+
+
+def test_clearly_worse_curve_is_dropped_whatever_the_text_is_like():
+    samples = curve("good", 1, 0) + curve("close", 1, 0.004) + curve("bad", 1, 0.1, noise=0.01)
+    assert dominated(samples) == {f"bad-{i}" for i in range(4)}
+
+
+def test_a_lead_within_the_noise_rules_nothing_out():
+    samples = curve("a", 1, 0, noise=0.5, seed=1) + curve("b", 1, 0.1, noise=0.5, seed=2)
+    samples += curve("c", 1, 0.1, noise=0.5, seed=3)
+    assert dominated(samples) == set()
+
+
+def test_equals_need_not_all_be_scored():
+    samples = [s for name in "abcdef" for s in curve(name, 1, 0.0)]
+    assert len(settings_of({s.experiment_id for s in samples} - dominated(samples))) == 2
+    better = [*samples, *curve("best", 1, -3 * MARGIN)]
+    assert "best" not in settings_of(dominated(better))
+
+
+def test_only_points_that_bear_on_a_budget_where_the_setting_contends_are_kept():
+    """`small` reaches down to budgets where nothing else is, and loses elsewhere."""
+    small = curve("small", 0.25, 1.0)
+    samples = small + curve("good", 1, 0) + curve("second", 1, 0.05)
+    dropped = dominated(samples)
+    assert {"small-0"} <= dropped  # alone at its size: nothing to compare it with
+    kept = [s for s in samples if s.experiment_id not in dropped]
+    for budget in np.geomspace(1e6, 2e6, 20):
+        assert covering(kept, budget) >= 2
+    assert not {f"good-{i}" for i in range(4)} & dropped
+
+
+def covering(samples: list[Sample], budget: float) -> int:
+    sizes: dict[str, list[float]] = {}
+    for sample in samples:
+        sizes.setdefault(sample.setting, []).append(sample.bits)
+    return sum(min(x) <= budget * 1.0001 and budget <= max(x) * 1.0001 for x in sizes.values())
+
+
+def test_diverged_points_lose():
+    bad = curve("diverged", 1, -1.0)
+    bad = [Sample(s.experiment_id, s.setting, s.bits, np.full(WINDOWS, np.nan)) for s in bad]
+    dropped = dominated(curve("a", 1, 0) + curve("b", 1, 0.01) + bad)
+    assert settings_of(dropped) == {"diverged"}
+
+
+def test_rarely_drops_the_true_best():
+    """Two equal rivals and noise: the winner by MARGIN is dropped at most as often as stated."""
+    wrong = 0
+    for seed in range(200):
+        truth = curve("best", 1, -2 * MARGIN, noise=0.01, seed=3 * seed)
+        rivals = [curve(n, 1, 0, 0.01, 3 * seed + k + 1) for k, n in enumerate("ab")]
+        samples = truth + rivals[0] + rivals[1]
+        wrong += "best" in settings_of(dominated(samples))
+    assert wrong <= 0.05 * 200
+
+
+STUDY = """
+models: [sotu-neox-32x2, sotu-neox-64x2]
+strategy: adaptive
+grids:
+  - {bits: [16, 4, 3, 2], data_type: [float, int], block_size: 64, scope: [linear, all]}
+tasks: [sotu_blank]
+limit: 20
+corpora:
+  - {name: sotu, max_tokens: 6000}
+"""
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    def sweep(text: str) -> tuple[int, Store, str]:
+        study = tmp_path / "study.yaml"
+        study.write_text(text)
+        code = main([str(study), "--db", str(tmp_path / "t.db"), "--executor", "local"])
+        return code, Store.open(f"sqlite:///{tmp_path}/t.db"), capsys.readouterr().out
+
+    return sweep
+
+
+def test_sweep_stores_at_which_stage_a_setting_was_dropped(run):
+    code, store, out = run(STUDY)
+    assert code == 0
+    attempts = store.attempts()
+    dropped = attempts[attempts["status"] == "dropped"]
+    assert 0 < len(dropped) < 26 and set(dropped["stage"]) == {"screen"}
+    assert dropped["error"].str.contains("confidence 0.95").all()
+    results = store.results()
+    scored = results[results["metric"] == "acc"]["experiment_id"]
+    assert set(scored) == set(attempts["experiment_id"]) - set(dropped["experiment_id"])
+    sampled = results[results["metric"] == "cross_entropy_sample"]
+    assert sampled["experiment_id"].nunique() == 26
+    assert f"{len(dropped)} experiments dropped" in out
+    # The same command changes nothing; the full strategy goes on from what is there.
+    code, store, out = run(STUDY)
+    assert code == 0 and len(store.attempts()) == len(attempts)
+    code, store, out = run(STUDY.replace("adaptive", "full"))
+    assert code == 0
+    assert f"{len(scored)} stored, {len(dropped)} to do" in out
+
+
+def test_without_a_corpus_there_is_nothing_to_sample(run, tmp_path, capsys):
+    study = tmp_path / "study.yaml"
+    study.write_text(STUDY[: STUDY.index("corpora")])
+    assert main([str(study), "--db", str(tmp_path / "t.db"), "--executor", "local"]) == 2
+    assert "strategy: adaptive" in capsys.readouterr().err
+    with pytest.raises(InputError):
+        Store.open(f"sqlite:///{tmp_path}/none.db")
