@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quantizers.kernels import dequantize_packed, quantize_packed
+from quantizers.kernels import dequantize_packed, quantize_blocks, quantize_packed
 
 _SIXTEEN_BIT = {
     torch.float16: torch.float16,
@@ -78,9 +78,15 @@ def quantize(
         raise ValueError(f"{name}: block_size {block_size} is below 1")
     flat = tensor.detach().contiguous().flatten()
     block = max(1, flat.numel()) if block_size is None else block_size
-    absmax, mean = _constants(flat, block, centered, name)
+    mean = None
+    one_pass = None if centered else quantize_blocks(flat, codebook, bits, block)
+    if one_pass is not None:
+        packed, absmax = one_pass
+    else:
+        absmax, mean = _constants(flat, block, centered, name)
+        packed = quantize_packed(flat, absmax, mean, codebook, bits, block)
     return QuantizedTensor(
-        packed=quantize_packed(flat, absmax, mean, codebook, bits, block),
+        packed=packed,
         absmax=absmax,
         mean=mean,
         codebook=codebook,
@@ -135,7 +141,8 @@ def _constants(flat: Tensor, block: int, centered: bool, name: str) -> tuple[Ten
         exact = torch.cat([part.double().mean(1) for part in rows])
         mean = _rounded(exact, target, "mean", name)
         low, high = low - mean.float(), high - mean.float()
-    return _rounded(torch.maximum(-low, high), target, "absmax", name), mean
+    # Adding 0.0 turns the -0.0 of a block of zeros into 0.0 on every device.
+    return _rounded(torch.maximum(-low, high) + 0.0, target, "absmax", name), mean
 
 
 def _rounded(constants: Tensor, target: torch.dtype, what: str, name: str) -> Tensor:

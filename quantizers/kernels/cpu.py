@@ -1,9 +1,8 @@
-"""The packed kernels on the CPU: Numba loops over chunks that stay in the cache.
+"""The packed kernels on the CPU, compiled by Numba (see `cpu_loops`).
 
-The loops know fp32 alone; torch widens and rounds 16-bit types chunk by chunk. They run without
-the interpreter lock in as many threads as torch uses. Compiled code is cached on disk. Several
-processes may compile at once: each function has one signature, so all write the same file, and
-Numba replaces files atomically.
+They run without the interpreter lock in as many threads as torch uses. Compiled code is cached on
+disk. Several processes may compile at once: each function has one signature, so all write the same
+file, and Numba replaces files atomically.
 """
 
 from __future__ import annotations
@@ -18,85 +17,12 @@ import torch
 from torch import Tensor
 
 from quantizers.codebooks import midpoints_of
+from quantizers.kernels import cpu_loops as loops
 from quantizers.kernels.reference import padded_table
 from quantizers.packing import n_words
 
 # Elements a chunk: a multiple of 32 (whole words), and too few for torch to start threads itself.
 _CHUNK = 2**14
-_STRIP = 256  # elements the encoder takes through each step at a time
-_LINEAR_BITS = 8  # up to here it compares with every midpoint, above it searches
-
-
-def _encode(values, absmax, mean, midpoints, bits, block, start, words):  # type: ignore[no-untyped-def]
-    """Pack the codes of values (fp32), which begin at element `start` of the tensor.
-
-    midpoints: 2^bits - 1 of them, padded with inf; mean: empty if not centered.
-    """
-    x = np.zeros(_STRIP, np.float32)
-    index = np.empty(_STRIP, np.int32)
-    shift = np.float32(0)
-    stream, filled, word = np.int64(0), 0, 0
-    for base in range(0, values.size, _STRIP):
-        size = min(_STRIP, values.size - base)
-
-        i = 0
-        while i < size:
-            owner = (start + base + i) // block
-            stop = min(size, (owner + 1) * block - start - base)
-            scale = absmax[owner]
-            if mean.size:
-                shift = mean[owner]
-            for j in range(i, stop):
-                x[j] = (values[base + j] - shift) / scale if scale > 0 else np.float32(0)
-            i = stop
-
-        if bits <= _LINEAR_BITS:  # comparing with every midpoint vectorizes: faster while few
-            index[:] = 0
-            for m in range(midpoints.size):
-                for j in range(_STRIP):
-                    index[j] += np.int32(midpoints[m] < x[j])
-        else:
-            for j in range(size):
-                below, step = 0, 1 << (bits - 1)
-                while step:
-                    below += step * (midpoints[below + step - 1] < x[j])
-                    step >>= 1
-                index[j] = below
-
-        for j in range(size):
-            stream |= np.int64(index[j]) << filled
-            filled += bits
-            if filled >= 32:
-                words[word] = stream & 0xFFFFFFFF
-                word += 1
-                stream >>= 32
-                filled -= 32
-    if filled:
-        words[word] = stream & 0xFFFFFFFF
-
-
-def _decode(words, absmax, mean, table, bits, block, start, out):  # type: ignore[no-untyped-def]
-    """Fill out (fp32) with the values from element `start` on; words begin with its code."""
-    mask = (1 << bits) - 1
-    stream, filled, word = np.int64(0), 0, 0
-    i = 0
-    while i < out.size:
-        owner = (start + i) // block
-        stop = min(out.size, (owner + 1) * block - start)
-        scale = absmax[owner]
-        begin = i
-        while i < stop:
-            if filled < bits:
-                stream |= np.int64(words[word]) << filled
-                word += 1
-                filled += 32
-            out[i] = table[stream & mask] * scale
-            stream >>= bits
-            filled -= bits
-            i += 1
-        if mean.size:
-            for j in range(begin, stop):
-                out[j] += mean[owner]
 
 
 @cache
@@ -111,28 +37,42 @@ def _compiled(function: Callable[..., None], signature: str) -> Callable[..., No
 
 
 def _encoder() -> Callable[..., None]:
-    return _compiled(_encode, "void(f4[::1], f4[::1], f4[::1], f4[::1], i8, i8, i8, u4[::1])")
+    return _compiled(loops.encode, "void(f4[::1], f4[::1], f4[::1], f4[::1], i8, i8, i8, u4[::1])")
 
 
 def _decoder() -> Callable[..., None]:
-    return _compiled(_decode, "void(u4[::1], f4[::1], f4[::1], f4[::1], i8, i8, i8, f4[::1])")
+    return _compiled(loops.decode, "void(u4[::1], f4[::1], f4[::1], f4[::1], i8, i8, i8, f4[::1])")
 
 
-def _for_chunks(n: int, work: Callable[[int, int], None]) -> None:
-    """work(start, stop) for every chunk of n elements, in parallel where it pays."""
-
-    def run(first: int, last: int) -> None:
-        for start in range(first, last, _CHUNK):
-            work(start, min(start + _CHUNK, last))
-
+def _in_threads(n: int, run: Callable[[int, int], None]) -> None:
+    """run(first, last) over n elements, in parallel where it pays; every first is whole chunks."""
     threads = min(torch.get_num_threads(), n // _CHUNK)
     if threads <= 1:
         run(0, n)
         return
     share = -(-n // (threads * _CHUNK)) * _CHUNK
     with ThreadPoolExecutor(threads) as pool:
-        # list() raises what a thread raised.
-        list(pool.map(lambda first: run(first, min(first + share, n)), range(0, n, share)))
+        others = [
+            pool.submit(run, first, min(first + share, n)) for first in range(share, n, share)
+        ]
+        run(0, share)  # one thread less to wait for
+        for other in others:
+            other.result()
+
+
+def _for_chunks(n: int, work: Callable[[int, int, Tensor], None]) -> None:
+    """work(start, stop, scratch) for every chunk of n elements.
+
+    scratch: fp32 [_CHUNK] for the thread to use. Memory of its own for each chunk would be given
+    back to the system and cleared again in between, which takes longer than the work.
+    """
+
+    def run(first: int, last: int) -> None:
+        scratch = torch.empty(_CHUNK)
+        for start in range(first, last, _CHUNK):
+            work(start, min(start + _CHUNK, last), scratch)
+
+    _in_threads(n, run)
 
 
 def _fp32(constants: Tensor | None) -> np.ndarray:
@@ -149,8 +89,8 @@ def quantize_packed(
     words = torch.empty(n_words(values.numel(), bits), dtype=torch.int32)
     stream = words.numpy().view(np.uint32)
 
-    def work(start: int, stop: int) -> None:
-        chunk = values[start:stop].float().numpy()
+    def work(start: int, stop: int, scratch: Tensor) -> None:
+        chunk = scratch[: stop - start].copy_(values[start:stop]).numpy()
         into = stream[start * bits // 32 : n_words(stop, bits)]
         encode(chunk, scales, shifts, midpoints, bits, block, start, into)
 
@@ -168,19 +108,54 @@ def dequantize_packed(
     n: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    decode = _decoder()
     table = padded_table(codebook, bits).numpy()
     scales, shifts = _fp32(absmax), _fp32(mean)
     stream = words.numpy().view(np.uint32)
     out = torch.empty(n, dtype=dtype)
+    from quantizers.kernels import cpu_lookup as fast
 
-    def work(start: int, stop: int) -> None:
-        part = out[start:stop]
-        chunk = part if dtype == torch.float32 else torch.empty(stop - start)
+    if bits <= fast.LOOKUP_BITS and fast.runs_here():
+        _look_up(stream, scales, shifts, table, bits, block, out)
+        return out
+    decode = _decoder()
+
+    def work(start: int, stop: int, scratch: Tensor) -> None:
+        chunk = scratch[: stop - start]
         codes = stream[start * bits // 32 : n_words(stop, bits)]
         decode(codes, scales, shifts, table, bits, block, start, chunk.numpy())
-        if chunk is not part:
-            part.copy_(chunk)
+        out[start:stop].copy_(chunk)
 
     _for_chunks(n, work)
     return out
+
+
+def _look_up(
+    stream: np.ndarray,
+    scales: np.ndarray,
+    shifts: np.ndarray,
+    table: np.ndarray,
+    bits: int,
+    block: int,
+    out: Tensor,
+) -> None:
+    from quantizers.kernels import cpu_lookup as fast
+
+    entries = fast.entries_of(table, bits)
+    entry = f"i{entries.itemsize}[::1]"
+    signature = f"void(u4[::1], f4[::1], f4[::1], {entry}, i8, i8, i8, i8, f4[::1], u2[::1])"
+    lookup = _compiled(fast.lookup_of(bits), signature)
+    kind = {torch.float32: fast.FP32, torch.float16: fast.FP16, torch.bfloat16: fast.BF16}
+    wide = out.dtype == torch.float32
+
+    def fill(first: int, last: int, codes: np.ndarray) -> None:
+        part = out[first:last]
+        out32 = part.numpy() if wide else np.empty(0, np.float32)
+        out16 = np.empty(0, np.uint16) if wide else part.view(torch.uint16).numpy()
+        args = (entries, block, first, last - first, kind[out.dtype], out32, out16)
+        lookup(codes, scales, shifts, *args)
+
+    whole = out.numel() // 32 * 32
+    _in_threads(whole, lambda a, b: fill(a, b, stream[a * bits // 32 : b * bits // 32]))
+    if whole < out.numel():  # the last group, its words made whole
+        codes = stream[whole * bits // 32 :]
+        fill(whole, out.numel(), np.pad(codes, (0, bits - codes.size)))

@@ -9,7 +9,7 @@ import torch
 
 from quantizers import kernels
 from quantizers.codebooks import codebook
-from quantizers.kernels import cpu, reference
+from quantizers.kernels import cpu, cpu_lookup, reference
 
 BLOCKS = (1, 7, 32, 64, 100, 4096, 10**6)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -73,9 +73,10 @@ def test_other_devices_take_the_reference(monkeypatch):
     called = []
     monkeypatch.setattr(reference, "quantize_packed", lambda *a: called.append("quantize"))
     monkeypatch.setattr(reference, "dequantize_packed", lambda *a: called.append("dequantize"))
-    meta = torch.empty(64, device="meta")
-    kernels.quantize_packed(meta, meta, None, meta, 4, 64)
-    kernels.dequantize_packed(meta, meta, None, meta, 4, 64, 64, torch.float16)
+    values = torch.empty(64, device="meta", dtype=torch.float16)
+    words = torch.empty(8, device="meta", dtype=torch.int32)
+    kernels.quantize_packed(values, values[:1], None, codebook("int", 4), 4, 64)
+    kernels.dequantize_packed(words, values[:1], None, codebook("int", 4), 4, 64, 64, torch.half)
     assert called == ["quantize", "dequantize"]
 
 
@@ -107,3 +108,27 @@ def test_processes_that_start_together_share_an_empty_cache(tmp_path):
         _, errors = worker.communicate(timeout=120)
         assert worker.returncode == 0, errors.decode()
     assert len(list(tmp_path.rglob("*.nbi"))) == 2  # the compiled encoder and decoder
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_rounding_at_the_ends_of_the_types(bits, dtype):
+    """Subnormal results, and sums with the mean that overflow, on the fast decoder."""
+    half = torch.float16 if dtype == torch.float32 else dtype
+    tiny, huge = torch.finfo(half).smallest_normal, torch.finfo(half).max
+    absmax = torch.tensor([0, tiny / 64, tiny / 3, tiny, 2 * tiny, huge / 2, huge], dtype=half)
+    mean = torch.tensor([0, -tiny / 64, 0, tiny / 7, 0, -huge, huge], dtype=half)
+    words = torch.randint(-(2**31), 2**31 - 1, (7 * bits,)).to(torch.int32)
+    for centers in (None, mean):
+        args = (words, absmax, centers, codebook("dynamic", bits), bits, 32, 7 * 32, dtype)
+        ours, theirs = cpu.dequantize_packed(*args), reference.dequantize_packed(*args)
+        assert torch.equal(ours.view(torch.uint8), theirs.view(torch.uint8))
+        assert centers is None or dtype == torch.float32 or ours.isinf().any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_processors_that_cannot_round_to_fp16(monkeypatch, dtype):
+    values, absmax, mean = inputs(cpu._CHUNK * 2 + 77, 48, dtype, centered=True)
+    monkeypatch.setattr(cpu_lookup, "runs_here", lambda: False)
+    monkeypatch.setattr(cpu, "_look_up", None)  # not called
+    assert_same(values, absmax, mean, codebook("float", 5), 5, 48)

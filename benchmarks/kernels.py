@@ -1,0 +1,303 @@
+"""How fast the packed kernels are, beside bitsandbytes, cuBLAS and a copy, in one run.
+
+    python benchmarks/kernels.py [--json FILE]
+
+With a GPU: GB/s of dequantize and quantize for every k and B, and the fused multiply against cuBLAS
+fp16 on the way from 4096^2 to 16384^2. Without: the CPU path on 4096 x 4096. bitsandbytes is
+compared where it is installed and has the case. Every figure is a median; bytes are those the work
+needs at least (each input read once, each output written once).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quantizers.blockwise import QuantizedTensor, dequantize, quantize
+from quantizers.codebooks import codebook, quantile
+from quantizers.kernels import gpu, launches
+from quantizers.kernels.tuning import MAX_FUSED_ROWS
+
+BITS = range(2, 9)
+BLOCKS = (16, 32, 64, 128, 256, 1024, 4096)
+SIDES = (4096, 8192, 16384)  # of the fused multiply's matrix
+ROWS = (1, 2, 4, 8, MAX_FUSED_ROWS)  # of its x
+ROUNDS = 20
+Case = Callable[[], object]
+
+
+class Report:
+    """Collects records and prints each as a line of the table."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.records: list[dict[str, Any]] = []
+        print(device)
+        print(f"{'case':44} {'metric':16} {'value':>10} {'unit':8} {'peer':24} {'ratio':>6}")
+
+    def add(
+        self,
+        case: str,
+        metric: str,
+        value: float,
+        unit: str,
+        peer: str | None = None,
+        peer_value: float | None = None,
+        ratio: float | None = None,
+    ) -> None:
+        beside = "" if peer is None else f"{peer} {peer_value:.4g}"
+        times = "" if ratio is None else f"{ratio:.2f}x"
+        print(f"{case:44} {metric:16} {value:10.4g} {unit:8} {beside:24} {times:>6}", flush=True)
+        self.records.append(
+            {
+                "case": case,
+                "metric": metric,
+                "value": value,
+                "unit": unit,
+                "peer": peer,
+                "peer_value": peer_value,
+                "ratio": ratio,
+                "device": self.device,
+            }
+        )
+
+    def add_time(self, case: str, taken: float, peer: str, peer_taken: float) -> None:
+        """Seconds, shown in microseconds; ratio: how many times faster than the peer."""
+        ratio = peer_taken / taken
+        self.add(case, "time", taken * 1e6, "us", peer, peer_taken * 1e6, ratio)
+
+    def add_throughput(self, case: str, moved: int, taken: float, copy: float) -> None:
+        """Bytes moved in seconds; ratio: the part of a device copy's bandwidth."""
+        rate = moved / taken
+        self.add(case, "throughput", rate / 1e9, "GB/s", "device copy", copy / 1e9, rate / copy)
+
+
+def bitsandbytes() -> Any:
+    """Its functional module, or None."""
+    try:
+        import bitsandbytes.functional as functional
+    except Exception:  # not installed, or not for this machine
+        return None
+    return functional
+
+
+def table_of(bits: int) -> Tensor:
+    return codebook("float", bits)
+
+
+# --- CPU ---
+
+
+def seconds(*cases: Case, rounds: int = 5) -> list[float]:
+    """Median wall time of each, taken in turns so that a busy machine disturbs all alike."""
+    taken: list[list[float]] = [[] for _ in cases]
+    for case in cases:
+        case()
+    for _ in range(rounds):
+        for case, times in zip(cases, taken, strict=True):
+            started = time.perf_counter()
+            case()
+            times.append(time.perf_counter() - started)
+    return [statistics.median(times) for times in taken]
+
+
+def cpu_table(report: Report, side: int = 4096) -> None:
+    """quantize + pack and unpack + dequantize of a square fp16 matrix at B = 64."""
+    weight = torch.randn(side, side, generator=torch.Generator().manual_seed(0)).mul(0.02).half()
+    bnb = bitsandbytes()
+    peers: list[Case | None] = [None, None]
+    if bnb is not None:
+        theirs, state = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4")
+        peers = [
+            partial(bnb.quantize_4bit, weight, blocksize=64, quant_type="nf4"),
+            partial(bnb.dequantize_4bit, theirs, state),
+        ]
+    for bits in BITS:
+        table = table_of(bits)
+        ours: list[Case] = [
+            partial(quantize, weight, table, bits, 64),
+            partial(dequantize, quantize(weight, table, bits, 64)),
+        ]
+        for name, own, peer in zip(("quantize", "dequantize"), ours, peers, strict=True):
+            case = f"{name} k={bits} B=64 {side}x{side}"
+            if peer is None:
+                report.add(case, "wall time", seconds(own)[0], "s")
+            else:
+                taken, other = seconds(own, peer)
+                peer_name = "bitsandbytes 4 bit"
+                report.add(case, "wall time", taken, "s", peer_name, other, other / taken)
+
+
+# --- GPU ---
+
+
+def device_seconds(cases: Sequence[Case]) -> float:
+    """Median device time of one case: all of them, in a graph, over and over.
+
+    The cases do the same on different buffers, together more than the cache holds, so that each
+    finds it cold. A graph, because launching from Python takes longer than a small kernel.
+    """
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for case in cases:
+            case()
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for case in cases:
+            case()
+    graph.replay()
+    times = []
+    for _ in range(ROUNDS):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) / 1000 / len(cases))
+    return statistics.median(times)
+
+
+def copies(bytes_each: int) -> int:
+    """How many buffers of a size outgrow the L2 cache four times over."""
+    return max(2, -(-4 * torch.cuda.get_device_properties(0).L2_cache_size // bytes_each))
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second of a device copy, read and written: what everything is measured against."""
+    source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.numel() / device_seconds([lambda: target.copy_(source)])
+
+
+def random_matrix(side: int) -> Tensor:
+    return torch.randn(side, side, device="cuda").mul(0.02).half()
+
+
+def dequantize_table(report: Report, copy: float, side: int = 8192) -> None:
+    weight, bnb = random_matrix(side), bitsandbytes()
+    for bits in BITS:
+        for block in BLOCKS:
+            q = quantize(weight, table_of(bits), bits, block)
+            moved = q.bytes_stored + weight.nbytes
+            ours = [_dequantize(_copied(q)) for _ in range(copies(moved))]
+            if ours[0]() is None:
+                continue
+            taken = device_seconds(ours)
+            case = f"dequantize k={bits} B={block} {side}x{side}"
+            report.add_throughput(case, moved, taken, copy)
+            peer = _bitsandbytes_dequantize(bnb, weight, bits, block, len(ours))
+            if peer is not None:
+                report.add_time(case, taken, "bitsandbytes", device_seconds(peer))
+
+
+def quantize_table(report: Report, copy: float, side: int = 8192) -> None:
+    weights = [random_matrix(side) for _ in range(copies(2 * side * side))]
+    for bits in BITS:
+        table = table_of(bits).cuda()
+        for block in BLOCKS:
+            q = quantize(weights[0], table, bits, block)
+            if gpu.quantize_blocks(weights[0].flatten(), table, bits, block) is None:
+                continue
+            moved = q.bytes_stored + weights[0].nbytes
+            # A whole call waits for the kernel's verdict, which a graph cannot: the kernel alone.
+            taken = device_seconds([_quantize(w.flatten(), table, bits, block) for w in weights])
+            report.add_throughput(f"quantize k={bits} B={block} {side}x{side}", moved, taken, copy)
+    case = f"quantile table k=4 {side}x{side}"
+    report.add(case, "wall time", seconds(lambda: quantile(4, weights[0]))[0], "s")
+
+
+def multiply_table(report: Report, copy: float) -> None:
+    for side in SIDES:
+        weight = random_matrix(side)
+        weights = [weight.clone() for _ in range(copies(weight.nbytes))]
+        packed = {bits: quantize(weight, table_of(bits), bits, 64) for bits in BITS}
+        for rows in ROWS:
+            x = torch.randn(rows, side, device="cuda").half()
+            cublas = device_seconds([_cublas(x, w) for w in weights])
+            for bits, q in packed.items():
+                ours = [_product(_copied(q), x) for _ in range(copies(q.bytes_stored))]
+                if ours[0]() is None:
+                    continue
+                taken = device_seconds(ours)
+                case = f"fused k={bits} B=64 M={rows} {side}x{side}"
+                report.add_time(case, taken, "cuBLAS fp16", cublas)
+                report.add_throughput(case, q.bytes_stored + 2 * x.nbytes, taken, copy)
+
+
+def _copied(q: QuantizedTensor) -> QuantizedTensor:
+    codes = q.codebook.to(q.packed.device)
+    parts = {"packed": q.packed.clone(), "absmax": q.absmax.clone(), "codebook": codes}
+    return QuantizedTensor(**{**q.__dict__, **parts})
+
+
+def _dequantize(q: QuantizedTensor) -> Case:
+    n = q.shape.numel()
+    args = (q.packed, q.absmax, None, q.codebook, q.bits, q.block_size, n, q.dtype)
+    return lambda: gpu.dequantize_packed(*args)
+
+
+def _quantize(values: Tensor, table: Tensor, bits: int, block: int) -> Case:
+    processors = gpu.processors(values.device)
+    planned = launches.quantize_blocks(values, table, bits, block, processors)
+    assert planned is not None
+    return lambda: gpu.start(planned[0], values.device)
+
+
+def _product(q: QuantizedTensor, x: Tensor) -> Case:
+    args = (x, q.packed, q.absmax, q.codebook, None, q.bits, q.block_size, q.shape[0])
+    return lambda: gpu.multiply(*args)
+
+
+def _cublas(x: Tensor, weight: Tensor) -> Case:
+    return lambda: x @ weight.T
+
+
+def _bitsandbytes_dequantize(
+    bnb: Any, weight: Tensor, bits: int, block: int, n: int
+) -> list[Case] | None:
+    if bnb is None or block < 64 or bits not in (4, 8):
+        return None
+    if bits == 4:
+        made = [bnb.quantize_4bit(weight, blocksize=block, quant_type="nf4") for _ in range(n)]
+        return [partial(bnb.dequantize_4bit, codes, state) for codes, state in made]
+    made = [bnb.quantize_blockwise(weight, blocksize=block) for _ in range(n)]
+    return [partial(bnb.dequantize_blockwise, codes, state) for codes, state in made]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="also write one record a case")
+    args = parser.parse_args(argv)
+    if torch.cuda.is_available():
+        report = Report(f"{torch.cuda.get_device_name(0)}, torch {torch.__version__}")
+        copy = copy_bandwidth()
+        report.add("device copy, 1 GiB", "throughput", copy / 1e9, "GB/s")
+        dequantize_table(report, copy)
+        quantize_table(report, copy)
+        multiply_table(report, copy)
+        for name, why in gpu.failures().items():
+            print(f"not used, so not measured above: {name}: {why}")
+    else:
+        cores = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
+        report = Report(f"CPU {platform.processor() or platform.machine()}, {cores}")
+        cpu_table(report)
+        print("no GPU here: its figures are left empty")
+    if args.json:
+        args.json.write_text(json.dumps(report.records, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,120 @@
+"""The fast decoder of the CPU path: one function for each width, compiled by Numba.
+
+Import it late: Numba takes half a second.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from llvmlite import binding, ir
+from numba import types
+from numba.extending import intrinsic
+
+LOOKUP_BITS = 8
+_STRIP = 2048  # elements taken through each step at a time
+
+# What it rounds to.
+FP32, FP16, BF16 = 0, 1, 2
+
+
+@cache
+def runs_here() -> bool:
+    """Whether the processor rounds to fp16 by itself: all but x86 from before 2013."""
+    if platform.machine() in ("aarch64", "arm64"):
+        return True
+    return bool(binding.get_host_cpu_features().get("f16c"))
+
+
+@intrinsic
+def _to_half(typing_context: Any, x: Any) -> Any:
+    """fp32 to the bits of an fp16, round to nearest even."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
+
+    return types.uint16(types.float32), generate
+
+
+def codes_a_lookup(bits: int) -> int:
+    """A table of all pairs of codes stays in the second cache up to 7 bit: 128 KiB."""
+    return 2 if bits <= 7 else 1
+
+
+def entries_of(table: np.ndarray, bits: int) -> np.ndarray:
+    """What the fast decoder looks up: the fp32 values of one code, or of two, as one integer."""
+    if codes_a_lookup(bits) == 1:
+        return table.view(np.int32)
+    low, high = np.tile(table, table.size), np.repeat(table, table.size)
+    return np.stack([low, high], axis=1).view(np.int64).ravel()
+
+
+@cache
+def lookup_of(bits: int) -> Callable[..., None]:
+    """A decoder for one width up to LOOKUP_BITS, several times as fast as `cpu_loops.decode`.
+
+    Constant shifts, no carry from one code to the next, mostly two codes a look-up. Indices are
+    unsigned because signed ones are tested for being negative.
+    """
+    width = codes_a_lookup(bits)
+    field, lookups = bits * width, 32 // width
+    mask = np.uint32((1 << field) - 1)
+
+    def lookup(words, absmax, mean, entries, block, start, size, kind, out, out16):  # type: ignore[no-untyped-def]
+        """Write the `size` values from element `start` on to out (fp32) or, as bits of `kind`, to
+        out16. words: whole groups of 32 codes."""
+        values = np.empty(_STRIP, np.float32)
+        raw, bits_of = values.view(entries.dtype), values.view(np.uint32)
+        w, owner = np.uintp(0), np.uintp(start // block)
+        left = np.uintp((start // block + 1) * block - start)  # of the owner's block
+        base, stop = np.uintp(0), np.uintp(size)
+        while base < stop:
+            count = min(stop - base, np.uintp(_STRIP))
+            first = np.uintp(0)
+            for _ in range((count + np.uintp(31)) >> np.uintp(5)):
+                for i in range(lookups):
+                    at, offset = i * field >> 5, i * field & 31
+                    code = words[w + np.uintp(at)] >> np.uint32(offset)
+                    if offset + field > 32:
+                        code |= words[w + np.uintp(at + 1)] << np.uint32(32 - offset)
+                    raw[first + np.uintp(i)] = entries[code & mask]
+                w += np.uintp(bits)
+                first += np.uintp(lookups)
+
+            begin = np.uintp(0)
+            while begin < count:
+                end = min(count, begin + left)
+                scale = absmax[owner]
+                for j in range(begin, end):
+                    values[j] *= scale
+                if mean.size:
+                    shift = mean[owner]
+                    for j in range(begin, end):
+                        values[j] += shift
+                left -= end - begin
+                begin = end
+                if left == np.uintp(0):
+                    owner += np.uintp(1)
+                    left = np.uintp(block)
+
+            if kind == FP32:
+                for j in range(count):
+                    out[base + j] = values[j]
+            elif kind == FP16:
+                for j in range(count):
+                    out16[base + j] = _to_half(values[j])  # type: ignore[call-arg]
+            else:
+                for j in range(count):
+                    x = bits_of[j]
+                    even = (x >> np.uint32(16)) & np.uint32(1)
+                    half = (x + np.uint32(0x7FFF) + even) >> np.uint32(16)
+                    if x & np.uint32(0x7FFFFFFF) > np.uint32(0x7F800000):
+                        half = np.uint32(0x7FC0)
+                    out16[base + j] = np.uint16(half)
+            base += count
+
+    return lookup

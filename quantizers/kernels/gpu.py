@@ -1,0 +1,250 @@
+"""Running the CUDA kernels, each only after it has proved itself on the device at hand.
+
+The first use of an instance in a process compiles it (or reads it from the disk cache) and runs it
+on a small tensor: its result must equal that of plain torch on the same device bit for bit. Where
+a kernel cannot be built or disagrees, it is not used, the log says why once, and every function
+here returns None: the caller takes plain torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quantizers.codebooks import integer
+from quantizers.kernels import build, launches, reference
+from quantizers.kernels.launches import Launch
+
+log = logging.getLogger(__name__)
+
+OLDEST = (8, 0)  # compute capability with bf16 conversions and tensor-core products
+
+_kernels: dict[tuple[str, int], Any] = {}  # (instance, device) -> kernel, or why it is not used
+_lock = threading.RLock()
+
+
+def unsupported(device: torch.device) -> str | None:
+    """Why no kernel can run on a CUDA device; None if nothing is known against it."""
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < OLDEST:
+        return (
+            f"compute capability {capability[0]}.{capability[1]} is below {OLDEST[0]}.{OLDEST[1]}"
+        )
+    try:
+        build.nvrtc_version()
+    except build.BuildError as error:
+        return str(error)
+    return None
+
+
+def failures() -> dict[str, str]:
+    """The kernel instances that were tried in this process and are not used, and why."""
+    with _lock:
+        return {name: why for (name, _), why in _kernels.items() if isinstance(why, str)}
+
+
+def dequantize_packed(
+    words: Tensor,
+    absmax: Tensor,
+    mean: Tensor | None,
+    codebook: Tensor,
+    bits: int,
+    block: int,
+    n: int,
+    dtype: torch.dtype,
+) -> Tensor | None:
+    if n == 0:
+        return None
+    launch, out = launches.dequantize(
+        words, absmax, mean, codebook, bits, block, n, dtype, processors(words.device)
+    )
+
+    def check() -> bool:
+        sample = _sample_stream(bits, launch, dtype, words.device)
+        args = (*sample, 1000, dtype)
+        trial, result = launches.dequantize(*args, processors=1)
+        result.fill_(torch.nan)
+        start(trial, words.device)
+        return _equal_bits(result, reference.dequantize_packed(*args))
+
+    return out if _run(launch, words.device, check) else None
+
+
+def quantize_packed(
+    values: Tensor, absmax: Tensor, mean: Tensor | None, codebook: Tensor, bits: int, block: int
+) -> Tensor | None:
+    if values.numel() == 0:
+        return None
+    device = values.device
+    launch, words = launches.quantize(
+        values, absmax, mean, codebook, bits, block, processors(device)
+    )
+
+    def check() -> bool:
+        sample = _sample_values(values.dtype, device)
+        _, scales, center, table, _, blocks = _sample_stream(bits, launch, values.dtype, device)
+        args = (sample, scales, center, table, bits, blocks)
+        trial, result = launches.quantize(*args, processors=1)
+        result.fill_(-1)
+        start(trial, device)
+        return _equal_bits(result, reference.quantize_packed(*args))
+
+    return words if _run(launch, device, check) else None
+
+
+def quantize_blocks(
+    values: Tensor, codebook: Tensor, bits: int, block: int
+) -> tuple[Tensor, Tensor] | None:
+    """(words, absmax) in one pass over the weights. None also for weights that cannot be quantized
+    (NaN, inf, overflow): the slower path finds them again and says which."""
+    device = values.device
+    if values.numel() == 0:
+        return None
+    planned = launches.quantize_blocks(values, codebook, bits, block, processors(device))
+    if planned is None:
+        return None
+    launch, words, absmax, problem = planned
+
+    def check() -> bool:
+        sample, table = _sample_values(values.dtype, device), integer(bits)
+        trial = launches.quantize_blocks(sample, table, bits, 64, processors=1)
+        assert trial is not None
+        start(trial[0], device)
+        rows = torch.nn.functional.pad(sample, (0, 24)).view(-1, 64)  # 1000 + 24 = 16 x 64
+        scales = rows.abs().amax(1).to(trial[2].dtype)
+        packed = reference.quantize_packed(sample, scales, None, table, bits, 64)
+        return (
+            _equal_bits(trial[1], packed) and _equal_bits(trial[2], scales) and int(trial[3]) == 0
+        )
+
+    if not _run(launch, device, check) or int(problem) != 0:
+        return None
+    return words, absmax
+
+
+def multiply(
+    x: Tensor,
+    words: Tensor,
+    absmax: Tensor,
+    codebook: Tensor,
+    bias: Tensor | None,
+    bits: int,
+    block: int,
+    d_out: int,
+) -> Tensor | None:
+    planned = launches.multiply(x, words, absmax, codebook, bias, bits, block, d_out)
+    if planned is None:
+        return None
+    launch, y = planned
+    device = x.device
+
+    def check() -> bool:
+        """Rows of the identity give columns of the dequantized matrix, bit for bit."""
+        m, d_in, rows = x.shape[0], 2 * launches.FUSED_COLUMNS, 40
+        n = rows * d_in
+        values = torch.linspace(-1, 1, n, device=device).to(x.dtype)
+        scales = torch.linspace(0.1, 2, n // 64, device=device).to(x.dtype)
+        table = integer(bits)
+        packed = reference.quantize_packed(values, scales, None, table, bits, 64)
+        weights = reference.dequantize_packed(packed, scales, None, table, bits, 64, n, x.dtype)
+        columns = (torch.arange(m, device=device) * 37 + 5) % d_in
+        chosen = torch.nn.functional.one_hot(columns, d_in).to(x.dtype)
+        trial = launches.multiply(chosen, packed, scales, table, None, bits, 64, rows)
+        assert trial is not None
+        trial[1].fill_(torch.nan)
+        start(trial[0], device)
+        return torch.equal(trial[1], weights.view(rows, d_in).T[columns])
+
+    return y if _run(launch, device, check) else None
+
+
+def _sample_values(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """1000 weights: a short last group, warp, tile and block."""
+    return (torch.linspace(-3, 3, 1000, device=device) ** 3).to(dtype)
+
+
+def _sample_stream(
+    bits: int, launch: Launch, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor, int, int]:
+    """(words, absmax, mean, codebook, bits, block) of 1000 weights for the launch's instance."""
+    block = 64 if launch.name.endswith("true>") else 7
+    blocks = -(-1000 // block)
+    sixteen = torch.bfloat16 if dtype == torch.bfloat16 else torch.float16
+    absmax = torch.linspace(0, 30, blocks, device=device).to(sixteen)
+    mean = torch.linspace(-0.5, 0.5, blocks, device=device).to(sixteen)
+    table = integer(bits)
+    values = _sample_values(dtype, device)
+    words = reference.quantize_packed(values, absmax, mean, table, bits, block)
+    return words, absmax, mean, table, bits, block
+
+
+def _equal_bits(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a.view(torch.uint8), b.view(torch.uint8))
+
+
+def _run(launch: Launch, device: torch.device, check: Callable[[], bool]) -> bool:
+    """Start a launch whose kernel has proved itself; False if it cannot be used."""
+    key = launch.name, device.index or 0
+    with _lock:
+        if key not in _kernels:
+            _kernels[key] = _prove(launch, device, check)
+            if isinstance(_kernels[key], str):
+                log.warning("%s is not used, plain torch is: %s", launch.name, _kernels[key])
+        usable = not isinstance(_kernels[key], str)
+    if usable:
+        start(launch, device)
+    return usable
+
+
+def _prove(launch: Launch, device: torch.device, check: Callable[[], bool]) -> Any:
+    """The kernel, or the reason not to use it."""
+    if (reason := unsupported(device)) is not None:
+        return reason
+    key = launch.name, device.index or 0
+    try:
+        _kernels[key] = _load(launch, device)
+        good = check()
+    except Exception as error:  # whatever it is, plain torch still works
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return _kernels[key] if good else "its result differs from plain torch on this device"
+
+
+def _load(launch: Launch, device: torch.device) -> Any:
+    from cuda.core import Device, ObjectCode
+
+    major, minor = torch.cuda.get_device_capability(device)
+    binary = build.build(launch.family, launch.name, f"sm_{major}{minor}")
+    with torch.cuda.device(device):
+        Device(device.index or 0).set_current()
+        code = ObjectCode.from_cubin(binary.code, symbol_mapping={launch.name: binary.symbol})
+        return code.get_kernel(launch.name)
+
+
+def start(launch: Launch, device: torch.device) -> None:
+    """Enqueue a launch on the current stream. Its kernel must have proved itself."""
+    from cuda.core import Device, LaunchConfig
+    from cuda.core import launch as enqueue
+
+    arguments = [
+        a.data_ptr() if isinstance(a, Tensor) else (0 if a is None else a) for a in launch.arguments
+    ]
+    with torch.cuda.device(device):
+        Device(device.index or 0).set_current()
+        enqueue(
+            torch.cuda.current_stream(device),
+            LaunchConfig(grid=launch.blocks, block=launch.threads),
+            _kernels[launch.name, device.index or 0],
+            *arguments,
+        )
+
+
+def processors(device: torch.device) -> int:
+    """Multiprocessors of a device."""
+    return torch.cuda.get_device_properties(device).multi_processor_count

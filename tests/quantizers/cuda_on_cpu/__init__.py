@@ -1,0 +1,1 @@
+"""Runs the CUDA kernels' own source on a CPU, for machines without a GPU; needs g++."""

@@ -1,0 +1,67 @@
+"""Compile kernel instances with g++ and run launches through them."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import subprocess
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from quantizers.kernels import build
+from quantizers.kernels.launches import Launch
+from quantizers.kernels.tuning import MACROS
+
+_PAGE = mmap.PAGESIZE
+_SHIM = Path(__file__).with_name("shim.h")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Emulator:
+    """Instances of one kernel family, compiled together."""
+
+    def __init__(self, family: str, names: list[str], folder: Path) -> None:
+        self._index = {name: i for i, name in enumerate(names)}
+        parts = [_SHIM.read_text()]
+        parts += [(build.SOURCES / part).read_text() for part in ("common.cuh", f"{family}.cu")]
+        parts += [
+            f'extern "C" void run_{i}(const long long* arguments, int blocks, int threads)'
+            f"{{ launch({name}, arguments, blocks, threads); }}"
+            for i, name in enumerate(names)
+        ]
+        source, library = folder / f"{family}.cpp", folder / f"{family}.so"
+        source.write_text("\n".join(parts))
+        command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-ffp-contract=off"]
+        command += ["-fno-strict-aliasing", *(f"-D{k}={v}" for k, v in MACROS.items())]
+        subprocess.run([*command, str(source), "-o", str(library)], check=True)
+        self._library = ctypes.CDLL(str(library))
+
+    def run(self, launch: Launch) -> None:
+        """Run a launch on CPU tensors. Each sits before a forbidden page meanwhile: a read or write
+        beyond its end (beyond its last 16 bytes for sizes in between) kills the process."""
+        fenced = [_Fenced(a) if isinstance(a, Tensor) else a for a in launch.arguments]
+        values = [a.address if isinstance(a, _Fenced) else (a or 0) for a in fenced]
+        function = getattr(self._library, f"run_{self._index[launch.name]}")
+        function((ctypes.c_longlong * len(values))(*values), launch.blocks, launch.threads)
+        for argument in fenced:
+            if isinstance(argument, _Fenced):
+                argument.copy_back()
+
+
+class _Fenced:
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        # Words and constants end exactly at the fence; what vectors load begins at 16 bytes.
+        align = 16 if tensor.data_ptr() % 16 == 0 and tensor.dtype != torch.int32 else 4
+        size = -(-tensor.nbytes // align) * align
+        pages = -(-size // _PAGE) * _PAGE
+        self._memory = mmap.mmap(-1, pages + _PAGE)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        assert _libc.mprotect(ctypes.c_void_p(start + pages), _PAGE, 0) == 0
+        self.address = start + pages - size
+        ctypes.memmove(self.address, tensor.data_ptr(), tensor.nbytes)
+
+    def copy_back(self) -> None:
+        ctypes.memmove(self.tensor.data_ptr(), self.address, self.tensor.nbytes)

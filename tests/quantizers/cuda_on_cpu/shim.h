@@ -1,0 +1,162 @@
+// CUDA's words in C++, so that a kernel's source runs on a CPU: each thread of a block is a fiber,
+// and barriers, shuffles and tensor-core products switch between them. Blocks run one by one.
+#include <ucontext.h>
+
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#define __device__
+#define __global__ static
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __shared__ static
+
+struct Index {
+    unsigned x;
+};
+static Index threadIdx, blockIdx, gridDim;
+struct float2 {
+    float x, y;
+};
+
+// --- fibers ---
+constexpr int MOST_THREADS = 1024, STACK = 1 << 15;
+static ucontext_t scheduler, fiber[MOST_THREADS];
+static bool done[MOST_THREADS];
+static std::function<void()> body;
+
+static void entry() {
+    body();
+    done[threadIdx.x] = true;
+    swapcontext(&fiber[threadIdx.x], &scheduler);
+}
+
+static void run_block(int threads) {
+    static std::unique_ptr<char[]> stacks(new char[MOST_THREADS * STACK]);
+    for (int i = 0; i < threads; ++i) {
+        getcontext(&fiber[i]);
+        fiber[i].uc_stack.ss_sp = stacks.get() + i * STACK;
+        fiber[i].uc_stack.ss_size = STACK;
+        fiber[i].uc_link = nullptr;
+        makecontext(&fiber[i], entry, 0);
+        done[i] = false;
+    }
+    for (bool alive = true; alive;) {
+        alive = false;
+        for (int i = 0; i < threads; ++i) {
+            if (done[i]) continue;
+            threadIdx.x = i;
+            swapcontext(&scheduler, &fiber[i]);
+            alive = true;
+        }
+    }
+}
+
+struct Barrier {
+    int arrived = 0, generation = 0;
+    void wait(int size) {
+        const int mine = generation, me = threadIdx.x;
+        if (++arrived == size) {
+            arrived = 0;
+            ++generation;
+        }
+        while (mine == generation) swapcontext(&fiber[me], &scheduler);
+    }
+};
+static Barrier block_barrier, warp_barrier[MOST_THREADS / 32];
+static int block_threads;
+
+static void __syncthreads() { block_barrier.wait(block_threads); }
+static void __syncwarp() { warp_barrier[threadIdx.x / 32].wait(32); }
+
+static unsigned __shfl_xor_sync(unsigned, unsigned value, int mask) {
+    static unsigned given[MOST_THREADS];
+    given[threadIdx.x] = value;
+    __syncwarp();
+    const unsigned taken = given[threadIdx.x ^ mask];
+    __syncwarp();
+    return taken;
+}
+
+// --- arithmetic ---
+static unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
+    const unsigned long long both = static_cast<unsigned long long>(high) << 32 | low;
+    return static_cast<unsigned>(both >> (shift & 31));
+}
+template <typename To, typename From> static To bits_as(From from) {
+    static_assert(sizeof(To) == sizeof(From));
+    To to;
+    std::memcpy(&to, &from, sizeof to);
+    return to;
+}
+static float __uint_as_float(unsigned x) { return bits_as<float>(x); }
+static unsigned __float_as_uint(float x) { return bits_as<unsigned>(x); }
+static float __fmul_rn(float a, float b) { return a * b; }
+static float __fadd_rn(float a, float b) { return a + b; }
+static float __fsub_rn(float a, float b) { return a - b; }
+static float __fdiv_rn(float a, float b) { return a / b; }
+
+struct F16 {
+    unsigned short bits;
+};
+struct BF16 {
+    unsigned short bits;
+};
+static float widen(float x) { return x; }
+static float widen(F16 x) { return bits_as<_Float16>(x.bits); }
+static float widen(BF16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
+
+template <typename T> static T narrow(float x);
+template <> float narrow<float>(float x) { return x; }
+template <> F16 narrow<F16>(float x) {
+    return {bits_as<unsigned short>(static_cast<_Float16>(x))};
+}
+template <> BF16 narrow<BF16>(float x) {
+    if (x != x) return {0x7fff};
+    const unsigned bits = __float_as_uint(x);
+    return {static_cast<unsigned short>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+template <typename T> static unsigned narrow_pair(float low, float high) {
+    return narrow<T>(low).bits | static_cast<unsigned>(narrow<T>(high).bits) << 16;
+}
+
+// mma.m16n8k16, the fragment layout of the PTX manual: element (row, k) of a, (k, column) of b.
+template <typename T> static float half_of(unsigned word, int which) {
+    return widen(T{static_cast<unsigned short>(word >> 16 * which)});
+}
+template <typename T>
+static void mma(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    static unsigned all_a[MOST_THREADS][4], all_b[MOST_THREADS][2];
+    const int me = threadIdx.x, warp = me / 32 * 32, lane = me % 32;
+    std::memcpy(all_a[me], a, sizeof a);
+    std::memcpy(all_b[me], b, sizeof b);
+    __syncwarp();
+    for (int j = 0; j < 4; ++j) {
+        const int row = lane / 4 + j / 2 * 8, column = lane % 4 * 2 + j % 2;
+        for (int k = 0; k < 16; ++k) {
+            const unsigned word_a = all_a[warp + row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2];
+            const unsigned word_b = all_b[warp + column * 4 + k % 8 / 2][k / 8];
+            c[j] += half_of<T>(word_a, k % 2) * half_of<T>(word_b, k % 2);
+        }
+    }
+    __syncwarp();
+}
+
+// --- launch: every argument is 8 bytes, a pointer or an integer ---
+template <typename... A, std::size_t... I>
+static void call(void (*kernel)(A...), const long long* arguments, std::index_sequence<I...>) {
+    kernel((A)arguments[I]...);
+}
+template <typename... A>
+static void launch(void (*kernel)(A...), const long long* arguments, int blocks, int threads) {
+    body = [=] { call(kernel, arguments, std::index_sequence_for<A...>()); };
+    block_threads = threads;
+    gridDim.x = blocks;
+    for (int i = 0; i < blocks; ++i) {
+        blockIdx.x = i;
+        run_block(threads);
+    }
+}

@@ -1,0 +1,157 @@
+"""What can be known about the CUDA kernels without a GPU: they compile well, and their disk cache
+survives damage and company."""
+
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from quantizers.kernels import build, tuning
+
+pytest.importorskip("cuda.bindings.nvrtc", reason="needs NVRTC's Python binding")
+try:
+    build.nvrtc_version()
+except build.BuildError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+ROOT = Path(__file__).parents[2]
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+NAME = build.dequantize_name(4, torch.float16, True)
+
+INSTANCES = {
+    "dequantize": [
+        build.dequantize_name(bits, dtype, fast)
+        for bits in range(2, 16)
+        for dtype in DTYPES
+        for fast in ((True, False) if bits <= 8 else (False,))
+    ],
+    "quantize": [
+        build.quantize_name(bits, dtype, one_pass)
+        for bits in range(2, 16)
+        for dtype in DTYPES
+        for one_pass in ((True, False) if bits <= 8 else (False,))
+    ],
+    "multiply": [
+        build.multiply_name(bits, dtype, tuning.multiply_tiles(rows, bits))
+        for bits in range(2, 9)
+        for dtype in DTYPES[:2]
+        for rows in (1, 16)
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def reports():
+    """(family, arch) -> what ptxas says about all its instances."""
+    jobs = [(family, arch) for arch in ARCHITECTURES for family in INSTANCES]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        done = pool.map(
+            lambda job: build.compile_instances(job[0], INSTANCES[job[0]], job[1]), jobs
+        )
+        return dict(zip(jobs, done, strict=True))
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("family", INSTANCES)
+def test_every_instance_compiles_without_local_memory(reports, family, arch):
+    binaries, log = reports[family, arch]
+    assert set(binaries) == set(INSTANCES[family])
+    assert len({binary.symbol for binary in binaries.values()}) == len(binaries)
+    frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+)", log)
+    assert len(frames) >= len(binaries)
+    assert {frame for frame in frames} == {("0", "0", "0")}
+
+
+@pytest.mark.parametrize("family", INSTANCES)
+def test_threads_fit_a_multiprocessor(reports, family):
+    """65,536 registers for at least the two blocks that hide each other's barriers."""
+    threads = tuning.MACROS[f"{family.upper()}_THREADS"]
+    _, log = reports[family, "sm_90"]
+    registers = [int(count) for count in re.findall(r"Used (\d+) registers", log)]
+    assert 0 < 2 * threads * max(registers) <= 65536
+
+
+def test_the_disk_cache_is_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("KBIT_CACHE", str(tmp_path))
+    first = build.build("dequantize", NAME, "sm_90")
+    monkeypatch.setattr(build, "compile_instances", None)  # not called again
+    assert build.build("dequantize", NAME, "sm_90") == first
+    assert first.code[:4] == b"\x7fELF"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:-1],
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:-100] + b"x" + data[-99:],
+        lambda data: b"[]\n" + data,
+        lambda data: data.replace(b"symbol", b"sXmbol"),
+        lambda data: b"\xff" * 100,
+    ],
+    ids=["empty", "short", "half", "changed", "other", "key", "noise"],
+)
+def test_a_damaged_entry_is_rebuilt(tmp_path, monkeypatch, damage):
+    monkeypatch.setenv("KBIT_CACHE", str(tmp_path))
+    first = build.build("dequantize", NAME, "sm_90")
+    [entry] = (tmp_path / "kernels").iterdir()
+    good = entry.read_bytes()
+    entry.write_bytes(damage(good))
+    assert build.build("dequantize", NAME, "sm_90") == first
+    assert entry.read_bytes() == good
+
+
+def test_the_key_has_everything_that_matters(tmp_path, monkeypatch):
+    monkeypatch.setenv("KBIT_CACHE", str(tmp_path))
+    key = build._key("dequantize", NAME, "sm_90")
+    assert build._key("dequantize", NAME, "sm_80") != key
+    assert build._key("dequantize", build.dequantize_name(5, torch.half, True), "sm_90") != key
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "nvrtc_version", lambda: "99.9")
+        assert build._key("dequantize", NAME, "sm_90") != key
+    with monkeypatch.context() as patch:
+        patch.setitem(build.MACROS, "DEQUANTIZE_THREADS", 128)
+        assert build._key("dequantize", NAME, "sm_90") != key
+    changed = build.source("dequantize") + " "
+    monkeypatch.setattr(build, "source", lambda family: changed)
+    assert build._key("dequantize", NAME, "sm_90") != key
+
+
+def test_a_folder_that_cannot_be_written_does_not_matter(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("KBIT_CACHE", str(tmp_path / "file"))
+    assert build.build("dequantize", NAME, "sm_90").code[:4] == b"\x7fELF"
+
+
+def test_bad_source_is_one_line(monkeypatch):
+    monkeypatch.setattr(build, "source", lambda family: "this is not C++;")
+    with pytest.raises(build.BuildError, match="dequantize does not compile for sm_90") as caught:
+        build.compile_instances("dequantize", (NAME,), "sm_90")
+    assert "\n" not in str(caught.value)
+
+
+def test_processes_that_start_together_build_one_whole_entry(tmp_path):
+    program = (
+        "import hashlib, torch\n"
+        "from quantizers.kernels import build\n"
+        "binary = build.build('multiply', 'multiply<3, F16, 1, 1>', 'sm_90')\n"
+        "print(hashlib.sha256(binary.code).hexdigest())\n"
+    )
+    environment = {**os.environ, "KBIT_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program], cwd=ROOT, env=environment, stdout=subprocess.PIPE
+        )
+        for _ in range(4)
+    ]
+    digests = {worker.communicate(timeout=120)[0] for worker in workers}
+    assert [worker.returncode for worker in workers] == [0] * 4
+    assert len(digests) == 1
+    assert len(list((tmp_path / "kernels").iterdir())) == 1  # and no temporary file

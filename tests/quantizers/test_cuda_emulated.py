@@ -1,0 +1,209 @@
+"""The CUDA kernels' own source, run on the CPU thread by thread, against the plain-torch reference.
+
+What a machine without a GPU can check: bit offsets, funnel shifts over word ends, short last
+groups, warps and blocks, shared memory and barriers, the tensor-core layout, the launch arguments,
+reads and writes beyond the end. What it cannot: races, and the hardware's own arithmetic.
+"""
+
+import shutil
+
+import pytest
+import torch
+
+from quantizers.blockwise import dequantize, quantize
+from quantizers.codebooks import codebook, integer
+from quantizers.kernels import build, launches, reference
+from quantizers.kernels.tuning import QUANTIZE_THREADS, multiply_tiles
+from tests.quantizers.cuda_on_cpu.run import Emulator
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+
+HALF, BF16, FULL = torch.float16, torch.bfloat16, torch.float32
+SIZES = (1, 31, 32, 33, 63, 64, 65, 1000, 8 * QUANTIZE_THREADS + 257)
+# (bits, type, block): every width on the fast path and on the generic one, every type on both.
+CASES = [(k, (HALF, BF16, FULL)[k % 3], block) for k in range(2, 9) for block in (64, 7)]
+CASES += [(3, HALF, 16), (5, HALF, 4096), (8, FULL, 10**9), (6, BF16, 1), (7, HALF, 100)]
+CASES += [(9, HALF, 64), (12, BF16, 33), (15, FULL, 64)]
+ONE_PASS = [(k, (HALF, BF16, FULL)[k % 3]) for k in range(2, 9)]
+ROWS_AND_COLUMNS = [(1, 128), (5, 256), (16, 128), (17, 384), (40, 1280)]
+
+
+def poisoned(tensor):
+    """Filled with a value no kernel writes: what it leaves out shows."""
+    return tensor.view(torch.uint8).fill_(0xA5) is None or tensor
+
+
+@pytest.fixture(scope="module")
+def dequantizer(tmp_path_factory):
+    fast = {(k, dtype, k <= 8 and block not in (7, 1, 100, 33)) for k, dtype, block in CASES}
+    # A tensor of one block takes the fast path whatever its block size.
+    fast |= {(k, dtype, True) for k, dtype, _ in CASES if k <= 8}
+    names = sorted(build.dequantize_name(*case) for case in fast)
+    return Emulator("dequantize", names, tmp_path_factory.mktemp("dequantize"))
+
+
+@pytest.fixture(scope="module")
+def quantizer(tmp_path_factory):
+    names = {build.quantize_name(k, dtype, False) for k, dtype, _ in CASES}
+    names |= {build.quantize_name(k, dtype, True) for k, dtype in ONE_PASS}
+    return Emulator("quantize", sorted(names), tmp_path_factory.mktemp("quantize"))
+
+
+@pytest.fixture(scope="module")
+def multiplier(tmp_path_factory):
+    names = [build.multiply_name(k, HALF, (1, 1)) for k in range(2, 9)]
+    names += [build.multiply_name(k, BF16, multiply_tiles(16, k)) for k in (2, 3, 4, 7, 8)]
+    return Emulator("multiply", names, tmp_path_factory.mktemp("multiply"))
+
+
+def weights_of(n, dtype, seed=0):
+    return torch.randn(n, generator=torch.Generator().manual_seed(seed)).mul(0.05).to(dtype)
+
+
+def same_bits(a, b):
+    return a.dtype == b.dtype and torch.equal(a.view(torch.uint8), b.view(torch.uint8))
+
+
+def case_id(case):
+    return f"{case[0]}bit-{str(case[1]).removeprefix('torch.')}-B{case[2]}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_dequantize(dequantizer, case):
+    bits, dtype, block = case
+    for n in SIZES:
+        for centered in (False, True):
+            table = codebook("dynamic" if bits % 2 else "int", bits)
+            q = quantize(weights_of(n, dtype, n), table, bits, block, centered)
+            args = (q.packed, q.absmax, q.mean, table, bits, block, n, dtype)
+            launch, out = launches.dequantize(*args, processors=1)
+            poisoned(out)
+            dequantizer.run(launch)
+            assert same_bits(out, reference.dequantize_packed(*args)), n
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_quantize(quantizer, case):
+    bits, dtype, block = case
+    for n in SIZES:
+        for centered in (False, True):
+            table = codebook("dynamic" if bits % 2 else "int", bits)
+            values = weights_of(n, dtype, n)
+            values[: n // 3] = 0  # also blocks of zeros
+            q = quantize(values, table, bits, block, centered)
+            args = (values, q.absmax, q.mean, table, bits, block)
+            launch, words = launches.quantize(*args, processors=1)
+            poisoned(words)
+            quantizer.run(launch)
+            assert torch.equal(words, q.packed), n
+
+
+@pytest.mark.parametrize("block", [16, 32, 64, 256, 512, 1024, 4096])
+@pytest.mark.parametrize(("bits", "dtype"), ONE_PASS)
+def test_quantize_in_one_pass(quantizer, block, bits, dtype):
+    table = codebook("float", bits)
+    for n in (1, 15, 33, 64, 65, 1000, 8 * QUANTIZE_THREADS + 257, 16 * QUANTIZE_THREADS):
+        values = weights_of(n, dtype, n)
+        values[n // 4 : n // 2] = 0
+        planned = launches.quantize_blocks(values, table, bits, block, processors=1)
+        assert planned is not None
+        launch, words, absmax, problem = planned
+        poisoned(words), poisoned(absmax)
+        quantizer.run(launch)
+        q = quantize(values, table, bits, block)
+        assert same_bits(absmax, q.absmax), n
+        assert torch.equal(words, q.packed), n
+        assert int(problem) == 0
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 65520.0, -1e30])
+def test_one_pass_reports_weights_that_cannot_be_quantized(quantizer, bad):
+    values = weights_of(5000, FULL)
+    values[4999] = bad
+    launch, _, _, problem = launches.quantize_blocks(values, integer(5), 5, 64, processors=1)
+    quantizer.run(launch)
+    assert int(problem) != 0
+
+
+def test_one_pass_leaves_other_blocks_to_the_slower_path():
+    values = weights_of(100, HALF)
+    for bits, block in [(4, 8), (4, 48), (4, 8192), (9, 64)]:
+        assert launches.quantize_blocks(values, integer(bits), bits, block, 1) is None
+
+
+def product_case(bits, dtype, d_out, d_in, block, m):
+    q = quantize(weights_of(d_out * d_in, dtype).view(d_out, d_in), integer(bits), bits, block)
+    x = torch.randn(m, d_in, generator=torch.Generator().manual_seed(m)).to(dtype)
+    return q, x
+
+
+def run_product(multiplier, q, x, bias=None):
+    args = (q.packed, q.absmax, q.codebook, bias, q.bits, q.block_size, q.shape[0])
+    launch, y = launches.multiply(x, *args)
+    poisoned(y)
+    multiplier.run(launch)
+    return y
+
+
+@pytest.mark.parametrize(("d_out", "d_in"), ROWS_AND_COLUMNS)
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_product_with_the_identity_is_the_dequantized_matrix(multiplier, bits, d_out, d_in):
+    """As long as every slot of the tensor-core product gets the right row and column."""
+    q, _ = product_case(bits, HALF, d_out, d_in, (16, 64, 4096)[bits % 3], 1)
+    eye = torch.eye(d_in, dtype=HALF)
+    expected = dequantize(q).T
+    for start in range(0, min(d_in, 256), 8):
+        y = run_product(multiplier, q, eye[start : start + 8])
+        assert torch.equal(y, expected[start : start + 8])
+
+
+@pytest.mark.parametrize("m", [9, 16])
+@pytest.mark.parametrize("bits", [2, 3, 4, 7, 8])
+def test_wide_product_with_the_identity(multiplier, bits, m):
+    q, _ = product_case(bits, BF16, 50, 128, 32, 1)
+    for start in range(0, 128 - m, m):
+        rows = torch.eye(128, dtype=BF16)[start : start + m]
+        assert torch.equal(run_product(multiplier, q, rows), dequantize(q).T[start : start + m])
+
+
+@pytest.mark.parametrize("m", [1, 2, 7, 8])
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_product(multiplier, bits, m):
+    q, x = product_case(bits, HALF, 37, 1280, 64, m)
+    bias = torch.randn(37).half()
+    exact = x.double() @ dequantize(q).double().T + bias.double()
+    y = run_product(multiplier, q, x, bias)
+    assert (y - exact).norm() <= 2e-3 * exact.norm()
+
+
+def test_product_of_a_view_that_begins_off_16_bytes(multiplier):
+    q, x = product_case(4, HALF, 16, 128, 64, 2)
+    shifted = torch.cat([torch.zeros(1, dtype=HALF), x.flatten()])[1:].view(2, 128)
+    assert shifted.data_ptr() % 16
+    assert torch.equal(run_product(multiplier, q, shifted), run_product(multiplier, q, x))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"d_in": 192}, {"m": 17}, {"block": 48}, {"block": 8}, {"bits": 9}, {"x": FULL}],
+    ids=str,
+)
+def test_products_the_kernel_does_not_cover(change):
+    case = {"d_in": 256, "m": 4, "block": 64, "bits": 4, "x": HALF, **change}
+    q, x = product_case(case["bits"], HALF, 16, case["d_in"], case["block"], case["m"])
+    args = (q.packed, q.absmax, q.codebook, None, q.bits, q.block_size, 16)
+    assert launches.multiply(x.to(case["x"]), *args) is None
+
+
+def test_an_index_beyond_the_codebook_is_nan(dequantizer, multiplier):
+    words = torch.full((64,), -1, dtype=torch.int32)  # 4-bit int has 15 values
+    absmax = torch.ones(8).half()
+    args = (words, absmax, None, integer(4), 4, 64, 512, BF16)
+    launch, out = launches.dequantize(*args, processors=1)
+    dequantizer.run(launch)
+    assert out.isnan().all()
+    launch, y = launches.multiply(
+        torch.ones(1, 128).half(), words, absmax, integer(4), None, 4, 64, 4
+    )
+    multiplier.run(launch)
+    assert y.isnan().all()

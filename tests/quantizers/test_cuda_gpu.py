@@ -1,0 +1,217 @@
+"""The CUDA kernels on a GPU: `pytest -m gpu` runs these and prints the benchmark table.
+
+compute-sanitizer takes the same program:
+    compute-sanitizer python -m pytest -m gpu -k "not benchmark and not huge"
+"""
+
+import pytest
+import torch
+
+from quantizers import kernels
+from quantizers.blockwise import dequantize, quantize
+from quantizers.codebooks import codebook, integer, quantile
+from quantizers.config import DATA_TYPES, QuantConfig
+from quantizers.kernels import build, gpu, launches, reference
+from quantizers.linear import KBitLinear
+from quantizers.outliers import dequantize_matrix, quantize_matrix
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+CUDA = torch.device("cuda", 0)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+BLOCKS = (1, 7, 16, 32, 64, 100, 256, 1024, 4096, None)
+SIZES = (1, 31, 32, 33, 63, 64, 65, 1000, 70_001)
+
+
+@pytest.fixture(autouse=True)
+def every_kernel_is_used():
+    yield
+    assert gpu.failures() == {}
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Memory that torch hands out holds a pattern no kernel writes: what is left out shows."""
+    empty = torch.empty
+
+    def poisoned(*args, **kwargs):
+        tensor = empty(*args, **kwargs)
+        if tensor.numel():
+            tensor.view(torch.uint8).fill_(0xA5)
+        return tensor
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+
+
+def table_of(data_type, bits, values):
+    return quantile(bits, values) if data_type == "quantile" else codebook(data_type, bits)
+
+
+def weights_of(n, dtype, seed=0):
+    return torch.randn(n, generator=torch.Generator().manual_seed(seed)).mul(0.05).to(dtype)
+
+
+def same_bits(a, b):
+    return a.dtype == b.dtype and torch.equal(a.cpu().view(torch.uint8), b.view(torch.uint8))
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("bits", range(2, 16))
+def test_same_bits_as_the_cpu(poison, bits, dtype, block):
+    """Packed words, absmax, mean and dequantized weights, for every data type and odd sizes."""
+    for data_type in DATA_TYPES:
+        for n in SIZES if data_type == "dynamic" else SIZES[-1:]:
+            values = weights_of(n, dtype, n)
+            values[n // 3 : n // 2] = 0
+            table = table_of(data_type, bits, values)
+            for centered in (False, True):
+                if centered and dtype == torch.float32:
+                    continue  # fp64 sums of fp32 weights depend on their order
+                here = quantize(values, table, bits, block, centered)
+                there = quantize(values.to(CUDA), table, bits, block, centered)
+                assert same_bits(there.packed, here.packed)
+                assert same_bits(there.absmax, here.absmax)
+                assert same_bits(dequantize(there), dequantize(here))
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_quantile_tables_are_those_of_the_cpu(bits):
+    values = weights_of(100_003, torch.float16)
+    assert torch.equal(quantile(bits, values.to(CUDA)), quantile(bits, values))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_weights_that_cannot_be_quantized(bad):
+    values = weights_of(5000, torch.float16).to(CUDA)
+    values[4321] = bad
+    with pytest.raises(ValueError, match="layer.7: the weights have NaN or inf"):
+        quantize(values, integer(4), 4, 64, name="layer.7")
+    with pytest.raises(ValueError, match="overflows"):
+        quantize(torch.full((64,), 65520.0, device=CUDA), integer(4), 4, 64)
+
+
+def test_tensors_on_different_devices_are_refused():
+    q = quantize(weights_of(1000, torch.float16).to(CUDA), integer(4), 4, 64)
+    args = (q.packed, q.absmax.cpu(), None, integer(4), 4, 64, 1000, torch.float16)
+    with pytest.raises(ValueError, match="absmax: is on cpu, the weights are on cuda"):
+        kernels.dequantize_packed(*args)
+
+
+def packed_matrix(bits, dtype, d_out, d_in, block=64, seed=0):
+    weight = weights_of(d_out * d_in, dtype, seed).view(d_out, d_in).to(CUDA)
+    return quantize(weight, codebook("dynamic", bits), bits, block)
+
+
+def product(q, x, bias=None):
+    return gpu.multiply(x, q.packed, q.absmax, q.codebook, bias, q.bits, q.block_size, q.shape[0])
+
+
+@pytest.mark.parametrize("block", [16, 64, 4096, None])
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_identity_gives_the_dequantized_matrix(poison, bits, dtype, block):
+    q = packed_matrix(bits, dtype, 261, 512, block)
+    weight, eye = dequantize(q), torch.eye(512, dtype=dtype, device=CUDA)
+    for m in (1, 8, 16):
+        for start in range(0, 512, 16):
+            y = product(q, eye[start : start + m])
+            assert torch.equal(y, weight.T[start : start + m])
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 5, 8, 9, 13, 16])
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_product_on_random_input(poison, bits, dtype, m):
+    for d_out, d_in in [(1, 128), (4096, 4096), (1000, 11008)]:
+        q = packed_matrix(bits, dtype, d_out, d_in, seed=m)
+        x = torch.randn(m, d_in, device=CUDA, dtype=dtype)
+        bias = torch.randn(d_out, device=CUDA, dtype=dtype)
+        exact = x.double() @ dequantize(q).double().T + bias
+        error = (product(q, x, bias) - exact).norm() / exact.norm()
+        assert error <= (2e-3 if dtype == torch.float16 else 1.1e-2)
+
+
+def test_views_that_are_not_contiguous_or_begin_off_16_bytes():
+    values = weights_of(4001, torch.float16).to(CUDA)
+    for view in (values[1:], values[:4000].view(40, 100).T, values[::2]):
+        here = quantize(view.cpu(), integer(3), 3, 64)
+        there = quantize(view, integer(3), 3, 64)
+        assert same_bits(there.packed, here.packed)
+        assert same_bits(dequantize(there), dequantize(here))
+    q = packed_matrix(4, torch.float16, 64, 256)
+    words = torch.cat([q.packed[:1], q.packed])[1:]
+    absmax = torch.cat([q.absmax[:1], q.absmax])[1:]
+    args = (None, q.codebook, 4, 64, 64 * 256, torch.float16)
+    assert torch.equal(kernels.dequantize_packed(words, absmax, *args).view(64, 256), dequantize(q))
+    x = torch.randn(2, 257, device=CUDA).half()[:, 1:]
+    y = kernels.multiply_packed(x, words, absmax, None, q.codebook, 4, 64, 64, torch.float16)
+    assert torch.equal(y, product(q, x.contiguous()))
+
+
+def test_another_stream():
+    """Behind work that takes a while on that stream, and with nothing waiting for it but it."""
+    values = weights_of(2**22, torch.float16)
+    here = quantize(values, integer(4), 4, 64)
+    stream = torch.cuda.Stream(CUDA)
+    with torch.cuda.stream(stream):
+        there = torch.zeros_like(values, device=CUDA)
+        torch.cuda._sleep(20_000_000)
+        there.copy_(values)
+        q = quantize(there, integer(4), 4, 64)
+        out = dequantize(q)
+    stream.synchronize()
+    assert same_bits(q.packed, here.packed) and same_bits(out, dequantize(here))
+
+
+def test_huge_tensor():
+    """Past 2^31 weights: every index that is 32 bits too short shows at the end."""
+    n = 2**31 + 1000
+    if torch.cuda.mem_get_info(CUDA)[0] < 20 * 2**30:
+        pytest.skip("needs 20 GiB of GPU memory")
+    values = torch.empty(n, dtype=torch.float16, device=CUDA).normal_()
+    q = quantize(values, integer(3), 3, 64)
+    out = dequantize(q)
+    for start in (0, 2**30 - 512, 2**31 - 512, n - 1000):
+        start = start // 64 * 64
+        stop = min(start + 1024, n)
+        small = quantize(values[start:stop].cpu(), integer(3), 3, 64)
+        assert same_bits(out[start:stop], dequantize(small))
+        words = q.packed[start * 3 // 32 :][: small.packed.numel()]
+        assert same_bits(words, small.packed)
+
+
+def test_linear_layer_chooses_its_path(monkeypatch):
+    matrix = quantize_matrix(
+        weights_of(256 * 512, torch.float16).view(256, 512).to(CUDA),
+        QuantConfig.make(4, "float", block_size=64),
+    )
+    layer, weight = KBitLinear(matrix), dequantize_matrix(matrix)
+    eye = torch.eye(512, device=CUDA).half()
+    assert torch.equal(layer(eye[:16].view(4, 4, 512)).view(16, 256), weight.T[:16])
+    monkeypatch.setattr(gpu, "start", None)  # would fail: 17 rows take dequantize ...
+    with pytest.raises(TypeError):
+        layer(eye[:17])
+    monkeypatch.undo()
+    assert torch.equal(layer(eye), weight.T)  # ... and cuBLAS
+
+
+def test_every_family_was_checked_against_plain_torch():
+    values = weights_of(1000, torch.float16).to(CUDA)
+    q = quantize(values, integer(4), 4, 64)
+    args = (q.packed, q.absmax, None, q.codebook, 4, 64, 1000, torch.float16)
+    assert torch.equal(dequantize(q), reference.dequantize_packed(*args))
+    launch, _ = launches.dequantize(*args, processors=1)
+    assert launch.name == build.dequantize_name(4, torch.float16, True)
+    assert (launch.name, 0) in gpu._kernels
+
+
+def test_benchmark_table(capsys):
+    from benchmarks.kernels import main
+
+    with capsys.disabled():
+        print()
+        assert main([]) == 0

@@ -1,0 +1,130 @@
+"""KBitLinear: the dequantized weights' results from nothing but the packed form."""
+
+import copy
+
+import pytest
+import torch
+
+from quantizers.codebooks import codebook
+from quantizers.config import QuantConfig
+from quantizers.kernels import multiply_packed
+from quantizers.linear import KBitLinear, pack_linears
+from quantizers.model import ResidentModel
+from quantizers.outliers import dequantize_matrix, quantize_matrix
+from tests.quantizers.tiny_models import CONFIGS, logits, tiny_model
+
+CONFIG = QuantConfig.make(4, "float", block_size=16)
+
+
+def layer(config=CONFIG, columns=None, bias=True, shape=(24, 32)):
+    torch.manual_seed(1)
+    quantized = quantize_matrix(torch.randn(shape).half(), config, columns)
+    return KBitLinear(quantized, torch.randn(shape[0]) if bias else None), quantized
+
+
+@pytest.mark.parametrize("bits", [2, 3, 5, 8, 11])
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("columns", [None, torch.tensor([3, 31])], ids=["plain", "outliers"])
+def test_forward_is_the_product_with_the_dequantized_matrix(bits, centered, columns):
+    config = QuantConfig.make(bits, "int", block_size=16, centered=centered)
+    module, quantized = layer(config, columns)
+    x = torch.randn(2, 3, 32)
+    expected = torch.nn.functional.linear(
+        x, dequantize_matrix(quantized).float(), module.bias.float()
+    )
+    assert torch.equal(module(x), expected)
+
+
+def test_identity_gives_the_dequantized_matrix_exactly():
+    module, quantized = layer(bias=False)
+    assert torch.equal(module(torch.eye(32)).T, dequantize_matrix(quantized).float())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_packed_model_computes_what_the_sweep_computes(name):
+    config = QuantConfig.make(4, "quantile", block_size=8)
+    packed, resident = tiny_model(name), ResidentModel(tiny_model(name))
+    for parameter in packed.parameters():
+        parameter.data = parameter.data.half().float()
+    pack_linears(packed, config)
+    resident.apply(config)
+    assert torch.equal(logits(packed), logits(resident.model))
+
+
+def test_outliers_are_those_of_the_sweep():
+    config = QuantConfig.make(3, "float", block_size=16, outlier_fraction=0.1)
+    packed, resident = tiny_model("llama"), ResidentModel(tiny_model("llama"))
+    for parameter in packed.parameters():
+        parameter.data = parameter.data.half().float()
+    layers = pack_linears(packed, config)
+    assert sum(module.columns.numel() for module in layers) > 0
+    resident.apply(config)
+    assert torch.equal(logits(packed), logits(resident.model))
+
+
+@pytest.mark.parametrize("data_type", ["float", "quantile"])
+def test_memory_is_the_counted_bytes(data_type):
+    model = tiny_model("gpt_neox")
+    config = QuantConfig.make(3, data_type, block_size=16, centered=True, outlier_fraction=0.05)
+    counted = ResidentModel(copy.deepcopy(model)).apply(config).quantized_bits // 8
+    layers = pack_linears(model, config)
+    biases = sum(module.bias.nbytes for module in layers)
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for module in layers
+        for tensor in (*module.buffers(), *module.parameters())
+        if tensor.numel()
+    }
+    assert sum(storages.values()) == counted + biases
+    assert not [name for module in layers for name, _ in module.named_parameters()]
+
+
+def test_types_stay_when_the_model_changes_type():
+    module, quantized = layer()
+    expected = module(torch.ones(32))
+    module.to(torch.bfloat16)
+    assert module.codebook.dtype == torch.float32 and module.absmax.dtype == torch.float16
+    assert torch.equal(module(torch.ones(32)), expected)
+
+
+def test_scope_all_and_unknown_wiring_are_refused():
+    with pytest.raises(ValueError, match="scope"):
+        pack_linears(tiny_model("opt"), QuantConfig.make(4, "int", scope="all"))
+    with pytest.raises(ValueError, match="gptj"):
+        pack_linears(tiny_model("gptj"), QuantConfig.make(4, "int", outlier_fraction=0.1))
+
+
+def test_sixteen_bit_changes_nothing():
+    assert pack_linears(tiny_model("opt"), QuantConfig.make(16)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.ones(2, 31)}, "packed stream: 744 weights of 4 bits take 93 words"),
+        ({"x": torch.ones(2, 32, dtype=torch.int32)}, "x: must be float16"),
+        ({"x": torch.ones(2, 32, device="meta")}, "x: is on meta"),
+        ({"bias": torch.ones(23)}, "bias: has shape"),
+        ({"bits": 5}, "packed stream"),
+        ({"absmax": torch.ones(47).half()}, "absmax: 768 weights in blocks of 16 have 48"),
+        ({"block": 0}, "block size: 0"),
+    ],
+)
+def test_arguments_that_disagree(change, message):
+    _, quantized = layer()
+    body = quantized.body
+    arguments = {
+        "x": torch.ones(2, 32),
+        "words": body.packed,
+        "absmax": body.absmax,
+        "mean": None,
+        "codebook": codebook("float", 4),
+        "bits": 4,
+        "block": 16,
+        "d_out": 24,
+        "dtype": torch.float16,
+    }
+    with pytest.raises(ValueError, match=message):
+        multiply_packed(**{**arguments, **change})
+    with pytest.raises(ValueError, match="31 columns"):
+        layer()[0](torch.ones(31))
