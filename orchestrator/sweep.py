@@ -8,15 +8,28 @@ The database is the only truth: the same command again does what is still missin
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":  # started as a script: the sibling packages lie one folder up
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    _root = Path(__file__).resolve().parent.parent
+    sys.path.insert(0, str(_root))
+    if find_spec("ray") is None:  # `ray start` was run without the environment activated
+        _python = _root / ".venv" / "bin" / "python"
+        if _python.exists():
+            os.execv(_python, [str(_python), *sys.argv])
+        print(
+            f"error: {sys.executable} lacks kbit's packages; activate its environment before "
+            "`ray start`",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 from orchestrator.cluster import has_gpu, start_ray
 from orchestrator.errors import InputError, SweepStopped
