@@ -108,10 +108,14 @@ def dequantize_packed(
     n: int,
     dtype: torch.dtype,
 ) -> Tensor:
+    if n == 0:
+        return torch.empty(0, dtype=dtype)
     table = padded_table(codebook, bits).numpy()
     scales, shifts = _fp32(absmax), _fp32(mean)
     stream = words.numpy().view(np.uint32)
-    out = torch.empty(n, dtype=dtype)
+    # NumPy asks the system for huge pages, torch does not: clearing small ones takes longer than
+    # the work.
+    out = torch.from_numpy(np.empty(n * dtype.itemsize, np.uint8)).view(dtype)
     from quantizers.kernels import cpu_lookup as fast
 
     if bits <= fast.LOOKUP_BITS and fast.runs_here():

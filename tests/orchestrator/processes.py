@@ -63,9 +63,13 @@ def processes_of(folder: str, name: str = "") -> list[int]:
     return found
 
 
-def gone(folder: str, seconds: float = 20) -> bool:
-    """Whether every process of that cluster ends within `seconds`."""
-    return wait_until(lambda: not processes_of(folder), seconds)
+def left_after(folder: str, seconds: float = 20) -> dict[int, str]:
+    """Processes of that cluster that have not ended within `seconds`, and what they run."""
+    wait_until(lambda: not processes_of(folder), seconds)
+    return {
+        pid: Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:80]
+        for pid in processes_of(folder)
+    }
 
 
 def attempts(study: Path) -> int:

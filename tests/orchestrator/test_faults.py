@@ -115,7 +115,7 @@ def test_one_disaster_after_another(study, folder, capsys):
         disaster(process, folder)
         output, _ = process.communicate(timeout=60)
         assert process.returncode in exit_codes, (disaster, output)
-        assert processes.gone(folder), (disaster, processes.processes_of(folder))
+        assert processes.left_after(folder) == {}, disaster
         stored = processes.attempts(study)
         results = store_of(study).results()
         assert len(results) == results["experiment_id"].nunique() >= done
@@ -129,7 +129,7 @@ def test_workers_that_die_hang_or_poison(study, folder, capsys):
     process = processes.start(folder, study, "kill=8,hang=6,poison=3", KBIT_JOB_SECONDS="0.1")
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 1, output
-    assert processes.gone(folder)
+    assert processes.left_after(folder) == {}
     attempts = store_of(study).attempts()
     outcomes = {bits: list(rows["status"]) for bits, rows in attempts.groupby("bits")}
     assert outcomes[8] == outcomes[6] == ["lost", "done"]
