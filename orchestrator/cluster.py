@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import time
 from collections.abc import Iterable
@@ -31,10 +32,18 @@ def start_ray() -> None:
             raise InputError(f"RAY_ADDRESS: no Ray cluster answers at {address}")
         ray.init(**quiet)  # finds the same, and its token; an address given here would not
     else:
-        # Ray would leave a token in ~/.ray, and with it there `ray start` demands tokens and
-        # `ray job submit` as typed is refused. This cluster listens on the loopback address alone.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        # Its ports are open to the network, so a token guards them: one for this process alone. Ray
+        # would leave one in ~/.ray, after which `ray job submit` as typed would be refused.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        options = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        try:
+            ray.init(**options, **quiet)
+        except Exception:  # on a busy machine its processes do not always find each other in time
+            ray.shutdown()
+            try:
+                ray.init(**options, **quiet)
+            except Exception as error:
+                raise SweepStopped(f"no local Ray cluster starts: {error}") from None
 
 
 def _started_cluster() -> str | None:

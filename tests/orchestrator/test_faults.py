@@ -115,10 +115,13 @@ def test_one_disaster_after_another(study, folder, capsys):
         disaster(process, folder)
         output, _ = process.communicate(timeout=60)
         assert process.returncode in exit_codes, (disaster, output)
-        assert processes.left_after(folder) == {}, disaster
+        left = processes.left_after(folder, 10)
+        # Ray's two agents outlive a head that was killed, for up to a minute.
+        assert all("Agent" in name for name in left.values()), (disaster, left)
         stored = processes.attempts(study)
         results = store_of(study).results()
         assert len(results) == results["experiment_id"].nunique() >= done
+    assert processes.left_after(folder, 90) == {}
     assert run_in_process(study) == 0
     check_complete(study)
 
