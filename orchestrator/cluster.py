@@ -35,7 +35,11 @@ def start_ray() -> None:
         # Its ports are open to the network, so a token guards them: one for this process alone. Ray
         # would leave one in ~/.ray, after which `ray job submit` as typed would be refused.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        options = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        options: dict[str, Any] = {
+            "address": "local",
+            "include_dashboard": False,
+            "_node_ip_address": "127.0.0.1",
+        }
         try:
             ray.init(**options, **quiet)
         except Exception:  # on a busy machine its processes do not always find each other in time

@@ -90,15 +90,16 @@ def kill_cluster(process, folder):
 
 
 DISASTERS = [
+    (kill_driver, {-signal.SIGKILL}),
     (kill_all_workers_then_interrupt, {130}),
     (interrupt_twice, {130}),
-    (kill_driver, {-signal.SIGKILL}),
     (kill_cluster, {3}),
     # Without its raylet a node's workers may live on until they are through.
     (kill_raylet, {3, 0}),
 ]
 
 
+@pytest.mark.slow
 def test_one_disaster_after_another(study, folder, capsys):
     """The same command, again and again: each run loses at most what was in flight."""
     stored = 0
@@ -146,6 +147,7 @@ def test_workers_that_die_hang_or_poison(study, folder, capsys):
     check_complete(study, 5)
 
 
+@pytest.mark.slow
 def test_worker_that_exhausts_memory_is_replaced(study, folder):
     """Ray's own monitor ends it, at a limit a little above what the machine uses now."""
     import psutil

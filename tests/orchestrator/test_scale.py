@@ -10,7 +10,8 @@ from orchestrator.paths import ROOT
 from tests.orchestrator import processes
 
 
-@pytest.mark.parametrize("jobs", [2_000, pytest.param(35_000, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [2_000, 35_000])
 def test_overhead_memory_and_file_size(jobs, tmp_path):
     with processes.ray_folder() as folder:
         command = [sys.executable, ROOT / "benchmarks" / "orchestration.py"]
