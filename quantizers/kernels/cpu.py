@@ -23,6 +23,8 @@ from quantizers.packing import n_words
 
 # Elements a chunk: a multiple of 32 (whole words), and too few for torch to start threads itself.
 _CHUNK = 2**14
+# Pieces of the work for each thread.
+_PIECES = 8
 
 
 @cache
@@ -45,17 +47,25 @@ def _decoder() -> Callable[..., None]:
 
 
 def _in_threads(n: int, run: Callable[[int, int], None]) -> None:
-    """run(first, last) over n elements, in parallel where it pays; every first is whole chunks."""
+    """run(first, last) over n elements, in parallel where it pays; every first is whole chunks.
+
+    Each thread takes the next piece when it has done one, so that one which starts late, or shares
+    its core, does not hold the others up.
+    """
     threads = min(torch.get_num_threads(), n // _CHUNK)
     if threads <= 1:
         run(0, n)
         return
-    share = -(-n // (threads * _CHUNK)) * _CHUNK
-    with ThreadPoolExecutor(threads) as pool:
-        others = [
-            pool.submit(run, first, min(first + share, n)) for first in range(share, n, share)
-        ]
-        run(0, share)  # one thread less to wait for
+    piece = -(-n // (threads * _PIECES * _CHUNK)) * _CHUNK
+    firsts = iter(range(0, n, piece))
+
+    def take_pieces() -> None:
+        for first in firsts:  # the interpreter lock keeps two threads from taking the same
+            run(first, min(first + piece, n))
+
+    with ThreadPoolExecutor(threads - 1) as pool:
+        others = [pool.submit(take_pieces) for _ in range(threads - 1)]
+        take_pieces()
         for other in others:
             other.result()
 
