@@ -30,15 +30,22 @@ template <int K> struct Codes {
     static constexpr int LOADED = (GROUP * K + (32 - STEP) + 31) / 32;
     unsigned word[LOADED];
 
+    // A group may end before its last loaded word, which then may lie beyond the stream's `last`.
     __device__ __forceinline__ void load(const unsigned* stream, long long group, long long last) {
         const long long first = group * K / 4;
 #pragma unroll
-        for (int i = 0; i < LOADED; ++i) {
-            // A group may end before its last loaded word, which then lies beyond the stream.
-            const long long at = first + i;
-            word[i] = stream[at < last ? at : last];
-        }
-        const unsigned offset = static_cast<unsigned>(group * K & 3) * 8;
+        for (int i = 0; i < LOADED; ++i) word[i] = stream[first + i < last ? first + i : last];
+        align(static_cast<unsigned>(group * K & 3) * 8);
+    }
+
+    // The same of a group that others follow: its words from its first, and where it starts there.
+    __device__ __forceinline__ void load_inside(const unsigned* words, unsigned offset) {
+#pragma unroll
+        for (int i = 0; i < LOADED; ++i) word[i] = words[i];
+        align(offset);
+    }
+
+    __device__ __forceinline__ void align(unsigned offset) {
 #pragma unroll
         for (int i = 0; i < LOADED; ++i)
             word[i] = __funnelshift_r(word[i], i + 1 < LOADED ? word[i + 1] : 0u, offset);

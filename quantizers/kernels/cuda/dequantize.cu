@@ -3,6 +3,12 @@
 // Bound by memory: a thread turns K bytes of the stream into 8 weights, so that a warp reads and
 // writes whole lines. Up to 5 bit each table entry has a shared-memory bank of its own.
 
+template <typename T> __device__ __forceinline__ void store(T* to, const T (&weights)[GROUP]) {
+#pragma unroll
+    for (int i = 0; i < GROUP * static_cast<int>(sizeof(T)) / 16; ++i)
+        reinterpret_cast<Vector*>(to)[i] = reinterpret_cast<const Vector*>(weights)[i];
+}
+
 // WHOLE_GROUPS: the 8 weights of a group share a block, and group g belongs to block g >> shift.
 template <int K, typename T, bool WHOLE_GROUPS>
 __global__ void __launch_bounds__(DEQUANTIZE_THREADS, DEQUANTIZE_RESIDENT)
@@ -24,56 +30,75 @@ dequantize(const unsigned* __restrict__ stream, const Constant* __restrict__ abs
         return code < n_codes ? codebook[code] : nan;
     };
 
-    const long long groups = (n + GROUP - 1) / GROUP;
+    auto weight = [&](unsigned code, float scale, float center) {
+        const float value = __fmul_rn(lookup(code), scale);
+        return narrow<T>(mean ? __fadd_rn(value, center) : value);
+    };
+
     const long long last_word = (n * K + 31) / 32 - 1;
+    // One group wherever it lies: at the end of the tensor, over the end of a block.
+    auto careful = [&](long long group) {
+        const long long first = group * GROUP;
+        Codes<K> codes;
+        codes.load(stream, group, last_word);
+        long long owner = WHOLE_GROUPS ? group >> shift : first / block;
+        long long left = WHOLE_GROUPS ? GROUP : (owner + 1) * block - first;
+        float scale = constant(absmax, owner, bf16);
+        float center = mean ? constant(mean, owner, bf16) : 0.0f;
+        alignas(16) T weights[GROUP];
+#pragma unroll
+        for (int i = 0; i < GROUP; ++i) {
+            if (!WHOLE_GROUPS && left-- == 0) {
+                left = block - 1;
+                if (first + i < n) {
+                    ++owner;
+                    scale = constant(absmax, owner, bf16);
+                    center = mean ? constant(mean, owner, bf16) : 0.0f;
+                }
+            }
+            weights[i] = weight(codes.code(i), scale, center);
+        }
+        if (first + GROUP <= n) {
+            store(out + first, weights);
+        } else {
+#pragma unroll
+            for (int i = 0; i < GROUP; ++i)
+                if (first + i < n) out[first + i] = weights[i];
+        }
+    };
+
+    const long long groups = (n + GROUP - 1) / GROUP;
     constexpr int TILE = DEQUANTIZE_THREADS * UNROLL;
+    constexpr int WORDS = DEQUANTIZE_THREADS * K / 4;  // of so many groups
     for (long long tile = static_cast<long long>(blockIdx.x) * TILE; tile < groups;
          tile += static_cast<long long>(gridDim.x) * TILE) {
-        Codes<K> codes[UNROLL];
-        float scale[UNROLL], center[UNROLL];
-        // All loads first: the more of them in flight, the better memory latency hides.
+        if (WHOLE_GROUPS && tile + TILE < groups) {
+            // Most tiles: no group is short or the last, and no bound needs a look.
+            const unsigned* words = stream + tile / 4 * K + threadIdx.x * K / 4;
+            const unsigned offset = (threadIdx.x * K & 3) * 8;
+            Codes<K> codes[UNROLL];
+            float scale[UNROLL], center[UNROLL];
+            // All loads first: the more of them in flight, the better memory latency hides.
 #pragma unroll
-        for (int u = 0; u < UNROLL; ++u) {
-            const long long group = tile + u * DEQUANTIZE_THREADS + threadIdx.x;
-            if (group >= groups) continue;
-            codes[u].load(stream, group, last_word);
-            const long long owner = WHOLE_GROUPS ? group >> shift : group * GROUP / block;
-            scale[u] = constant(absmax, owner, bf16);
-            center[u] = mean ? constant(mean, owner, bf16) : 0.0f;
-        }
-#pragma unroll
-        for (int u = 0; u < UNROLL; ++u) {
-            const long long group = tile + u * DEQUANTIZE_THREADS + threadIdx.x;
-            if (group >= groups) continue;
-            const long long first = group * GROUP;
-            long long owner = WHOLE_GROUPS ? 0 : first / block;
-            long long left = WHOLE_GROUPS ? GROUP : (owner + 1) * block - first;
-            alignas(16) T weights[GROUP];
-#pragma unroll
-            for (int i = 0; i < GROUP; ++i) {
-                if (!WHOLE_GROUPS && left == 0) {
-                    left = block;
-                    if (first + i < n) {
-                        ++owner;
-                        scale[u] = constant(absmax, owner, bf16);
-                        center[u] = mean ? constant(mean, owner, bf16) : 0.0f;
-                    }
-                }
-                if (!WHOLE_GROUPS) --left;
-                float value = __fmul_rn(lookup(codes[u].code(i)), scale[u]);
-                if (mean) value = __fadd_rn(value, center[u]);
-                weights[i] = narrow<T>(value);
+            for (int u = 0; u < UNROLL; ++u) {
+                codes[u].load_inside(words + u * WORDS, offset);
+                const long long owner = (tile + u * DEQUANTIZE_THREADS + threadIdx.x) >> shift;
+                scale[u] = constant(absmax, owner, bf16);
+                center[u] = mean ? constant(mean, owner, bf16) : 0.0f;
             }
-            if (first + GROUP <= n) {
-                constexpr int VECTORS = GROUP * sizeof(T) / sizeof(Vector);
+            T* to = out + (tile + threadIdx.x) * GROUP;
 #pragma unroll
-                for (int i = 0; i < VECTORS; ++i)
-                    reinterpret_cast<Vector*>(out + first)[i] =
-                        reinterpret_cast<const Vector*>(weights)[i];
-            } else {
+            for (int u = 0; u < UNROLL; ++u) {
+                alignas(16) T weights[GROUP];
 #pragma unroll
                 for (int i = 0; i < GROUP; ++i)
-                    if (first + i < n) out[first + i] = weights[i];
+                    weights[i] = weight(codes[u].code(i), scale[u], center[u]);
+                store(to + u * DEQUANTIZE_THREADS * GROUP, weights);
+            }
+        } else {
+            for (int u = 0; u < UNROLL; ++u) {
+                const long long group = tile + u * DEQUANTIZE_THREADS + threadIdx.x;
+                if (group < groups) careful(group);
             }
         }
     }

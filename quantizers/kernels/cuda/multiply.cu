@@ -52,27 +52,25 @@ template <int K, typename T> struct Share {
     unsigned word[2][K];
     T scale[2][2];  // of each row's first and last 16 columns
 
-    __device__ __forceinline__ void load(const unsigned* stream, const T* absmax, long long row,
-                                         long long column, long long d_in, long long d_out,
-                                         long long shift) {
+    // first: the element of W that each row's columns begin with.
+    __device__ __forceinline__ void load(const unsigned* stream, const T* absmax,
+                                         const long long (&first)[2], long long shift) {
         constexpr int WORDS = K % 4 == 0 ? 4 : K % 2 == 0 ? 2 : 1;  // a load
         struct alignas(4 * WORDS) Load {
             unsigned word[WORDS];
         };
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            long long r = row + 8 * half;
-            r = r < d_out ? r : d_out - 1;  // read, and its result not written
-            const long long first = r * d_in + column;
-            const unsigned* from = stream + first / 32 * K;
+            const unsigned* codes = stream + first[half] / 32 * K;
 #pragma unroll
             for (int i = 0; i < K / WORDS; ++i) {
-                const Load load = reinterpret_cast<const Load*>(from)[i];
+                const Load load = reinterpret_cast<const Load*>(codes)[i];
 #pragma unroll
                 for (int j = 0; j < WORDS; ++j) word[half][i * WORDS + j] = load.word[j];
             }
-            scale[half][0] = absmax[first >> shift];
-            scale[half][1] = absmax[(first + 16) >> shift];
+            const T* owner = absmax + (first[half] >> shift);
+            scale[half][0] = owner[0];
+            scale[half][1] = owner[shift == 4];  // blocks of 16, or one for all 32 columns
         }
     }
 };
@@ -97,15 +95,32 @@ multiply(const T* __restrict__ x, const unsigned* __restrict__ stream,
     const long long first_row = static_cast<long long>(blockIdx.x) * ROWS;
     const int chunks = static_cast<int>(d_in / CHUNK);
 
-    auto load = [&](Share<K, T> (&share)[ROW_TILES], int chunk) {
-        const long long column = static_cast<long long>(chunk) * CHUNK + t * 32;
+    // Where the lane reads next. Rows beyond the last are that one again: read, and not written.
+    constexpr int STEP = WARPS * CHUNK;
+    const long long column = warp * CHUNK + t * 32;
+    long long first[ROW_TILES][2];
 #pragma unroll
-        for (int r = 0; r < ROW_TILES; ++r)
-            share[r].load(stream, absmax, first_row + r * 16 + g, column, d_in, d_out, shift);
-    };
+    for (int r = 0; r < ROW_TILES; ++r)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const long long row = first_row + r * 16 + half * 8 + g;
+            first[r][half] = (row < d_out ? row : d_out - 1) * d_in + column;
+        }
+    const T* x_columns[X_TILES];
+#pragma unroll
+    for (int i = 0; i < X_TILES; ++i)
+        x_columns[i] = x + (i * 8 + g < m ? i * 8 + g : m - 1) * d_in + column;
 
     Share<K, T> next[ROW_TILES];
-    if (warp < chunks) load(next, warp);
+    auto load_next = [&] {
+#pragma unroll
+        for (int r = 0; r < ROW_TILES; ++r) {
+            next[r].load(stream, absmax, first[r], shift);
+#pragma unroll
+            for (int half = 0; half < 2; ++half) first[r][half] += STEP;
+        }
+    };
+    if (warp < chunks) load_next();
     Lookup<K>::fill(reinterpret_cast<float*>(memory), codebook, n_codes);
     __syncthreads();
 
@@ -114,22 +129,17 @@ multiply(const T* __restrict__ x, const unsigned* __restrict__ stream,
         Share<K, T> share[ROW_TILES];
 #pragma unroll
         for (int r = 0; r < ROW_TILES; ++r) share[r] = next[r];
-        if (chunk + WARPS < chunks) load(next, chunk + WARPS);
+        if (chunk + WARPS < chunks) load_next();
 
         // Each lane's first 16 columns, then its other 16: all at once would not fit registers.
 #pragma unroll
         for (int part = 0; part < 2; ++part) {
-            // Of row g of x, two values a word. Beyond the last row the last one again: its
-            // products are not written.
-            Vector columns[X_TILES][2];
+            Vector columns[X_TILES][2];  // of row g of x, two values a word
 #pragma unroll
-            for (int i = 0; i < X_TILES; ++i) {
-                const long long row = i * 8 + g < m ? i * 8 + g : m - 1;
-                const T* from = x + row * d_in + static_cast<long long>(chunk) * CHUNK + t * 32;
+            for (int i = 0; i < X_TILES; ++i)
 #pragma unroll
                 for (int j = 0; j < 2; ++j)
-                    columns[i][j] = reinterpret_cast<const Vector*>(from)[2 * part + j];
-            }
+                    columns[i][j] = reinterpret_cast<const Vector*>(x_columns[i])[2 * part + j];
             // Four products over 16 columns: 4 of every lane.
 #pragma unroll
             for (int step = 0; step < 4; ++step) {
@@ -153,6 +163,8 @@ multiply(const T* __restrict__ x, const unsigned* __restrict__ stream,
                 }
             }
         }
+#pragma unroll
+        for (int i = 0; i < X_TILES; ++i) x_columns[i] += STEP;
     }
 
     // Add up the warps, always in the same order.
