@@ -33,5 +33,5 @@ def multiply_tiles(rows: int, bits: int) -> tuple[int, int]:
     """(tiles of 8 rows of x, tiles of 16 rows of W) a warp of the fused multiply takes."""
     if rows <= 8:
         return 1, 1
-    # With twice the x to read, twice the rows of W share it. Above 4 bit their registers would spill.
+    # With twice the x to read, twice the rows of W share it. Above 4 bit that would spill.
     return 2, 2 if bits <= 4 else 1
