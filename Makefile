@@ -3,12 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint install clean
+.PHONY: demo study test lint install clean
 
 demo: install
 	$(BIN)/kbit sweep sweeps/demo.yaml --db results/demo.db
 	$(BIN)/kbit optimal --db results/demo.db
 	$(BIN)/kbit report --db results/demo.db --output results/demo.html
+
+# The study of docs/embedded-study.md from the beginning: hours on two cores. `kbit study` alone
+# writes the document again from the committed results.
+study: install
+	$(BIN)/kbit sweep sweeps/embedded.yaml --db results/embedded.db
+	$(BIN)/kbit outliers sotu-neox sotu-opt --db results/embedded.db
+	$(BIN)/kbit study --db results/embedded.db
 
 test: install lint
 	$(BIN)/python -m pytest

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from analysis.curves import Curve
 from analysis.panel import Panel
-from evaluation.task_sets import TASK_SETS
+from evaluation.task_sets import SIZE_WEIGHTED, TASK_SETS
 
 N_REPLICATES = 1000
 SEED = 20230613
@@ -72,23 +72,29 @@ def _resampled(
         if curve.metric == "zero_shot"
         else {curve.task: "cross_entropy"}
     )
+    by_items = curve.metric == "zero_shot" and curve.task in SIZE_WEIGHTED
     total: dict[str, npt.NDArray[np.float32]] = {}
     for start in range(0, len(experiments), _AT_ONCE):
         part = experiments[start : start + _AT_ONCE]
         counted: dict[str, int] = dict.fromkeys(part, 0)
+        mass: dict[str, int] = dict.fromkeys(part, 0)
         for task, metric in tasks.items():
             found = {k: x for k, x in scores(part, task, metric).items() if len(x) > 1}
             for n in {len(x) for x in found.values()}:
                 ids = [key for key, x in found.items() if len(x) == n]
                 items = np.stack([found[key] for key in ids], axis=1)
-                items = (items - items.mean(axis=0)) / np.float32(len(tasks) * np.sqrt(n * (n - 1)))
+                weight = n if by_items else 1
+                items = (items - items.mean(axis=0)) * np.float32(weight / np.sqrt(n * (n - 1)))
                 change = resampling_counts(task, n, n_replicates) @ items
                 for key, column in zip(ids, change.T, strict=True):
                     total[key] = total[key] + column if key in total else column
                     counted[key] += 1
+                    mass[key] += weight
         for key in part:
             if counted[key] < len(tasks) or not tasks:
                 total.pop(key, None)
+            else:
+                total[key] /= np.float32(mass[key])
     return total
 
 

@@ -87,8 +87,9 @@ def contending(panel: Panel, budgets: FloatArray) -> npt.NDArray[np.bool_]:
     score = np.where(reached, score, -np.inf)
     best = score.argmax(axis=0)
     column = np.arange(len(budgets))
-    behind = np.where(reached, score[best, column] - score, np.inf)
+    # Where no curve reaches, infinities are subtracted; where no error is known, 0 divides.
     with np.errstate(divide="ignore", invalid="ignore"):
+        behind = np.where(reached, score[best, column] - score, np.inf)
         distance = np.nan_to_num(behind / np.hypot(error, error[best, column]), posinf=np.inf)
     rank = np.argsort(np.argsort(distance, axis=0, kind="stable"), axis=0)
     runner_up = np.argsort(np.argsort(-score, axis=0, kind="stable"), axis=0) < 2

@@ -138,9 +138,8 @@ def _make_curves(results: pd.DataFrame, metric: str, axis: str, task: str | None
     points, size, group = points.iloc[rows], size[rows], group.to_numpy()[rows]
     ends = [0, *(np.flatnonzero(np.diff(group)) + 1), len(group)]
     value, stderr = (points[c].to_numpy(dtype=np.float64) for c in ("value", "stderr"))
-    models, ids, tasks, families = (
-        points[c].tolist() for c in ("model", "experiment_id", "task", "family")
-    )
+    names = ("model", "experiment_id", "task", "family")
+    models, ids, tasks, families = (points[c].to_numpy(dtype=object).tolist() for c in names)
     n_params = [None if pd.isna(n) else int(n) for n in points["n_params"].tolist()]
     settings = list(zip(*(points[c].tolist() for c in SETTING_COLUMNS), strict=True))
     curves = [

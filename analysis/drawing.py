@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -53,33 +54,43 @@ def draw_curves(
         rows, columns, subplot_titles=names, horizontal_spacing=0.09, vertical_spacing=0.2 / rows
     )
     in_legend: set[str] = set()
+    # Collected and added at once: plotly's own row= and col= look through every panel each time.
+    traces: list[dict[str, Any]] = []
+    axes: dict[str, dict[str, Any]] = {}
+    lines: list[dict[str, Any]] = []
     for i, name in enumerate(names):
-        place = {"row": i // columns + 1, "col": i % columns + 1}
+        number = str(i + 1) if i else ""  # as make_subplots counts, row by row
         panel = [curve for curve in curves if panel_of(curve) == name]
         low, high = _value_range(panel)
-        title_text = Y_TITLES[metric] if place["col"] == 1 else None
-        figure.update_yaxes(range=[low, high], title_text=title_text, **place)
+        axes[f"yaxis{number}"] = {"range": [low, high]}
+        if i % columns == 0:
+            axes[f"yaxis{number}"]["title_text"] = Y_TITLES[metric]
         sizes = np.concatenate([curve.bits for curve in panel])
-        lowest = i + columns >= len(names)  # nothing stands below this panel
-        figure.update_xaxes(
-            size_axis(sizes.min(), sizes.max()),
-            title_text=SIZE_TITLES[axis] if lowest else None,
-            **place,
-        )
+        axes[f"xaxis{number}"] = size_axis(sizes.min(), sizes.max())
+        if i + columns >= len(names):  # nothing stands below this panel
+            axes[f"xaxis{number}"]["title_text"] = SIZE_TITLES[axis]
         for curve in panel:
             drawn = look(curve)
-            traces = [_line(curve, drawn), *_off_scale(curve, drawn, high)]
-            traces[0].showlegend = drawn.name not in in_legend
+            first = drawn.name not in in_legend
             in_legend.add(drawn.name)
-            for trace in traces:
-                trace.legendgroup = drawn.name
-                trace.visible = "legendonly" if drawn.in_legend_only else True
-                figure.add_trace(trace, **place)
+            shared = {
+                "legendgroup": drawn.name,
+                "visible": "legendonly" if drawn.in_legend_only else True,
+                "xaxis": f"x{number}",
+                "yaxis": f"y{number}",
+            }
+            own = [_line(curve, drawn) | {"showlegend": first}, *_off_scale(curve, drawn, high)]
+            traces += [trace | shared for trace in own]
         if metric == "zero_shot" and (chance := _chance(panel[0].task)) is not None:
             line = {"color": MUTED, "dash": "dot", "width": 1}
-            figure.add_hline(100 * chance, line=line, **place)
+            place = {"xref": f"x{number} domain", "yref": f"y{number}"}
+            ends = {"x0": 0, "x1": 1, "y0": 100 * chance, "y1": 100 * chance}
+            lines.append({"type": "line", "line": line, **place, **ends})
+    figure.add_traces(traces)
     figure.update_annotations(yshift=8, font={"size": 14})  # clear of marks on the upper edge
     figure.update_layout(
+        axes,
+        shapes=lines,
         template=template(),
         title_text=title,
         height=130 + 430 * rows,
@@ -90,7 +101,7 @@ def draw_curves(
     return figure
 
 
-def _line(curve: Curve, look: Look) -> go.Scatter:
+def _line(curve: Curve, look: Look) -> dict[str, Any]:
     scale = 100.0 if curve.metric == "zero_shot" else 1.0
     value = np.where(np.isfinite(curve.value), scale * curve.value, np.nan)
     if curve.metric == "perplexity":
@@ -102,7 +113,8 @@ def _line(curve: Curve, look: Look) -> go.Scatter:
             curve.models, curve.bits, curve.value, curve.stderr, strict=True
         )
     ]
-    return go.Scatter(
+    return dict(
+        type="scatter",
         x=curve.bits,
         y=value,
         error_y={"array": scale * curve.stderr, "thickness": 0.8, "width": 0},
@@ -116,14 +128,15 @@ def _line(curve: Curve, look: Look) -> go.Scatter:
     )
 
 
-def _off_scale(curve: Curve, look: Look, high: float) -> list[go.Scatter]:
+def _off_scale(curve: Curve, look: Look, high: float) -> list[dict[str, Any]]:
     """Markers at the panel's upper edge for points that do not lie inside it."""
     scale = 100.0 if curve.metric == "zero_shot" else 1.0
     finite = np.isfinite(curve.value)
     off = ~finite | (scale * curve.value > high)
     if not off.any():
         return []
-    edge = go.Scatter(
+    edge = dict(
+        type="scatter",
         x=curve.bits[off],
         y=np.full(off.sum(), high),
         mode="markers",

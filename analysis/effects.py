@@ -31,7 +31,7 @@ def factor_effects(
     Columns: family, bits, factor, level, reference, gain (mean over models, positive is better),
     gain_low, gain_high, equivalent_bits (gain over that of one more bit; NaN where that is not
     clearly positive or not measured), equivalent_low, equivalent_high (90%, over items), cost
-    (bits a parameter it adds over the reference), n_models.
+    (bits a parameter it adds over the reference), n_models, n_better (models that gain).
     """
     fields: dict[str, list[Curve]] = {}
     for curve in scaling_curves(results, metric):
@@ -70,8 +70,11 @@ def factor_effects(
     return pd.DataFrame(rows)
 
 
-def _gain(panel: Panel, value: FloatArray, start: int, end: int) -> tuple[FloatArray, int]:
-    """Mean improvement from curve `start` to `end` over the models both have, [1 + R]."""
+def _gain(panel: Panel, value: FloatArray, start: int, end: int) -> tuple[FloatArray, int, int]:
+    """Mean improvement from curve `start` to `end` over the models both have, [1 + R].
+
+    With the number of these models, and of those that improve.
+    """
     common = [
         (i, j)
         for i, model in enumerate(panel.model[start])
@@ -81,10 +84,10 @@ def _gain(panel: Panel, value: FloatArray, start: int, end: int) -> tuple[FloatA
         and np.isfinite(panel.value[end, j])
     ]
     if not common:
-        return np.full(len(value), np.nan), 0
+        return np.full(len(value), np.nan), 0, 0
     i, j = (list(places) for places in zip(*common, strict=True))
     change = panel.better * (value[:, end, j] - value[:, start, i])
-    return change.mean(axis=1), len(common)
+    return change.mean(axis=1), len(common), int((change[0] > 0).sum())
 
 
 def _one_bit(
@@ -99,7 +102,7 @@ def _one_bit(
     more = min((s for s in main if bits < s.bits < 16), key=lambda s: s.bits, default=None)
     if here is None or more is None:
         return np.full(len(value), np.nan)
-    gain, _ = _gain(panel, value, number[here], number[more])
+    gain, *_ = _gain(panel, value, number[here], number[more])
     return gain / (more.bits - bits)
 
 
@@ -114,8 +117,8 @@ def _reference(cut: list[Curve], factor: str, main: set[Setting]) -> Setting:
     return min(settings, key=lambda s: float(level(s, factor)))  # type: ignore[arg-type]
 
 
-def _numbers(gain: tuple[FloatArray, int], bit: FloatArray) -> dict[str, object]:
-    change, n = gain
+def _numbers(gain: tuple[FloatArray, int, int], bit: FloatArray) -> dict[str, object]:
+    change, n, n_better = gain
     ends = [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2]
     low, high = np.quantile(change[1:], ends) if n else (np.nan, np.nan)
     row: dict[str, object] = {"gain": change[0], "gain_low": low, "gain_high": high}
@@ -124,7 +127,7 @@ def _numbers(gain: tuple[FloatArray, int], bit: FloatArray) -> dict[str, object]
     ratio = change / bit if clear else np.full(len(change), np.nan)
     low, high = np.quantile(ratio[1:], ends)
     row |= {"equivalent_bits": ratio[0], "equivalent_low": low, "equivalent_high": high}
-    return row | {"n_models": n}
+    return row | {"n_models": n, "n_better": n_better}
 
 
 def _cost(setting: Setting, reference: Setting, panel: Panel) -> dict[str, object]:

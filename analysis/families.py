@@ -32,21 +32,35 @@ def precision_duel(
     """
     rows = []
     for family, curves in _main_curves(results, metric, axis).items():
-        pair = [c for bits in (first, second) for c in curves if c.setting.bits == bits]
-        span = overlap_range(pair) if len(pair) == 2 else None
-        if span is None:
-            continue
-        panel = make_panel(pair)
-        budgets = np.geomspace(*span, _N_BUDGETS)
-        value = np.concatenate([panel.value[None], panel.value + item_noise(panel, scores)])
-        read = panel.read(budgets, value)
-        lead = panel.better * (read[:, 0] - read[:, 1])
-        lead = lead[:, np.isfinite(lead[0])]
-        if lead.size:
-            mean = lead.mean(axis=1)
-            low, high = np.quantile(mean[1:], [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
-            rows.append([family, mean[0], low, high, float((lead[0] > 0).mean())])
+        by_bits = {curve.setting.bits: curve for curve in curves}
+        if first in by_bits and second in by_bits:
+            lead = curve_lead(by_bits[first], by_bits[second], scores)
+            rows += [[family, *lead]] if lead else []
     return pd.DataFrame(rows, columns=["family", "lead", "low", "high", "share"])
+
+
+def curve_lead(
+    first: Curve, second: Curve, scores: ItemScores = no_item_scores
+) -> tuple[float, float, float, float] | None:
+    """Mean lead of one curve over another of its family, its 90% interval and the share ahead.
+
+    Over log-spaced budgets that both reach (None where there are none); positive: `first` is
+    better. The interval is paired over items.
+    """
+    span = overlap_range([first, second])
+    if span is None:
+        return None
+    panel = make_panel([first, second])
+    budgets = np.geomspace(*span, _N_BUDGETS)
+    value = np.concatenate([panel.value[None], panel.value + item_noise(panel, scores)])
+    read = panel.read(budgets, value)
+    lead = panel.better * (read[:, 0] - read[:, 1])
+    lead = lead[:, np.isfinite(lead[0])]
+    if not lead.size:
+        return None
+    mean = lead.mean(axis=1)
+    low, high = np.quantile(mean[1:], [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
+    return float(mean[0]), float(low), float(high), float((lead[0] > 0).mean())
 
 
 def quantization_loss(results: pd.DataFrame, metric: str = "zero_shot") -> pd.DataFrame:

@@ -133,28 +133,7 @@ def weights_figure(codes: pd.DataFrame, bits: int = 4, of: str = "") -> go.Figur
     return figure
 
 
-def roofline_speedup(
-    bits_per_param: float,
-    batch: int,
-    d_out: int,
-    d_in: int,
-    bandwidth: float,
-    flops: float,
-) -> float:
-    """Ideal speed of a product [batch, d_in] x [d_in, d_out] over 16-bit weights (appendix E).
-
-    Each takes the longer of loading its operands (bandwidth: bytes/s) and computing in 16 bit
-    (flops: per second).
-    """
-
-    def seconds(bits: float) -> float:
-        n_bytes = d_out * d_in * bits / 8 + 2 * batch * (d_in + d_out)
-        return max(n_bytes / bandwidth, 2 * batch * d_in * d_out / flops)
-
-    return seconds(16) / seconds(bits_per_param)
-
-
-def speed_figure(speeds: pd.DataFrame) -> go.Figure:
+def speed_figure(speeds: pd.DataFrame, of: str = "") -> go.Figure:
     """Speed over 16 bit by batch size (figure 16); columns kind, bits, batch, speedup.
 
     `kind` is "roofline" (lines) or "measured" (markers); both in the precision's colour. Raises
@@ -185,7 +164,7 @@ def speed_figure(speeds: pd.DataFrame) -> go.Figure:
     figure.add_hline(1, line={"color": INK, "dash": "dot", "width": 1})
     figure.update_layout(
         template=template(),
-        title_text="Speed of a matrix product over 16-bit weights",
+        title_text="Speed of generation over 16-bit weights" + (f" ({of})" if of else ""),
         height=520,
         margin={"t": 70, "r": 16, "b": 60, "l": 56},
         legend=LEGEND,
@@ -193,7 +172,7 @@ def speed_figure(speeds: pd.DataFrame) -> go.Figure:
             "type": "log",
             "tickvals": batches,
             "ticktext": [str(b) for b in batches],
-            "title_text": "Batch size (tokens, log scale)",
+            "title_text": "Batch size (sequences, log scale)",
         },
         yaxis={"title_text": "Speedup over 16 bit (times)", "rangemode": "tozero"},
     )

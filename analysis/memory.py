@@ -7,12 +7,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.budget import format_bits
+from analysis.latency import LATENCY, latencies
 from analysis.metrics import curve_points, larger_is_better
 from analysis.optimal import check_family
 from analysis.settings import settings_of
-
-LATENCY = "ms_per_token"
-"""Metric under which a measured generation latency stands in `results` (milliseconds a token)."""
 
 
 def cache_bits_per_token(config: Mapping[str, Any]) -> int | None:
@@ -48,8 +46,8 @@ def choices_for_memory(
     takes for itself are not counted. Experiments of a model whose cache is unknown are left out
     unless `context` is 0. Columns: task, family, model, setting, bits, data_type, block_size,
     weights, cache, needed (bits), free (text), value, stderr, ms_per_token (NaN where no latency
-    was measured). Raises ValueError for memory or context that is not positive, as well as for
-    what curve_points refuses.
+    was measured with this batch). Raises ValueError for memory or context that is not positive,
+    as well as for what curve_points refuses.
     """
     if not memory_bits > 0 or context < 0 or batch < 1:
         raise ValueError("memory and batch must be positive, and context at least 0 tokens")
@@ -61,7 +59,7 @@ def choices_for_memory(
     per_token = points["model"].map(lambda model: cache_bits.get(model))
     per_token = pd.to_numeric(per_token, errors="coerce").to_numpy(dtype=np.float64)
     cache = np.zeros(len(points)) if context == 0 else per_token * context * batch
-    latency = results[results["metric"] == LATENCY].groupby("experiment_id")["value"].mean()
+    latency = latencies(results, batch)
     table = points.assign(
         weights=weights,
         cache=cache,

@@ -7,9 +7,10 @@ returned here have the same columns, so that every later step reads one shape.
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from evaluation.task_sets import TASK_SETS
+from evaluation.task_sets import SIZE_WEIGHTED, TASK_SETS
 
 # fmt: off
 COLUMNS = [
@@ -43,25 +44,42 @@ def mean_zero_shot(
 ) -> pd.DataFrame:
     """Mean zero-shot accuracy (paper section 4): one row per experiment and complete task set.
 
-    `task_sets` maps a set's name to {task: metric}. An experiment that lacks a task of a set gets
+    `task_sets` maps a set's name to {task: metric}; the mean is over tasks, over items for the sets
+    in SIZE_WEIGHTED (MMLU, as the harness groups it). An experiment that lacks a task of a set gets
     no row for it: a mean over fewer tasks is another quantity. In the result `task` is the set's
-    name, `metric` is "zero_shot", `stderr` is sqrt(sum of squares) / number of tasks (tasks hold
+    name, `metric` is "zero_shot", `stderr` the root of the sum of weighted squares (tasks hold
     different items, so their errors are independent) and `n_items` counts all items.
     """
     results = _one_measurement_each(results)
-    sets = []
+    sets = [results.iloc[:0]]
+    measured = set(results["task"])
     for name, tasks in task_sets.items():
+        if not tasks.keys() <= measured:
+            continue
         wanted = results[results["metric"] == results["task"].map(tasks)]
-        rows = wanted.groupby("experiment_id", sort=False)
-        complete = rows["task"].transform("nunique") == len(tasks)
-        rows = wanted[complete].groupby("experiment_id", sort=False)
-        mean = rows.first()
-        mean["value"] = rows["value"].sum(min_count=len(tasks)) / len(tasks)  # NaN stays NaN
-        squares = (wanted["stderr"] ** 2).groupby(wanted["experiment_id"])
-        mean["stderr"] = np.sqrt(squares.sum(min_count=len(tasks))) / len(tasks)
-        mean["n_items"] = rows["n_items"].sum()
-        sets.append(mean.reset_index().assign(task=name, metric="zero_shot")[COLUMNS])
+        experiment, first = _codes(wanted["experiment_id"])
+        # A task stands once in an experiment: counting rows counts tasks.
+        complete = np.bincount(experiment, minlength=len(first)) == len(tasks)
+        items, value, stderr = (
+            wanted[column].to_numpy(dtype=np.float64) for column in ("n_items", "value", "stderr")
+        )
+        weight = items if name in SIZE_WEIGHTED else np.ones(len(items))
+        mass, total = (np.bincount(experiment, w, len(first)) for w in (weight, items))
+        mean = wanted.iloc[first].assign(
+            task=name,
+            metric="zero_shot",
+            value=np.bincount(experiment, weight * value, len(first)) / mass,  # NaN stays NaN
+            stderr=np.sqrt(np.bincount(experiment, (weight * stderr) ** 2, len(first))) / mass,
+            n_items=total.astype(np.int64),
+        )
+        sets.append(mean[complete][COLUMNS])
     return pd.concat(sets, ignore_index=True)
+
+
+def _codes(ids: pd.Series) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """A number for each distinct id, by appearance, and the row where each first appears."""
+    codes = pd.factorize(ids)[0]
+    return codes, np.unique(codes, return_index=True)[1]
 
 
 def curve_points(results: pd.DataFrame, metric: str, task: str | None = None) -> pd.DataFrame:

@@ -1,16 +1,25 @@
 """Does a unit's weight spread tell its features' size? (Section 3, appendix D, table 2.)"""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import stats
 
-from quantizers.architectures import Matrix, linear_matrices
-from quantizers.outliers import unit_stds
+from evaluation.measurement import Measurement, Metric
 
+if TYPE_CHECKING:
+    import torch
+
+    from quantizers.architectures import Matrix
+
+TASK = "weights and features"
+STD_RATIO = "std_ratio"
+STATISTICS = ("spearman", "pearson", STD_RATIO)
 PAIRS = {
     "attention output": "QKV → attention output",
     "FFN1": "attention output → FFN1",
@@ -26,6 +35,9 @@ def outlier_correlations(model: object, magnitudes: Mapping[str, torch.Tensor]) 
     with columns layer, pair, spearman, pearson, std_ratio (largest over median unit std: section 3
     finds up to 20), n.
     """
+    from quantizers.architectures import linear_matrices  # reading what is stored needs no torch
+    from quantizers.outliers import unit_stds
+
     matrices = linear_matrices(model)
     by_name = {matrix.name: matrix for matrix in matrices}
     rows = []
@@ -56,6 +68,38 @@ def summary(correlations: pd.DataFrame) -> pd.DataFrame:
     grouped = correlations.groupby("pair", sort=False)
     table = grouped[["spearman", "pearson"]].mean()
     return table.assign(std_ratio=grouped["std_ratio"].max(), layers=grouped.size()).reset_index()
+
+
+def as_measurement(correlations: pd.DataFrame, protocol: Mapping[str, Any]) -> Measurement:
+    """What to store of a model: a metric per statistic and pair, its items the layers.
+
+    `value` is the mean over layers, `stderr` its standard error (None with one layer).
+    """
+    metrics, items = [], {}
+    for kind, pair in PAIRS.items():
+        rows = correlations[correlations["pair"] == pair]
+        for statistic in STATISTICS if len(rows) else ():
+            values = rows[statistic].to_numpy(dtype=np.float64)
+            error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+            name = _metric_name(statistic, kind)
+            metrics.append(Metric(name, float(values.mean()), error, len(values)))
+            items[name] = values.astype(np.float32)
+    return Measurement(TASK, dict(protocol), tuple(metrics), items)
+
+
+def outlier_metrics(results: pd.DataFrame) -> pd.DataFrame:
+    """What is stored of table 2 in the flat view: its rows with columns pair and statistic."""
+    rows = results[(results["task"] == TASK) & np.isfinite(results["value"].astype(float))]
+    meaning = {_metric_name(s, kind): (s, pair) for s in STATISTICS for kind, pair in PAIRS.items()}
+    rows = rows[rows["metric"].isin(meaning)]
+    return rows.assign(
+        statistic=[meaning[name][0] for name in rows["metric"]],
+        pair=[meaning[name][1] for name in rows["metric"]],
+    )
+
+
+def _metric_name(statistic: str, kind: str) -> str:
+    return f"{statistic}_{kind.lower().replace(' ', '_')}"
 
 
 def matrix_kinds(matrices: Sequence[Matrix]) -> list[str]:

@@ -2,10 +2,13 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from analysis.bootstrap import ItemScores, no_item_scores
 from analysis.curves import remembered_curves, scaling_curves
@@ -15,7 +18,7 @@ from analysis.page import chart, page, table
 from analysis.paper_figures import FIGURES
 from analysis.report_answer import answer_cards
 from analysis.report_claims import claim_sections
-from analysis.report_tables import axis_table, budget_tables, experiment_tables
+from analysis.report_tables import axis_table, budget_tables, experiment_tables, outlier_table
 from analysis.strips import optimal_figure
 from analysis.wording import AXIS_NAMES, METRIC_NAMES
 from evaluation.task_sets import TASK_SETS
@@ -34,18 +37,20 @@ def write_report(
     settings: Mapping[str, object],
     axis: str = "total",
     scores: ItemScores = no_item_scores,
+    illustrations: Mapping[str, go.Figure] = MappingProxyType({}),
 ) -> Path:
     """Write the report on `results` (the flat view) to `path` and return it.
 
     `failures` holds one row per failed experiment (any columns, shown as they are; may be empty);
     `settings` are facts about the run, shown by name; `axis` is what counts as a model's size;
-    `scores` gives per-item scores, for paired comparisons. The file is self-contained (about 5 MB,
+    `scores` gives per-item scores, for paired comparisons; `illustrations` are figures by name that
+    are not made of scaling curves (6 and 16). The file is self-contained (about 5 MB,
     plotly.js inside) and requests nothing. It is written beside its place and renamed, so that a
     reader never sees half of it. Raises ValueError for an unknown axis, or when no experiment has
     a metric that a curve can be drawn of.
     """
     with remembered_curves():
-        body = _body(results, failures, settings, axis, scores)
+        body = _body(results, failures, settings, axis, scores, illustrations)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -60,6 +65,7 @@ def _body(
     settings: Mapping[str, object],
     axis: str,
     scores: ItemScores,
+    illustrations: Mapping[str, go.Figure],
 ) -> list[str]:
     metrics = [metric for metric in _METRICS if len(curve_points(results, metric))]
     if not metrics:
@@ -70,7 +76,8 @@ def _body(
         *budget_tables(results, metrics, axis, scores),
         *axis_table(results, metrics),
         *claim_sections(results, metrics, axis, scores),
-        *_paper_figures(results, axis),
+        *outlier_table(results),
+        *_paper_figures(results, axis, illustrations),
         *_how_to_read(results, metrics, axis),
         *_failures(failures),
         *experiment_tables(results),
@@ -102,18 +109,20 @@ def _figures(results: pd.DataFrame, metrics: list[str], axis: str) -> list[str]:
     return parts
 
 
-def _paper_figures(results: pd.DataFrame, axis: str) -> list[str]:
+def _paper_figures(
+    results: pd.DataFrame, axis: str, illustrations: Mapping[str, go.Figure]
+) -> list[str]:
     """Every figure of the paper that these results can draw, beside those above."""
-    parts = []
+    drawn = {name: (figure, figure) for name, figure in illustrations.items()}
     for name, draw in FIGURES.items():
-        if name in _DRAWN_ABOVE:
-            continue
-        try:
-            wide, narrow = (draw(results, axis=axis, columns=n) for n in (2, 1))
-        except ValueError:
-            continue  # these results do not have what it compares
-        number = name.split("-")[1].lstrip("0")
-        parts.append(chart(name, wide, narrow, f"As figure {number} of the paper."))
+        if name not in _DRAWN_ABOVE:
+            with suppress(ValueError):  # these results do not have what it compares
+                wide, narrow = (draw(results, axis=axis, columns=n) for n in (2, 1))
+                drawn[name] = (wide, narrow)
+    parts = [
+        chart(name, *drawn[name], f"As figure {name.split('-')[1].lstrip('0')} of the paper.")
+        for name in sorted(drawn)
+    ]
     return ["<h2>The paper's other figures</h2>", *parts] if parts else []
 
 

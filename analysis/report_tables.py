@@ -7,6 +7,7 @@ import pandas as pd
 from analysis.bootstrap import ItemScores, no_item_scores
 from analysis.budget import format_bits
 from analysis.metrics import curve_points
+from analysis.outliers import STATISTICS, outlier_metrics
 from analysis.page import dot, table
 from analysis.report_answer import by_precision, list_shares
 from analysis.settings import settings_of
@@ -88,6 +89,31 @@ def axis_table(results: pd.DataFrame, metrics: list[str]) -> list[str]:
         "most of the size, so the answer depends on what counts as size. Share of budgets won "
         "(on the lower two axes only settings of one scope can be compared):</p>",
         table(["Size counted", *(METRIC_NAMES[m].capitalize() for m in metrics)], rows),
+    ]
+
+
+def outlier_table(results: pd.DataFrame) -> list[str]:
+    """Table 2, for the models of which `kbit outliers` has stored it."""
+    stored = outlier_metrics(results)
+    rows = []
+    for (model, pair), part in stored.groupby(["model", "pair"], sort=False):
+        by_name = part.drop_duplicates("statistic", keep="last").set_index("statistic")
+        cells = [
+            f"{by_name.loc[name, 'value']:.2f} ± {by_name.loc[name, 'stderr']:.2f}"
+            if name in by_name.index
+            else ""
+            for name in STATISTICS
+        ]
+        rows.append([escape(str(model)), escape(str(pair)), *cells])
+    if not rows:
+        return []
+    columns = ["Model", "Weights → features", "Spearman", "Pearson", "Largest / median deviation"]
+    return [
+        "<h3>Weight deviation and feature size (section 3, table 2)</h3>",
+        "<p>Correlation of a unit’s weight standard deviation with its mean absolute feature on "
+        "held-out text: mean over layers ± its standard error.</p>",
+        f"<details><summary>{stored['model'].nunique()} models</summary>"
+        f"{table(columns, rows, numbers=columns[2:])}</details>",
     ]
 
 

@@ -64,7 +64,7 @@ def settings_of(rows: pd.DataFrame) -> list[Setting]:
 def setting_from(values: Sequence[Any]) -> Setting:
     """A Setting from raw column values, where SQL's NULL arrives as None, NaN or NA."""
     known: dict[str, Any] = {
-        column: None if pd.isna(value) else value
+        column: None if value is None or value is pd.NA or value != value else value
         for column, value in zip(SETTING_COLUMNS, values, strict=True)
     }
     data_type, exponent, block = (known[c] for c in ("data_type", "exponent_bits", "block_size"))

@@ -15,11 +15,14 @@ import tempfile
 import time
 from pathlib import Path
 
+# The files beside this one must not be taken for the packages of their names.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import numpy as np
 from sqlalchemy import insert
 
 from evaluation.task_sets import TASK_SETS
-from orchestrator.recording import pack_scores
+from orchestrator.item_scores import pack_scores
 from orchestrator.schema import (
     AttemptRow,
     ExperimentRow,

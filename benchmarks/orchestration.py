@@ -88,7 +88,7 @@ class Memory(threading.Thread):
             self.samples.append(pages * resource.getpagesize() / 1e6)
 
 
-def bare_calls_per_second(calls: int = 6000) -> float:
+def bare_calls_per_second(calls: int) -> float:
     """Actor calls, one in flight per actor: what a driver without batches could reach."""
     remote = ray.remote(BareActor)
     actors = [remote.remote() for _ in range(WORKERS)]
@@ -143,7 +143,7 @@ def main() -> None:
         path = Path(folder) / "benchmark.db"
         store = Store.create(f"sqlite:///{path}")
         jobs = [Job(experiment, PROTOCOLS, "cpu", 1) for experiment in grid(arguments.jobs)]
-        bare = bare_calls_per_second()
+        bare = bare_calls_per_second(min(6000, len(jobs)))
         rate, memory = run_jobs(store, jobs)
         case = f"{len(jobs)} instant experiments"
         note(case, "experiments", rate, "1/s", "bare actor calls", bare, rate / bare)

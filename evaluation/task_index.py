@@ -13,10 +13,33 @@ from typing import Any
 import lm_eval.tasks
 from lm_eval.tasks._yaml_loader import load_yaml
 
+from evaluation import paralex
 from evaluation.sotu_tasks import SOTU_TASKS, cache_directory, task_directory
+from evaluation.task_sets import RUN_SETS
 
 HARNESS = f"lm-eval {version('lm_eval')}"
 SCORED_TYPES = ("loglikelihood", "multiple_choice", "loglikelihood_rolling")
+
+
+def task_names(name: str) -> list[str]:
+    """The single tasks that a name stands for: itself, a set of ours, a group of the harness.
+
+    Raises ValueError for a name that is none of these, with the nearest that are, and for a group
+    that gives its tasks other settings than their own.
+    """
+    if name in RUN_SETS:
+        return [task for member in RUN_SETS[name] for task in task_names(member)]
+    if name in SOTU_TASKS or name == paralex.NAME or name in _harness()["tasks"]:
+        return [name]
+    groups = _harness()["groups"]
+    if name not in groups:
+        raise _unknown(name)
+    members = groups[name]
+    if members is None:
+        raise ValueError(
+            f"task group {name!r} gives its tasks settings of its own; name the tasks themselves"
+        )
+    return list(dict.fromkeys(task for member in members for task in task_names(member)))
 
 
 def task_file(name: str) -> Path:
@@ -26,12 +49,10 @@ def task_file(name: str) -> Path:
     """
     if name in SOTU_TASKS:
         return task_directory() / f"{name}.yaml"
-    known = _harness_tasks()
+    known = _harness()["tasks"]
     if name in known:
         return _harness_folder() / known[name]
-    near = difflib.get_close_matches(name, [*SOTU_TASKS, *known], n=4, cutoff=0.6)
-    hint = f"did you mean {', '.join(near)}?" if near else f"for example {', '.join(SOTU_TASKS)}"
-    raise ValueError(f"unknown zero-shot task {name!r}: {hint}")
+    raise _unknown(name)
 
 
 @cache
@@ -40,8 +61,10 @@ def task_config(name: str) -> dict[str, Any]:
 
     Raises ValueError for an unknown task and for one that is not scored by log-likelihood.
     """
+    if name == paralex.NAME:
+        return paralex.CONFIG
     config: dict[str, Any] = load_yaml(task_file(name), resolve_func=False)
-    kind = config.get("output_type")
+    kind = config.get("output_type", "generate_until" if "class" not in config else None)
     if kind not in SCORED_TYPES:
         reason = "generates text" if kind == "generate_until" else "is defined by its own code"
         raise ValueError(
@@ -50,28 +73,48 @@ def task_config(name: str) -> dict[str, Any]:
     return config
 
 
+def _unknown(name: str) -> ValueError:
+    known = [*RUN_SETS, *SOTU_TASKS, paralex.NAME, *_harness()["tasks"], *_harness()["groups"]]
+    near = difflib.get_close_matches(name, known, n=4, cutoff=0.6)
+    hint = f"did you mean {', '.join(near)}?" if near else f"for example {', '.join(SOTU_TASKS)}"
+    return ValueError(f"unknown zero-shot task {name!r}: {hint}")
+
+
 def _harness_folder() -> Path:
     return Path(lm_eval.tasks.__path__[0])
 
 
 @cache
-def _harness_tasks() -> dict[str, str]:
-    """Name -> file below the harness's task folder. Indexing 14,000 names takes the harness ten
+def _harness() -> dict[str, dict[str, Any]]:
+    """`tasks`: name -> file below the harness's task folder; `groups`: name -> names of its
+    members, None where it changes their settings. Indexing 14,000 names takes the harness ten
     seconds, so the result is kept, one file a version."""
-    kept = cache_directory() / f"{HARNESS.replace(' ', '-')}-tasks.json"
-    if kept.exists():
-        names: dict[str, str] = json.loads(kept.read_text())
-        return names
+    kept = cache_directory() / f"{HARNESS.replace(' ', '-')}-index.json"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(json.dumps(_index_harness()))
+        os.replace(partial, kept)
+    index: dict[str, dict[str, Any]] = json.loads(kept.read_text())
+    return index
+
+
+def _index_harness() -> dict[str, dict[str, Any]]:
     from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._factory import GROUP_FIELD_NAMES
 
     manager, folder = TaskManager(), _harness_folder()
-    names = {}
+    tasks = {}
     for name in manager.all_subtasks:
         path = manager.task_index[name].yaml_path
         if path is not None:
-            names[name] = str(path.relative_to(folder))
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    partial = kept.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(names))
-    os.replace(partial, kept)
-    return names
+            tasks[name] = str(path.relative_to(folder))
+    groups: dict[str, list[str] | None] = {
+        name: sorted(manager.task_index[name].tags) for name in manager.all_tags
+    }
+    for name in manager.all_groups:
+        config = manager.task_index[name].cfg or {}
+        members = config.get("task") or []
+        plain = isinstance(members, list) and all(isinstance(m, str) for m in members)
+        groups[name] = members if plain and set(config) <= {*GROUP_FIELD_NAMES, "tag"} else None
+    return {"tasks": tasks, "groups": groups}

@@ -1,4 +1,6 @@
-"""Which tasks make up a mean zero-shot accuracy, which metric of each, and what guessing gives."""
+"""Named task sets: what a sweep file may ask for, and what their mean is made of."""
+
+from evaluation.mmlu import MMLU_GROUPS, MMLU_TASKS
 
 TASK_SETS: dict[str, dict[str, str]] = {
     # The case for 4-bit precision, section 3: LAMBADA, Winogrande, PiQA, HellaSwag.
@@ -15,7 +17,38 @@ TASK_SETS: dict[str, dict[str, str]] = {
         "sotu_corruption": "acc",
         "sotu_continuation": "acc_norm",
     },
+    # FPTQ, table 4, "Common Sense QA": its values are the harness's normalized accuracies.
+    "csqa": {
+        "winogrande": "acc",
+        "piqa": "acc_norm",
+        "hellaswag": "acc_norm",
+        "arc_easy": "acc_norm",
+    },
+    # FPTQ, table 4, "MMLU": means over items, as in the harness.
+    "mmlu": dict.fromkeys(MMLU_TASKS, "acc"),
+    **{group: dict.fromkeys(tasks, "acc") for group, tasks in MMLU_GROUPS.items()},
+    # Intriguing properties of quantization at scale, appendix A.2. COPA is its "Copa100"; the
+    # larger half needs labels that SuperGLUE keeps back.
+    "intriguing": {
+        "copa": "acc",
+        "hellaswag": "acc_norm",
+        "piqa": "acc",
+        "storycloze_2016": "acc",
+        "winogrande": "acc",
+        "paralex": "byte_likelihood",
+        "lambada_openai": "acc",
+    },
 }
+"""Set -> task -> metric of its mean."""
+
+SIZE_WEIGHTED = frozenset({"mmlu", *MMLU_GROUPS})
+"""Sets whose mean is over items; that of the others is over tasks."""
+
+RUN_SETS: dict[str, list[str]] = {
+    **{name: list(tasks) for name, tasks in TASK_SETS.items()},
+    "fptq": ["lambada_openai", *TASK_SETS["csqa"], *TASK_SETS["mmlu"]],
+}
+"""Set -> its tasks, for a sweep file."""
 
 CHANCE: dict[str, float] = {
     "lambada_openai": 0.0,
@@ -26,4 +59,10 @@ CHANCE: dict[str, float] = {
     "sotu_blank": 0.5,
     "sotu_corruption": 0.5,
     "sotu_continuation": 0.25,
+    "arc_easy": 0.25,
+    **dict.fromkeys(MMLU_TASKS, 0.25),
+    "copa": 0.5,
+    "storycloze_2016": 0.5,
+    "paralex": 1 / 256,
 }
+"""What guessing scores, for every task of a set."""

@@ -5,21 +5,22 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from lm_eval.api.instance import Instance
-from lm_eval.api.metrics import mean, perplexity
-from lm_eval.api.model import LM
 from lm_eval.api.task import Task
-from lm_eval.tasks import TaskManager
 
+from evaluation.language_model import LanguageModel
+from evaluation.local_tasks import build_task, data_version
 from evaluation.measurement import Measurement, Metric
-from evaluation.sotu_tasks import SOTU_TASKS, task_data_hashes
-from evaluation.task_index import HARNESS, task_config, task_file
+from evaluation.standard_error import item_scores, standard_error
+from evaluation.task_index import HARNESS, task_config
+from evaluation.task_requests import aggregation_of, task_requests
 
 FEWSHOT_SEED = 1234  # the harness's own default
 
@@ -33,32 +34,36 @@ class LoadedTask:
     items: list[tuple[Any, slice]]
 
 
-def evaluate_zero_shot(lm: LM, tasks: Sequence[str], limit: int | None = None) -> list[Measurement]:
+def evaluate_zero_shot(
+    lm: LanguageModel,
+    tasks: Sequence[str],
+    limit: int | None = None,
+    data_files: Mapping[str, str] = MappingProxyType({}),
+) -> list[Measurement]:
     """Score the first `limit` items (None: all) of each task, one measurement a task.
 
     Every metric of the task is returned, with its score of each item where it is a number. Means
     have the standard error of the mean; a perplexity that of its exponent (delta method). With a
     diverged model (nan) the first choice counts as chosen. Each task is batched by itself, so its
-    scores do not depend on the others. Raises ValueError for unknown tasks, generation tasks, and
-    data that cannot be loaded.
+    scores do not depend on the others. `data_files` points tasks at local copies of their data (see
+    `local_tasks`). Raises ValueError for unknown tasks, generation tasks, and data that cannot be
+    loaded.
     """
-    return [_evaluate_task(lm, name, limit) for name in tasks]
+    return [_evaluate_task(lm, name, limit, data_files.get(name)) for name in tasks]
 
 
-def task_protocol(name: str, limit: int | None = None) -> dict[str, Any]:
+def task_protocol(
+    name: str, limit: int | None = None, data_files: str | None = None
+) -> dict[str, Any]:
     """What a task's scores depend on besides the model; loads no data set. Raises ValueError for
-    unknown and generation tasks and for a limit below 1."""
+    unknown and generation tasks, local data that does not fit, and a limit below 1."""
     if limit is not None and limit < 1:
         raise ValueError(f"task {name}: limit {limit} must be at least 1 (or absent, for all)")
     config = task_config(name)
-    if name in SOTU_TASKS:
-        data = f"sha256 {task_data_hashes()[name]}"
-    else:
-        data = "/".join(filter(None, (config["dataset_path"], config.get("dataset_name"))))
     return {
         "task": name,
         "task_version": (config.get("metadata") or {}).get("version"),
-        "data": data,
+        "data": data_version(name, data_files),
         "limit": limit,
         "num_fewshot": config.get("num_fewshot") or 0,
         "harness": HARNESS,
@@ -66,20 +71,13 @@ def task_protocol(name: str, limit: int | None = None) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=32)
-def load_task(name: str, limit: int | None = None) -> LoadedTask:
-    """A task with its data and requests, built once a process. Raises ValueError as above."""
-    config = task_config(name)
+def load_task(
+    name: str, limit: int | None = None, data_files: str | None = None, data: str | None = None
+) -> LoadedTask:
+    """A task with its data and requests, built once a process for a version `data` of local files.
+    Raises ValueError as above."""
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars that nothing else turns off
-        try:
-            loaded = TaskManager(include_defaults=False).load([str(task_file(name))])
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise ValueError(
-                f"zero-shot task {name!r}: its data ({config['dataset_path']}) cannot be loaded: "
-                f"{reason}. Without access to the hub, set HF_HOME to a cache that holds it, or "
-                f"use {', '.join(SOTU_TASKS)}"
-            ) from error
-        task = loaded["tasks"][name]
+        task = build_task(name, data_files)
         if task.config.num_fewshot is None:
             task.set_config("num_fewshot", 0)
         task.set_fewshot_seed(FEWSHOT_SEED)
@@ -92,9 +90,27 @@ def load_task(name: str, limit: int | None = None) -> LoadedTask:
     return LoadedTask(task, requests, items)
 
 
-def _evaluate_task(lm: LM, name: str, limit: int | None) -> Measurement:
-    protocol = task_protocol(name, limit)
-    loaded = load_task(name, limit)
+def _evaluate_task(
+    lm: LanguageModel, name: str, limit: int | None, data_files: str | None
+) -> Measurement:
+    protocol = task_protocol(name, limit, data_files)
+
+    def load() -> LoadedTask:
+        return load_task(name, limit, data_files, protocol["data"])
+
+    requests = task_requests(lm.encoder, protocol, load)
+    if requests is None:
+        return _judged_by_the_task(lm, load(), protocol)
+    scores = requests.item_scores(lm.score(requests.sequences))
+    metrics = [_aggregate(name, items, aggregation_of(name)) for name, items in scores.items()]
+    items = {metric: values.astype(np.float32) for metric, values in scores.items()}
+    return Measurement(name, protocol, tuple(metrics), items)
+
+
+def _judged_by_the_task(
+    lm: LanguageModel, loaded: LoadedTask, protocol: dict[str, Any]
+) -> Measurement:
+    """Item by item, by the task's own code."""
     answers = getattr(lm, loaded.requests[0].request_type)(loaded.requests)
     raw: dict[str, list[Any]] = {}
     for document, where in loaded.items:
@@ -102,23 +118,14 @@ def _evaluate_task(lm: LM, name: str, limit: int | None) -> Measurement:
             raw.setdefault(metric, []).append(score)
     aggregations = loaded.task.aggregation()
     metrics = tuple(_aggregate(m, scores, aggregations[m]) for m, scores in raw.items())
-    items = {
-        metric: np.array(scores, dtype=np.float32)
-        for metric, scores in raw.items()
-        if np.isscalar(scores[0])
-    }
-    return Measurement(name, protocol, metrics, items)
+    kept = {metric: item_scores(scores, aggregations[metric]) for metric, scores in raw.items()}
+    items = {metric: scores for metric, scores in kept.items() if scores is not None}
+    return Measurement(protocol["task"], protocol, metrics, items)
 
 
-def _aggregate(metric: str, scores: list[Any], aggregation: Any) -> Metric:
+def _aggregate(metric: str, scores: Sequence[Any] | np.ndarray, aggregation: Any) -> Metric:
     try:
         value = float(aggregation(scores))
     except OverflowError:  # exp of a diverged model's loss
         value = math.inf
-    stderr = None
-    if aggregation in (mean, perplexity) and len(scores) > 1:
-        with np.errstate(all="ignore"):
-            stderr = float(np.std(scores, ddof=1) / math.sqrt(len(scores)))
-            if aggregation is perplexity:
-                stderr *= value
-    return Metric(metric, value, stderr, len(scores))
+    return Metric(metric, value, standard_error(scores, aggregation, value), len(scores))

@@ -15,17 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from kbit.database import open_store
 from kbit.output import add_format, print_frame
 from orchestrator.errors import InputError
+from orchestrator.models import load_models
 
 if TYPE_CHECKING:
     import torch
 
+    from evaluation.measurement import Measurement
     from orchestrator.models import ModelEntry
     from quantizers.config import QuantConfig
 
 EXAMPLE = (
-    "example: kbit bench latency sotu-neox-128x4 --bits 16 4 3 --batch 1 4 16\n"
+    "example: kbit bench latency sotu-neox-128x4 --bits 16 4 3 --batch 1 4 16 --db results/d.db\n"
     "On a GPU the packed weights are multiplied as they are; on the CPU every step dequantizes\n"
     "them, which shows that the path works, not that it is fast."
 )
@@ -43,25 +46,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     latency.add_argument("--block-size", type=int, default=64, help="default: 64")
     latency.add_argument("--batch", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     latency.add_argument("--steps", type=int, default=16, help="tokens timed (default: 16)")
+    latency.add_argument("--db", help="also store the latencies, for kbit optimal and figure 16")
     add_format(latency)
 
 
 def run(args: argparse.Namespace) -> int:
     import torch
 
+    from kbit.record import find_models, store_measurements
+
     if args.steps < 1 or min(args.batch) < 1:
         raise InputError("--steps and --batch take whole numbers from 1 up")
-    entry = _entry(args.model, args.models)
+    entry, *others = find_models([args.model], load_models(args.models))
+    if others:
+        raise InputError(f"{args.model} is a family: name one of its models")
+    store = open_store(args.db) if args.db else None
     try:
         configs = [_config(bits, args.data_type, args.block_size) for bits in args.bits]
     except ValueError as error:
         raise InputError(str(error)) from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    device_name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     bandwidth = copy_bandwidth(device)
     rows: list[dict[str, Any]] = []
     for config in configs:
         model = packed_model(entry, config, device)
         size = bytes_a_step(model)
+        measured = []
         for batch in args.batch:
             seconds = seconds_a_step(model, batch, args.steps)
             roofline = batch * bandwidth / size
@@ -76,23 +87,30 @@ def run(args: argparse.Namespace) -> int:
                     "of_roofline": batch / seconds / roofline,
                 }
             )
+            measured.append(_measurement(batch, seconds, size / bandwidth, args.steps, device_name))
+        if store is not None:
+            store_measurements(store, entry, config, device, device_name, measured)
     frame = pd.DataFrame(rows)
     print_frame(frame, args.format)
     if args.format == "table":
-        name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-        print(f"\n{entry.name} on {name}, copy bandwidth {bandwidth / 1e9:.1f} GB/s; roofline: ")
-        print("tokens a second if a step only read the weights (weight_bytes) at that bandwidth")
+        print(f"\n{entry.name} on {device_name}, copy bandwidth {bandwidth / 1e9:.1f} GB/s")
+        print("roofline: tokens a second if a step only read its weight_bytes at that bandwidth")
     return 0
 
 
-def _entry(name: str, path: Path | None) -> ModelEntry:
-    from orchestrator.models import load_models
+def _measurement(
+    batch: int, seconds: float, roofline: float, steps: int, device: str
+) -> Measurement:
+    """One latency as the database keeps it; both times in seconds a step."""
+    from analysis.latency import LATENCY, ROOFLINE, latency_task
+    from evaluation.measurement import Measurement, Metric
 
-    entries = [entry for family in load_models(path).values() for entry in family]
-    for entry in entries:
-        if entry.name == name:
-            return entry
-    raise InputError(f"no model {name!r}; models.yaml has {', '.join(e.name for e in entries)}")
+    metrics = (
+        Metric(LATENCY, seconds * 1000, None, steps),
+        Metric(ROOFLINE, roofline * 1000, None, steps),
+    )
+    protocol = {"device": device, "batch": batch, "steps": steps, "prompt": PROMPT_TOKENS}
+    return Measurement(latency_task(batch), protocol, metrics)
 
 
 def _config(bits: int, data_type: str, block_size: int) -> QuantConfig:
@@ -105,9 +123,10 @@ def packed_model(entry: ModelEntry, config: QuantConfig, device: str) -> Any:
     """The model with its linear layers packed; on the CPU the rest computes in fp32."""
     import torch
 
-    from orchestrator.worker import load_model
+    from orchestrator.worker import load_model, quiet_libraries
     from quantizers.linear import pack_linears
 
+    quiet_libraries()
     load_dtype = getattr(torch, entry.dtype)
     model, _ = load_model(entry, device)
     pack_linears(model, config, load_dtype)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +15,14 @@ from orchestrator.errors import InputError
 from orchestrator.paths import results_dir
 
 if TYPE_CHECKING:
+    import pandas as pd
     import plotly.graph_objects as go
 
     from orchestrator.store import Store
 
 EXAMPLE = (
     "example: kbit figures --db results/demo.db --format png --output results/figures\n"
-    "PNG and SVG need a Chrome or Chromium browser and `pip install 'kbit-scaling[figures]'`."
+    "PNG and SVG need a Chrome or Chromium browser on this machine."
 )
 WIDTH = 1200  # px; heights are the figures' own
 
@@ -38,11 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", type=Path, help="model folder for figure 6 (default: one of the database's)"
     )
-    parser.add_argument(
-        "--speed",
-        type=Path,
-        help="CSV for figure 16: kind (roofline or measured), bits, batch, speedup",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from orchestrator.reading import read_results
 
     if args.format != "html":
-        _need_renderer()
+        need_renderer("or take html")
     store = open_store(args.db)
     results = read_results(store)
     if results.empty:
@@ -58,56 +55,75 @@ def run(args: argparse.Namespace) -> int:
     figures: dict[str, Callable[[], go.Figure]] = {
         name: partial(draw, results, axis=args.axis) for name, draw in FIGURES.items()
     }
-    figures["figure-06-codes-on-weights"] = partial(_weights_figure, store, args.weights)
-    figures["figure-16-speed"] = partial(_speed_figure, args.speed)
+    figures["figure-06-codes-on-weights"] = partial(weights_figure_of, store, args.weights)
+    figures["figure-16-speed"] = partial(_speed_figure, results)
     wanted = args.only or [""]
     names = [name for name in sorted(figures) if any(part in name for part in wanted)]
     if not names:
         raise InputError(f"--only {', '.join(wanted)}: figures are {', '.join(sorted(figures))}")
     folder = (args.output or results_dir() / "figures").resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    written = 0
-    for name in names:
-        try:
-            figure = figures[name]()
-        except ValueError as error:
-            print(f"left out {name}: {error}")
-            continue
-        write_figure(figure, folder / f"{name}.{args.format}")
-        written += 1
+    written = write_figures({name: figures[name] for name in names}, folder, args.format)
     print(f"{written} figures: {folder}")
     return 0
 
 
-def write_figure(figure: go.Figure, path: Path) -> None:
-    """Write one figure by its suffix: .html (self-contained), .png (twice the pixels) or .svg."""
-    if path.suffix == ".html":
-        figure.write_html(path, include_plotlyjs=True)
-        return
+def write_figures(draw: Mapping[str, Callable[[], go.Figure]], folder: Path, suffix: str) -> int:
+    """Write figures as FOLDER/NAME.SUFFIX: html (self-contained), png (twice the pixels) or svg.
+
+    What cannot be drawn (ValueError) is said and left out; returns how many are written. Raises
+    InputError where the folder or the browser fails.
+    """
+    import plotly.io
+
+    figures: dict[Path, go.Figure] = {}
+    for name, make in draw.items():
+        try:
+            figures[folder / f"{name}.{suffix}"] = make()
+        except ValueError as error:
+            print(f"left out {name}: {error}")
     try:
-        figure.write_image(path, width=WIDTH, scale=2 if path.suffix == ".png" else 1)
+        folder.mkdir(parents=True, exist_ok=True)
+        if suffix == "html":
+            for path, figure in figures.items():
+                figure.write_html(path, include_plotlyjs=True)
+        elif figures:  # all at once: a browser takes seconds to start
+            plotly.io.write_images(
+                list(figures.values()),
+                list(figures),
+                width=WIDTH,
+                scale=2 if suffix == "png" else 1,
+            )
     except (RuntimeError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path.name}: the browser could not draw it: {reason}") from None
+        raise InputError(f"{folder}: figures cannot be written: {reason}") from None
+    return len(figures)
 
 
-def _need_renderer() -> None:
-    """Raises InputError (one line) where PNG and SVG cannot be made."""
-    try:
-        import kaleido  # noqa: F401
-        from choreographer.browsers.chromium import Chromium
-    except ImportError:
-        raise InputError(
-            "--format png and svg need kaleido: pip install 'kbit-scaling[figures]', or take html"
-        ) from None
+def need_renderer(instead: str) -> None:
+    """Raises InputError (one line, ending in what to do `instead`) where images cannot be made."""
+    from choreographer.browsers.chromium import Chromium
+
     if not Chromium.find_browser(skip_local=False):
         raise InputError(
-            "--format png and svg need a Chrome or Chromium browser (set BROWSER_PATH), "
-            "or take html"
+            f"PNG and SVG need a Chrome or Chromium browser (set BROWSER_PATH), {instead}"
         )
 
 
-def _weights_figure(store: Store, folder: Path | None) -> go.Figure:
+def illustrations(store: Store, results: pd.DataFrame) -> dict[str, go.Figure]:
+    """Figures 6 and 16, which are not scaling curves, where there is what they show."""
+    made: dict[str, go.Figure] = {}
+    with suppress(ValueError):
+        made["figure-06-codes-on-weights"] = weights_figure_of(store)
+    with suppress(ValueError):
+        made["figure-16-speed"] = _speed_figure(results)
+    return made
+
+
+def weights_figure_of(store: Store, folder: Path | None = None) -> go.Figure:
+    """Figure 6 on the largest matrix of a model folder, or of the largest model of the database.
+
+    Raises ValueError where its weights are not on this machine.
+    """
     from safetensors.torch import load_file
 
     from analysis.illustrations import codes_on_weights, weights_figure
@@ -118,22 +134,18 @@ def _weights_figure(store: Store, folder: Path | None) -> go.Figure:
     if not found:
         where = str(folder) if folder else "any model of the database"
         raise ValueError(f"no model.safetensors of {where} on this machine; give --weights FOLDER")
-    weights = load_file(found[-1] / "model.safetensors")
+    path = max(found, key=lambda path: (path / "model.safetensors").stat().st_size)
+    weights = load_file(path / "model.safetensors")
     # The largest matrix inside the blocks: embeddings are not what is quantized by default.
     inside = {name: w for name, w in weights.items() if w.dim() == 2 and ".layers." in name}
     inside = inside or {name: w for name, w in weights.items() if w.dim() == 2}
     name = max(inside, key=lambda n: inside[n].numel())
-    return weights_figure(codes_on_weights(inside[name]), of=f"{found[-1].name}, {name}")
+    return weights_figure(codes_on_weights(inside[name]), of=f"{path.name}, {name}")
 
 
-def _speed_figure(path: Path | None) -> go.Figure:
-    import pandas as pd
-
+def _speed_figure(results: pd.DataFrame) -> go.Figure:
     from analysis.illustrations import speed_figure
+    from analysis.latency import speedups
 
-    if path is None:
-        raise ValueError("speed is measured on a GPU: give --speed FILE.csv")
-    try:
-        return speed_figure(pd.read_csv(path))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
+    speeds = speedups(results)
+    return speed_figure(speeds, of=speeds["model"].iloc[0])

@@ -12,7 +12,8 @@ from analysis.bootstrap import ItemScores
 from analysis.budget import format_bits, parse_budget
 from analysis.curves import AXES
 from analysis.inverse import pareto_front, smallest_budget
-from analysis.memory import LATENCY, cache_bits_per_token, choices_for_memory
+from analysis.latency import LATENCY
+from analysis.memory import cache_bits_per_token, choices_for_memory
 from analysis.metrics import METRICS, needed_rows
 from analysis.optimal import optimal
 from analysis.shares import optimal_table, win_shares

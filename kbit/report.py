@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from analysis.report import write_report
+    from kbit.figures import illustrations
     from kbit.optimal import item_scores_of
     from orchestrator.reading import read_results
 
@@ -56,7 +57,13 @@ def run(args: argparse.Namespace) -> int:
     }
     try:
         written = write_report(
-            results, failures, output, settings, args.axis, item_scores_of(store)
+            results,
+            failures,
+            output,
+            settings,
+            args.axis,
+            item_scores_of(store),
+            illustrations(store, results),
         )
     except ValueError as error:
         raise InputError(str(error)) from None

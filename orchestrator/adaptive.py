@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import t
 
 CONFIDENCE = 0.95  # one-sided, of each comparison
-MARGIN = 0.005  # nats a token: what is no better than this may lose against an equal
+MARGIN = 0.01  # nats a token: what is no better than this may lose against an equal
 
 
 @dataclass(frozen=True, eq=False)

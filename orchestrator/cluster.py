@@ -8,10 +8,12 @@ import secrets
 import socket
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import InputError, SweepStopped
+from orchestrator.watchdog import watch
 
 Need = dict[str, float]  # resources of one worker, by Ray's names: CPU, GPU
 
@@ -40,6 +42,7 @@ def start_ray() -> None:
             "include_dashboard": False,
             "_node_ip_address": "127.0.0.1",
         }
+        _leave_default_ports()
         try:
             ray.init(**options, **quiet)
         except Exception:  # on a busy machine its processes do not always find each other in time
@@ -48,6 +51,19 @@ def start_ray() -> None:
                 ray.init(**options, **quiet)
             except Exception as error:
                 raise SweepStopped(f"no local Ray cluster starts: {error}") from None
+        watch(ray.get_runtime_context().get_session_name())
+
+
+def _leave_default_ports() -> None:
+    """Let a private cluster's agent listen on any free port.
+
+    `ray.init` has no option for it. On Ray's default, the agent of a later `ray start` could not
+    listen, and `ray job submit` would find "no available agent".
+    """
+    from ray._private import parameter
+
+    any_port = partial(parameter.RayParams, dashboard_agent_listen_port=0)
+    parameter.RayParams = any_port  # type: ignore[misc, assignment]
 
 
 def _started_cluster() -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 from sqlalchemy import func, select
 
-from orchestrator.experiment import Experiment, Protocol
+from orchestrator.experiment import SAMPLE_METRIC, Experiment, Protocol
 from orchestrator.schema import ExperimentRow, MeasurementRow
 from orchestrator.store import Store
 
@@ -49,7 +49,9 @@ def estimate(store: Store, missing: Iterable[tuple[Experiment, list[Protocol]]])
 
 def _rates(store: Store) -> pd.DataFrame:
     """By model: n_params, measurements, rate in seconds a measurement."""
-    pairs = select(MeasurementRow.experiment, MeasurementRow.protocol).distinct().subquery()
+    full = MeasurementRow.metric != SAMPLE_METRIC  # an adaptive sweep's samples cost far less
+    columns = select(MeasurementRow.experiment, MeasurementRow.protocol)
+    pairs = columns.where(full).distinct().subquery()
     counts = (
         select(ExperimentRow.model, func.count().label("measurements"))
         .join(pairs, pairs.c.experiment == ExperimentRow.number)
@@ -60,6 +62,7 @@ def _rates(store: Store) -> pd.DataFrame:
         measured = pd.read_sql(counts, connection).set_index("model")
         n_params = pd.read_sql(sizes.group_by(ExperimentRow.model), connection).set_index("model")
     attempts = store.attempts()
+    attempts = attempts[attempts["stage"] == "full"]
     seconds = attempts[_SECONDS].sum(axis=1).groupby(attempts["model"]).sum()
     rates = measured.join(n_params).assign(rate=seconds / measured["measurements"])
     return rates[(rates["rate"] > 0) & rates["n_params"].notna()]

@@ -23,13 +23,15 @@ def content_id(value: Any) -> str:
 class Protocol:
     """How one task or corpus is measured: what two rows must share to be comparable.
 
-    `source` is what the evaluation is given: the task's name, or a corpus's name or file.
+    `source` is what the evaluation is given: the task's name, or a corpus's name or file;
+    `data_files` the local copy of its data, if any (its content counts, its place does not).
     """
 
     task: str
     kind: str  # "task" | "corpus" | "sample" (a few tokens of a corpus, for adaptive sweeps)
     settings: dict[str, Any] = field(hash=False)
     source: str
+    data_files: str | None = None
 
     @cached_property
     def id(self) -> str:

@@ -97,15 +97,22 @@ def sweep_protocols(sweep: Sweep, context: int | None) -> list[Protocol]:
     `context` in tokens; None is the model's own.
     """
     tasks = [
-        Protocol(name, "task", task_protocol(name, sweep.limit) | {"context": context}, name)
-        for name in sweep.task_names()
+        Protocol(
+            name,
+            "task",
+            task_protocol(name, sweep.limit, data_files) | {"context": context},
+            name,
+            data_files,
+        )
+        for name, data_files in sweep.task_data().items()
     ]
     corpora = [
         Protocol(
             corpus_name(corpus.name),
             "corpus",
-            perplexity_protocol(corpus.name, context, corpus.max_tokens),
+            perplexity_protocol(corpus.name, context, corpus.max_tokens, corpus.local_copy),
             corpus.source,
+            corpus.local_copy,
         )
         for corpus in sweep.corpora
     ]

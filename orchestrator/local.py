@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any
 
+from orchestrator.errors import SweepStopped
 from orchestrator.job import Job, JobResult
 
 
 def run_local(
     jobs: list[Job], worker: Callable[[], Any], stopping: Callable[[], bool]
 ) -> Generator[list[JobResult], None, None]:
-    """Results as they come, until the jobs are done or `stopping()` is true."""
+    """Results as they come, until the jobs are done or `stopping()` is true.
+
+    Raises SweepStopped after a CUDA error, which leaves this process unable to compute.
+    """
     one = worker()
     for job in jobs:
         if stopping():
             return
-        yield [one.run(job)]
+        result = one.run(job)
+        yield [result]
+        if result.status == "lost":
+            raise SweepStopped(str(result.error))

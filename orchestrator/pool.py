@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -17,6 +18,7 @@ from ray.exceptions import RayError, RaySystemError, RayTaskError, RpcError
 from orchestrator.cluster import Need, Room, check_alive, node_resources
 from orchestrator.errors import SweepStopped
 from orchestrator.job import Job, JobResult
+from orchestrator.provenance import device_name, here
 from orchestrator.schedule import MAX_ATTEMPTS, Schedule
 
 HIRE_SECONDS = 2.0  # how often nodes that joined or left are noticed
@@ -30,9 +32,14 @@ class Actor:
     def __init__(self, worker: Callable[[], Any]) -> None:
         self._worker = worker()
 
-    def node(self) -> str:
-        """The node's id; answers once the process is up and its imports are done."""
-        return ray.get_runtime_context().get_node_id()
+    def introduce(self, device: str) -> tuple[str, dict[str, Any]]:
+        """The node's id, and what is stored of attempts that are lost here (provenance.here).
+
+        Answers once the process is up and its imports are done.
+        """
+        with suppress(Exception):  # a GPU that gives no name will say why when it is used
+            device = device_name(device)
+        return ray.get_runtime_context().get_node_id(), here(device)
 
     def run(self, jobs: list[Job]) -> list[JobResult]:
         """Results of the jobs in order; shorter when one broke this process (see Worker.run)."""
@@ -56,7 +63,8 @@ class _Hired:
     node: str | None = None
     ready_at: float | None = None
     batch: list[Job] = field(default_factory=list)
-    deadline: float = float("inf")
+    given_at: float = 0.0
+    provenance: dict[str, Any] = field(default_factory=here)  # the driver's, until it speaks
 
 
 class Pool:
@@ -130,7 +138,8 @@ class Pool:
                 remote: Any = ray.remote(Actor)
                 options = {"num_cpus": need["CPU"], "num_gpus": need.get("GPU", 0)}
                 actor = remote.options(**options).remote(self._worker)
-                self._hired.append(_Hired(actor, need, schedule, model, actor.node.remote()))
+                pending = actor.introduce.remote("cuda" if need.get("GPU") else "cpu")
+                self._hired.append(_Hired(actor, need, schedule, model, pending))
 
     def _collect(self, hired: _Hired) -> list[JobResult]:
         """Take what a worker has ready, give it the next batch, and return its results."""
@@ -139,7 +148,7 @@ class Pool:
         except RayError as error:
             return self._lose(hired, _reason(error))
         if hired.ready_at is None:
-            hired.node, hired.ready_at = value, time.monotonic()
+            (hired.node, hired.provenance), hired.ready_at = value, time.monotonic()
             hired.schedule.arrived(hired.model)
             self._failed_starts = 0
             self._give(hired)
@@ -149,7 +158,7 @@ class Pool:
             hired.schedule.put_back(job)
         if value[-1].status == "lost":
             hired.batch = [batch[len(value) - 1]]
-            return value[:-1] + self._lose(hired, value[-1].error)
+            return value[:-1] + self._lose(hired, value[-1].error, value[-1])
         for result in value:
             hired.schedule.finished(result)
         self._give(hired)
@@ -170,26 +179,35 @@ class Pool:
             hired.schedule.arrived(model)
             hired.batch = hired.schedule.take(model)
         hired.pending = hired.actor.run.remote(hired.batch)
-        if self._timeout is not None:
-            hired.deadline = time.monotonic() + self._timeout
+        hired.given_at = time.monotonic()
 
     def _overdue(self) -> list[JobResult]:
         """Workers that hold a batch for too long are ended."""
-        now = time.monotonic()
-        late = [hired for hired in self._hired if hired.batch and now > hired.deadline]
-        reason = f"no result within {self._timeout:g} s (compute.timeout)" if late else ""
+        if self._timeout is None:
+            return []
+        since = time.monotonic() - self._timeout
+        late = [hired for hired in self._hired if hired.batch and hired.given_at < since]
+        reason = f"no result within {self._timeout:g} s (compute.timeout)"
         return [result for hired in late for result in self._lose(hired, reason)]
 
-    def _lose(self, hired: _Hired, reason: str) -> list[JobResult]:
-        """A worker died (killed, out of memory, CUDA error, node gone) or must: try again."""
+    def _lose(
+        self, hired: _Hired, reason: str, account: JobResult | None = None
+    ) -> list[JobResult]:
+        """A worker died (killed, out of memory, CUDA error, node gone) or must: try again.
+
+        `account`: what the worker itself could still say of its one job.
+        """
         if hired.ready_at is None:
             self._failed_starts += 1
         results = []
         for job in hired.batch:
             again = hired.schedule.lost(job)
             prefix = "" if again else f"worker lost {MAX_ATTEMPTS} times: "
+            after = f" (after {time.monotonic() - hired.given_at:.1f} s)"
+            known = account or JobResult(job, "lost", **hired.provenance)
             status = "lost" if again else "failed"
-            results.append(JobResult(job, status, error=prefix + reason))
+            error = prefix + reason + after
+            results.append(replace(known, status=status, error=error, measurements=[]))
         self._dismiss(hired)
         if self._failed_starts >= MAX_FAILED_STARTS and not self._busy():
             raise SweepStopped(f"no worker can be started: {reason}")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import and_, or_, select
 
+from orchestrator.item_scores import unpack_scores
 from orchestrator.schema import (
     RESULT_COLUMNS,
     ExperimentRow,
@@ -16,7 +17,7 @@ from orchestrator.schema import (
     MeasurementRow,
     ProtocolRow,
 )
-from orchestrator.store import Store, unpack_scores
+from orchestrator.store import Store
 
 _IDS_A_QUERY = 500  # SQLite allows 32,766 parameters, other databases fewer
 

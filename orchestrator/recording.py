@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from sqlalchemy import Connection, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
+from orchestrator.item_scores import pack_scores
 from orchestrator.schema import (
     AttemptRow,
     ExperimentRow,
@@ -71,6 +69,8 @@ def write_results(connection: Connection, results: Sequence[JobResult]) -> None:
 
 
 def _dialect(connection: Connection) -> Any:
+    from sqlalchemy.dialects import postgresql, sqlite  # slow to import, and readers need neither
+
     return sqlite if connection.dialect.name == "sqlite" else postgresql
 
 
@@ -148,11 +148,6 @@ def _attempt_row(result: JobResult, experiment: int, seconds_store: float) -> di
         "versions": result.versions,
         "git_commit": result.git_commit,
     }
-
-
-def pack_scores(scores: np.ndarray) -> bytes:
-    """Compress per-item scores (any float array [n]) to bytes."""
-    return zlib.compress(np.ascontiguousarray(scores, dtype="<f4").tobytes(), 6)
 
 
 def null_for_nan(value: float | None) -> float | None:

@@ -71,7 +71,7 @@ class MeasurementRow(Base):
 
 
 class ItemScoresRow(Base):
-    """Per-item scores of one metric: zlib-compressed little-endian float32, in item order."""
+    """Per-item scores of one metric in item order, as orchestrator/item_scores.py packs them."""
 
     __tablename__ = "item_scores"
     experiment: Mapped[int] = mapped_column(ForeignKey("experiments.number"), primary_key=True)

@@ -13,10 +13,12 @@ from orchestrator.adaptive import CONFIDENCE, Sample, dominated
 from orchestrator.errors import InputError
 from orchestrator.experiment import SAMPLE_METRIC, Experiment, Protocol
 from orchestrator.grid import Plan
+from orchestrator.item_scores import unpack_scores
 from orchestrator.job import Job, JobResult
+from orchestrator.provenance import here
 from orchestrator.schema import AttemptRow, ExperimentRow, ItemScoresRow, ProtocolRow
 from orchestrator.spec import Sweep
-from orchestrator.store import Store, unpack_scores
+from orchestrator.store import Store
 
 SAMPLE_TOKENS = 4096
 REASON = (
@@ -36,9 +38,11 @@ def sample_plan(plan: Plan, sweep: Sweep) -> Plan:
     samples = {}
     for name in plan.protocols:
         entry = next(e.model for e in plan.experiments if e.model.name == name)
-        settings = perplexity_protocol(corpus.name, sweep.context or entry.context, SAMPLE_TOKENS)
+        settings = perplexity_protocol(
+            corpus.name, sweep.context or entry.context, SAMPLE_TOKENS, corpus.local_copy
+        )
         task = settings["corpus"]
-        samples[name] = [Protocol(task, "sample", settings, corpus.source)]
+        samples[name] = [Protocol(task, "sample", settings, corpus.source, corpus.local_copy)]
     return replace(plan, protocols=samples)
 
 
@@ -51,7 +55,9 @@ def drop(plan: Plan, samples: Plan, store: Store) -> set[str]:
         out |= dominated([_sample(e, *losses[e.id]) for e in group])
     recorded = _recorded(store)
     new = [e for e in known if e.id in out - recorded]
-    results = [JobResult(Job(e, [], "", 0, "screen"), "dropped", error=REASON) for e in new]
+    results = [
+        JobResult(Job(e, [], "", 0, "screen"), "dropped", error=REASON, **here()) for e in new
+    ]
     for start in range(0, len(results), 1000):
         store.record(*results[start : start + 1000])
     return out

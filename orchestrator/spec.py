@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from evaluation.corpora import CORPORA, corpus_version
-from evaluation.task_sets import TASK_SETS
+from evaluation.task_index import task_names
 from evaluation.zero_shot import task_protocol
 from orchestrator.errors import InputError
 from orchestrator.models import ModelEntry, first_problem, load_yaml
+
+_Entry = TypeVar("_Entry")
 
 
 def _as_list(value: Any) -> Any:
@@ -68,16 +71,39 @@ class Grid(_Strict):
         return [None if item == "default" else item for item in _as_list(value)]
 
 
+def _absolute(path: str | None) -> str | None:
+    """What a worker in another folder can open."""
+    return None if path is None else str(Path(path).expanduser().resolve())
+
+
+class TaskEntry(_Strict):
+    """A zero-shot task, task set or group, its data from the hub or from `data_files`: a file, or
+    a folder with a file for each task (air-gapped clusters)."""
+
+    name: str
+    data_files: str | None = None
+
+    @property
+    def local_copy(self) -> str | None:
+        return _absolute(self.data_files)
+
+
 class Corpus(_Strict):
-    """A perplexity corpus: a name, or a path to a text or JSONL file."""
+    """A perplexity corpus: a name, with `data_files` a local copy of it, or a path to a text or
+    JSONL file."""
 
     name: str
     max_tokens: int | None = Field(default=None, ge=2)
+    data_files: str | None = None
+
+    @property
+    def local_copy(self) -> str | None:
+        return _absolute(self.data_files)
 
     @property
     def source(self) -> str:
         """What a worker in another folder can open: the name, or the file's absolute path."""
-        return self.name if self.name in CORPORA else str(Path(self.name).expanduser().resolve())
+        return self.name if self.name in CORPORA else str(_absolute(self.name))
 
 
 class Compute(_Strict):
@@ -95,26 +121,32 @@ class Sweep(_Strict):
     name: str
     models: list[str]
     grids: list[Grid] = Field(min_length=1)
-    tasks: list[str] = []
+    tasks: list[TaskEntry] = []
     limit: int | None = Field(default=None, ge=1)
     corpora: list[Corpus] = []
     context: int | None = Field(default=None, ge=2)
     compute: Compute = Compute()
     strategy: Literal["full", "adaptive"] = "full"
 
-    _lists = field_validator("models", "tasks", mode="before")(_as_list)
+    _lists = field_validator("models", mode="before")(_as_list)
 
-    @field_validator("corpora", mode="before")
+    @field_validator("tasks", "corpora", mode="before")
     @classmethod
-    def _corpora(cls, value: Any) -> Any:
-        return [{"name": c} if isinstance(c, str) else c for c in _as_list(value)]
+    def _entries(cls, value: Any) -> Any:
+        return [{"name": e} if isinstance(e, str) else e for e in _as_list(value)]
+
+    def task_data(self) -> dict[str, str | None]:
+        """Every single task, sets and groups expanded, in order, with its local data if any. A
+        task asked for twice takes the data of the entry that names some."""
+        data: dict[str, str | None] = {}
+        for entry in self.tasks:
+            for name in task_names(entry.name):
+                data[name] = entry.local_copy or data.get(name)
+        return data
 
     def task_names(self) -> list[str]:
-        """Zero-shot tasks with the named sets expanded, in order, without repeats."""
-        names: dict[str, None] = {}
-        for name in self.tasks:
-            names.update(dict.fromkeys(TASK_SETS.get(name, {name: ""})))
-        return list(names)
+        """Zero-shot tasks with sets and groups expanded, in order, without repeats."""
+        return list(self.task_data())
 
 
 def load_sweep(path: Path) -> Sweep:
@@ -128,18 +160,23 @@ def load_sweep(path: Path) -> Sweep:
         raise InputError(f"{path}: {first_problem(error)}") from None
     if not sweep.tasks and not sweep.corpora:
         raise InputError(f"{path}: nothing to measure; give tasks, corpora or both")
-    for index, corpus in enumerate(sweep.corpora):
-        try:
-            corpus_version(corpus.name)
-        except ValueError as error:
-            raise InputError(f"{path}: corpora.{index}: {error}") from None
-    for index, name in enumerate(sweep.tasks):
-        if name not in TASK_SETS:
-            try:
-                task_protocol(name, sweep.limit)
-            except ValueError as error:
-                raise InputError(f"{path}: tasks.{index}: {error}") from None
+    _check(f"{path}: corpora", sweep.corpora, lambda c: corpus_version(c.name, c.local_copy))
+    _check(f"{path}: tasks", sweep.tasks, lambda t: task_names(t.name))
+    data = sweep.task_data()
+    _check(
+        f"{path}: tasks",
+        sweep.tasks,
+        lambda t: [task_protocol(n, sweep.limit, data[n]) for n in task_names(t.name)],
+    )
     return sweep
+
+
+def _check(where: str, entries: Sequence[_Entry], check: Callable[[_Entry], object]) -> None:
+    for index, entry in enumerate(entries):
+        try:
+            check(entry)
+        except ValueError as error:
+            raise InputError(f"{where}.{index}: {error}") from None
 
 
 def select_models(

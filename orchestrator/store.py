@@ -6,7 +6,6 @@ or not at all; recording a result again changes nothing; readers never block the
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,6 +18,7 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from orchestrator.errors import InputError, SweepStopped
+from orchestrator.item_scores import unpack_scores
 from orchestrator.lock import serialize_setup, sweep_lock
 from orchestrator.migrate import migrate
 from orchestrator.recording import write_results
@@ -266,11 +266,6 @@ class Store:
         if blob is None:
             raise KeyError(f"no {metric} scores of {task} for experiment {experiment_id}")
         return unpack_scores(blob)
-
-
-def unpack_scores(blob: bytes) -> np.ndarray:
-    """The float32 [n] array that `pack_scores` compressed."""
-    return np.frombuffer(zlib.decompress(blob), dtype="<f4")
 
 
 def missing_protocols(

@@ -41,6 +41,7 @@ from orchestrator.local import run_local
 from orchestrator.models import ModelEntry, load_models
 from orchestrator.paths import ROOT, database_url
 from orchestrator.progress import SweepProgress
+from orchestrator.provenance import here
 from orchestrator.screening import drop, sample_plan
 from orchestrator.spec import Sweep, load_sweep
 from orchestrator.store import Store, missing_protocols
@@ -203,7 +204,7 @@ def _record_broken(plan: Plan, sweep: Sweep, store: Store, device: str) -> None:
         problem = plan.broken.get(experiment.model.name)
         if problem is not None and known.get(experiment.id) != str(problem):
             job = Job(experiment, [], device, sweep.compute.threads_per_worker)
-            store.record(JobResult(job, "failed", error=str(problem)))
+            store.record(JobResult(job, "failed", error=str(problem), **here()))
 
 
 def _print_counts(plan: Plan, sweep: Sweep) -> None:

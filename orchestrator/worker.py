@@ -8,45 +8,25 @@ gave the job must end this process.
 from __future__ import annotations
 
 import os
-import platform
-import resource
-import socket
-import subprocess
 import time
-from functools import cache
-from importlib.metadata import version
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from lm_eval.models.utils import resolve_max_length
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evaluation.language_model import LanguageModel
 from evaluation.measurement import Measurement
 from evaluation.perplexity import evaluate_perplexity
+from evaluation.scoring import Scorer, tokens_per_batch
 from evaluation.zero_shot import evaluate_zero_shot
 from orchestrator.experiment import Protocol, as_sample
 from orchestrator.job import Job, JobResult
 from orchestrator.models import ModelEntry
-from orchestrator.paths import ROOT
+from orchestrator.provenance import device_name, here, peak_memory, reset_peak_memory
 from quantizers.model import ResidentModel
-
-_PACKAGES = ("kbit-scaling", "torch", "transformers", "lm-eval", "numpy")
-
-
-@cache
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
-
-
-@cache
-def _git_commit() -> str | None:
-    """The commit this code runs from, `-dirty` with local changes; None outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        git = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return git.stdout.strip() or None
 
 
 def load_model(entry: ModelEntry, device: str) -> tuple[torch.nn.Module, Any]:
@@ -76,11 +56,22 @@ def load_model(entry: ModelEntry, device: str) -> tuple[torch.nn.Module, Any]:
 
 def _check_vocabulary(model: torch.nn.Module, tokenizer: Any, name: str) -> None:
     rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
-    if len(tokenizer) > rows:
+    # Embeddings are padded, by a few percent; a tokenizer of half the size is another model's.
+    if not 0.75 * rows - 256 <= len(tokenizer) <= rows:
         raise ValueError(
             f"model {name}: {len(tokenizer)} tokens in the tokenizer, {rows} embeddings in the "
             "model; give the matching `tokenizer:` in models.yaml"
         )
+
+
+@contextmanager
+def _timed(result: JobResult, phase: str) -> Iterator[None]:
+    """Note the seconds of a phase, also of one that fails."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        setattr(result, phase, time.perf_counter() - started)
 
 
 class Worker:
@@ -98,34 +89,32 @@ class Worker:
         Status `lost`: a CUDA error, after which nothing works in this process any more.
         """
         torch.set_num_threads(job.threads)
-        result = JobResult(
-            job,
-            "done",
-            host=socket.gethostname(),
-            versions=_versions(),
-            git_commit=_git_commit(),
-        )
+        result = JobResult(job, "done", **here())
         try:
-            result.device = _start_device(job.device)
+            reset_peak_memory(job.device)
+            result.device = device_name(job.device)
             self._run(job, result)
-            result.peak_memory = _peak_memory(job.device)
         except Exception as error:
             result.status = "lost" if _cuda_context_is_broken(error) else "failed"
             result.error = f"{type(error).__name__}: {error}"
+        if result.status != "lost":
+            result.peak_memory = peak_memory(job.device)
         return result
 
     def _run(self, job: Job, result: JobResult) -> None:
-        started = time.perf_counter()
-        resident = self._load(job)
-        loaded = time.perf_counter()
-        result.seconds_load = loaded - started
-        result.bits = resident.apply(job.experiment.config)
-        quantized = time.perf_counter()
-        result.seconds_quantize = quantized - loaded
-        for protocol in job.protocols:
-            measured = measure(resident.model, self._tokenizer, protocol)
-            result.measurements.append((protocol, measured))
-            result.seconds_score = time.perf_counter() - quantized
+        with _timed(result, "seconds_load"):
+            resident = self._load(job)
+        with _timed(result, "seconds_quantize"):
+            result.bits = resident.apply(job.experiment.config)
+        with _timed(result, "seconds_score"):
+            budget = None
+            while budget != tokens_per_batch(resident.model):  # halved on the way: all again
+                budget = tokens_per_batch(resident.model)
+                result.versions = result.versions | {"tokens_per_batch": str(budget)}
+                result.measurements.clear()
+                for protocol in job.protocols:
+                    measured = measure(resident.model, self._tokenizer, protocol)
+                    result.measurements.append((protocol, measured))
 
     def _load(self, job: Job) -> ResidentModel:
         entry = job.experiment.model
@@ -138,17 +127,44 @@ class Worker:
                 compute_dtype=getattr(torch, job.experiment.compute_dtype),
             )
             self._entry = entry
+            longest = resolve_max_length(model.config, self._tokenizer)
+            Scorer(self._resident.model, longest)  # finds the batch size
         return self._resident
 
 
 def measure(model: Any, tokenizer: Any, protocol: Protocol) -> Measurement:
-    """One task or corpus on the model as it stands."""
+    """One task or corpus on the model as it stands.
+
+    Raises ValueError for a context the model cannot read, and for data that changed on the way.
+    """
+    settings = protocol.settings
+    limit = resolve_max_length(model.config, tokenizer)
+    if settings["context"] is not None and settings["context"] > limit:
+        raise ValueError(
+            f"context {settings['context']} exceeds the {limit} tokens that the model can read; "
+            "give a smaller `context`, or none for the model's own"
+        )
+    measured = _score(model, tokenizer, protocol)
+    if measured.protocol["data"] != settings["data"]:
+        raise ValueError(
+            f"{protocol.task}: its data changed since the sweep started; start the sweep again"
+        )
+    return measured
+
+
+def _score(model: Any, tokenizer: Any, protocol: Protocol) -> Measurement:
     settings = protocol.settings
     if protocol.kind == "task":
         lm = LanguageModel(model, tokenizer, max_length=settings["context"])
-        return evaluate_zero_shot(lm, [protocol.source], settings["limit"])[0]
+        local = {protocol.source: protocol.data_files} if protocol.data_files else {}
+        return evaluate_zero_shot(lm, [protocol.source], settings["limit"], local)[0]
     measured = evaluate_perplexity(
-        model, tokenizer, protocol.source, settings["context"], settings["max_tokens"]
+        model,
+        tokenizer,
+        protocol.source,
+        settings["context"],
+        settings["max_tokens"],
+        protocol.data_files,
     )
     return as_sample(measured) if protocol.kind == "sample" else measured
 
@@ -158,21 +174,6 @@ def _cuda_context_is_broken(error: Exception) -> bool:
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return False
     return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
-
-
-def _start_device(device: str) -> str:
-    """The device's name for the record; its memory peak counts from here."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.get_device_name()
-    return platform.processor() or platform.machine()
-
-
-def _peak_memory(device: str) -> int:
-    """Bytes: allocated on the GPU, else resident in the process, at most so far."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def quiet_libraries() -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from analysis.outliers import PAIRS, STATISTICS, TASK, as_measurement
 from tests.analysis.conftest import make_results
 
 BLOCK_GAIN = 0.005  # nats a halving of the block
@@ -37,3 +38,21 @@ def _variant(rows: pd.DataFrame, tag: str, loss: float, **setting: object) -> pd
     perplexity = rows["metric"] == "perplexity"
     value[perplexity] *= np.exp(loss)
     return rows.assign(experiment_id=rows["experiment_id"] + "-" + tag, value=value, **setting)
+
+
+def with_table_2(results: pd.DataFrame) -> pd.DataFrame:
+    """`results` with what `kbit outliers` would store of each model: rank correlations as given."""
+    rows = []
+    for one in results[results["bits"] == 16].drop_duplicates("experiment_id").to_dict("records"):
+        layers = pd.DataFrame(
+            [
+                {"pair": pair, "spearman": rho, "pearson": rho, "std_ratio": 3.0}
+                for pair, rho in zip(PAIRS.values(), (0.2, 0.7, 0.0), strict=True)
+                for _ in range(2)
+            ]
+        )
+        for metric in as_measurement(layers, {}).metrics:
+            values = {"value": metric.value, "stderr": metric.stderr, "n_items": metric.n_items}
+            rows.append(one | {"task": TASK, "metric": metric.name} | values)
+    assert len(rows) == 12 * len(PAIRS) * len(STATISTICS)
+    return pd.concat([results, pd.DataFrame(rows)], ignore_index=True)

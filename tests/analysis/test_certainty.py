@@ -1,18 +1,26 @@
 """Simulated families with a known truth: do intervals cover it, are probabilities calibrated?"""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from analysis.answer import Optimum
-from analysis.bootstrap import item_noise, kept_models, no_item_scores, resampling_counts
+from analysis.bootstrap import (
+    _resampled,
+    item_noise,
+    kept_models,
+    no_item_scores,
+    resampling_counts,
+)
 from analysis.certainty import best_settings, contending
 from analysis.curves import Curve
 from analysis.optimal import answers_at, overlap_range, read_curves
 from analysis.panel import make_panel
 from analysis.shrinkage import probability_best
+from evaluation.task_sets import TASK_SETS
 from tests.analysis.simulate import Family, simulate
 
 N_FAMILIES = 400
@@ -249,3 +257,16 @@ def test_columns_of_a_table_row(results: pd.DataFrame) -> None:
     assert row["lead_low_items"] < row["lead"] < row["lead_high_items"]
     assert 0 <= row["undetermined_models"] <= 1
     assert table.loc[~table["determined"], "probability_items"].isna().all()
+
+
+def test_a_group_is_resampled_by_its_items() -> None:
+    """The spread of MMLU's replicates is the standard error of its mean over items."""
+    sizes = {task: 100 + 40 * i for i, task in enumerate(TASK_SETS["mmlu_other"])}
+    generator = np.random.default_rng(0)
+    items = {t: (generator.random(n) < 0.1 + n / 1000).astype("f4") for t, n in sizes.items()}
+    curve = SimpleNamespace(task="mmlu_other", metric="zero_shot")
+    noise = _resampled(curve, ["e"], lambda ids, task, _: {"e": items[task]}, 2000)["e"]  # type: ignore[arg-type]
+    total = sum(sizes.values())
+    variances = [(n / total) ** 2 * items[t].var(ddof=1) / n for t, n in sizes.items()]
+    assert noise.std() == pytest.approx(np.sqrt(sum(variances)), rel=0.05)
+    assert abs(noise.mean()) < 0.1 * noise.std()

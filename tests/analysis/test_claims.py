@@ -115,6 +115,8 @@ def test_equivalent_bits_of_each_factor(rich: pd.DataFrame) -> None:
     assert block["equivalent_low"] < block["equivalent_bits"] < block["equivalent_high"]
     assert block["cost"] == pytest.approx(16 / 64 - 16 / 1024) and block["n_models"] == 6
     assert rows.loc[(3, "data_type", "float"), "gain"] == pytest.approx(0.02)
+    assert rows.loc[(3, "data_type", "float"), "n_better"] == 6
+    assert rows.loc[(3, "data_type", "dynamic"), "n_better"] == 0
     assert rows.loc[(4, "exponent_bits", "E3"), "gain"] == pytest.approx(-0.03)
     assert rows.loc[(4, "centered", "True"), "gain"] == pytest.approx(0, abs=1e-12)
     proxy = rows.loc[(3, "outlier_fraction", "2%")]

@@ -4,7 +4,8 @@ import pytest
 
 from analysis.curves import scaling_curves
 from analysis.inverse import pareto_front, smallest_budget
-from analysis.memory import LATENCY, cache_bits_per_token, choices_for_memory
+from analysis.latency import LATENCY, latency_task
+from analysis.memory import cache_bits_per_token, choices_for_memory
 from analysis.optimal import optimal
 
 
@@ -78,7 +79,7 @@ def test_context_takes_memory(results: pd.DataFrame) -> None:
 
 def test_latency_is_shown_where_it_was_measured(results: pd.DataFrame) -> None:
     one = results[results["experiment_id"] == "sotu-opt-64x2-4-linear"].iloc[:1]
-    timed = one.assign(task="generation", metric=LATENCY, value=1.25)
+    timed = one.assign(task=latency_task(1), metric=LATENCY, value=1.25)
     table = choices_for_memory(pd.concat([results, timed], ignore_index=True), 1e9, {})
     known = table[table[LATENCY].notna()]
     assert known["model"].tolist() == ["sotu-opt-64x2"] and known[LATENCY].tolist() == [1.25]

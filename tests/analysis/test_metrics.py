@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from lm_eval.api.metrics import aggregate_subtask_metrics, pooled_sample_stderr
 
 from analysis.metrics import COLUMNS, curve_points, mean_zero_shot
 from evaluation.task_sets import TASK_SETS
@@ -23,6 +24,24 @@ def test_mean_and_its_error(results: pd.DataFrame) -> None:
     assert mean["stderr"] == pytest.approx(expected)
     assert mean["n_items"] == 2000
     assert (mean["task"], mean["metric"]) == ("sotu", "zero_shot")
+
+
+def test_a_group_s_mean_is_over_items_as_in_the_harness(results: pd.DataFrame) -> None:
+    tasks = TASK_SETS["mmlu_social_sciences"]
+    one = results[(results["task"] == "sotu_blank") & (results["metric"] == "acc")].iloc[[0]]
+    generator = np.random.default_rng(0)
+    items = [generator.integers(0, 2, size) for size in generator.integers(100, 545, len(tasks))]
+    rows = [
+        one.assign(task=task, value=x.mean(), stderr=x.std(ddof=1) / len(x) ** 0.5, n_items=len(x))
+        for task, x in zip(tasks, items, strict=True)
+    ]
+    (mean,) = mean_zero_shot(pd.concat(rows)).itertuples()
+    values, sizes = [x.mean() for x in items], [len(x) for x in items]
+    stderrs = [x.std(ddof=1) / len(x) ** 0.5 for x in items]
+    assert mean.task == "mmlu_social_sciences" and mean.n_items == sum(sizes)
+    assert mean.value == pytest.approx(aggregate_subtask_metrics(values, sizes, True))
+    assert mean.value != pytest.approx(np.mean(values))
+    assert mean.stderr == pytest.approx(pooled_sample_stderr(stderrs, sizes), rel=0.01)
 
 
 def test_the_metric_of_each_task_is_the_set_s(results: pd.DataFrame) -> None:

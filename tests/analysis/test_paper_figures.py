@@ -6,8 +6,6 @@ import torch
 
 from analysis.illustrations import (
     codes_on_weights,
-    roofline_speedup,
-    speed_figure,
     weights_figure,
 )
 from analysis.paper_figures import FIGURES, bits_figure, factor_figure, outlier_figure
@@ -94,18 +92,3 @@ def test_codes_lie_where_the_tables_say() -> None:
     density = codes[codes["kind"] == "density"]
     assert np.trapezoid(density["y"], density["x"]) == pytest.approx(1, abs=0.03)
     assert len(weights_figure(codes).data) == 1 + 2 * 4
-
-
-def test_roofline_is_memory_bound_then_compute_bound() -> None:
-    device = dict(d_out=16384, d_in=16384, bandwidth=3e12, flops=8e14)
-    assert roofline_speedup(4.25, 1, **device) == pytest.approx(16 / 4.25, rel=0.01)
-    assert roofline_speedup(4.25, 4096, **device) == pytest.approx(1)
-    rows = [
-        {"kind": kind, "bits": 4, "batch": b, "speedup": roofline_speedup(4.25, b, **device)}
-        for kind in ("roofline", "measured")
-        for b in (1, 16)
-    ]
-    figure = speed_figure(pd.DataFrame(rows))
-    assert {t.name for t in figure.data} == {"4-bit, roofline", "4-bit, measured"}
-    with pytest.raises(ValueError, match="speedup"):
-        speed_figure(pd.DataFrame({"kind": [], "bits": [], "batch": []}))

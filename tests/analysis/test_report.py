@@ -2,11 +2,13 @@ import re
 from pathlib import Path
 
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
 
 from analysis.report import write_report
 from analysis.shares import EVERY_FAMILY, win_shares
+from tests.analysis.rich import with_table_2
 
 NO_FAILURES = pd.DataFrame(columns=["model", "error"])
 
@@ -73,6 +75,20 @@ def test_a_single_precision_is_undetermined(results: pd.DataFrame, tmp_path: Pat
     assert "No two settings reach one budget" in written(
         write_report(alone, NO_FAILURES, tmp_path / "r.html", {})
     )
+
+
+def test_what_other_commands_stored_is_shown(results: pd.DataFrame, tmp_path: Path) -> None:
+    figure = go.Figure(layout={"title": {"text": "How fast"}, "margin": {"t": 70}, "height": 400})
+    drawn = {"figure-16-speed": figure}
+    page = written(
+        write_report(with_table_2(results), NO_FAILURES, tmp_path / "r.html", {},
+                     illustrations=drawn)
+    )  # fmt: skip
+    assert "How fast" in page and "As figure 16 of the paper." in page
+    table = page[page.index("Weight deviation and feature size") :]
+    assert "<summary>12 models</summary>" in table and "0.70 ± 0.00" in table
+    without = written(write_report(results, NO_FAILURES, tmp_path / "r.html", {}))
+    assert "Weight deviation" not in without and "As figure 16" not in without
 
 
 def test_no_results_is_one_line(results: pd.DataFrame, tmp_path: Path) -> None:

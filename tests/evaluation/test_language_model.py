@@ -9,7 +9,8 @@ import torch
 from lm_eval.api.instance import Instance
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evaluation.language_model import LanguageModel, tokenizer_fingerprint
+from evaluation.encoding import tokenizer_fingerprint
+from evaluation.language_model import LanguageModel
 from tests.evaluation.peers import PEERS, make_peer
 from tests.evaluation.tiny_models import CONFIGS, CONTEXT, TEXT, tiny_model, tiny_tokenizer
 
@@ -109,10 +110,10 @@ def test_tokens_are_kept_but_scores_are_not():
     after = lm.loglikelihood(requests(PAIRS[:4]))
     assert all(abs(a[0] - b[0]) > 1e-3 for a, b in zip(before, after, strict=True))
     calls = []
-    lm._encode = lambda *a, **k: calls.append(a)  # type: ignore[method-assign]
+    lm.encoder.pairs = lambda *a, **k: calls.append(a)  # type: ignore[method-assign]
     assert lm.loglikelihood(requests(PAIRS[:4])) == after
     other = LanguageModel(tiny_model("opt"), tiny_tokenizer())
-    other._encode = lambda *a, **k: calls.append(a)  # type: ignore[method-assign]
+    other.encoder.pairs = lambda *a, **k: calls.append(a)  # type: ignore[method-assign]
     other.max_length = lm.max_length
     other.loglikelihood(requests(PAIRS[:4]))
     assert not calls

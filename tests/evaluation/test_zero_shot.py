@@ -11,7 +11,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from evaluation import task_index, zero_shot
+from evaluation import task_index
 from evaluation.language_model import LanguageModel
 from evaluation.task_index import task_file
 from evaluation.task_sets import CHANCE, TASK_SETS
@@ -116,7 +116,7 @@ def test_what_cannot_be_run_is_refused_in_one_line(name, message):
 
 
 def test_local_tasks_need_no_index(monkeypatch):
-    monkeypatch.setattr(task_index, "_harness_tasks", lambda: pytest.fail("indexed the harness"))
+    monkeypatch.setattr(task_index, "_harness", lambda: pytest.fail("indexed the harness"))
     assert task_file("sotu_blank").exists()
 
 
@@ -124,7 +124,7 @@ def test_unreachable_data_is_one_clear_line(monkeypatch):
     def unreachable(self, tasks):
         raise ConnectionError("couldn't reach the hub\nlong trace")
 
-    monkeypatch.setattr(zero_shot.TaskManager, "load", unreachable)
+    monkeypatch.setattr(TaskManager, "load", unreachable)
     with pytest.raises(ValueError, match="'piqa'.*couldn't reach the hub.*sotu_blank") as caught:
         evaluate_zero_shot(tiny_lm(), ["piqa"], 3)
     assert "\n" not in str(caught.value)

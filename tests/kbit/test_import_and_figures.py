@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from choreographer.browsers.chromium import Chromium
 
-from kbit import figures
 from kbit.cli import main
-from orchestrator.errors import InputError
 from tests.analysis.rich import rich_results
 
 
@@ -54,23 +53,38 @@ def test_figures_are_written_singly(database: Path, tmp_path: Path) -> None:
     assert kbit("figures", "--db", database, "--only", "figure-99")[0] == 2
 
 
-def test_speed_is_drawn_from_a_file(database: Path, tmp_path: Path) -> None:
-    (tmp_path / "speed.csv").write_text("kind,bits,batch,speedup\nmeasured,4,1,2.6\n")
-    options = ["--db", database, "--output", tmp_path, "--only", "figure-16"]
-    code, out, _ = kbit("figures", *options, "--speed", tmp_path / "speed.csv")
-    assert code == 0 and (tmp_path / "figure-16-speed.html").is_file()
-    assert "give --speed" in kbit("figures", *options)[1]
+@pytest.mark.skipif(
+    not Chromium.find_browser(skip_local=False), reason="no Chrome or Chromium on this machine"
+)
+@pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("svg", b"<svg")])
+def test_pictures(database: Path, tmp_path: Path, suffix: str, start: bytes) -> None:
+    options = ["--db", database, "--only", "figure-13", "--format", suffix]
+    code, _, err = kbit("figures", *options, "--output", tmp_path)
+    assert code == 0, err
+    picture = (tmp_path / f"figure-13-total-bits-loss.{suffix}").read_bytes()
+    assert picture.startswith(start) and len(picture) > 10_000
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(database: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    options = ["--db", database, "--only", "figure-13", "--output", tmp_path / "file"]
+    code, _, err = kbit("figures", *options)
+    assert code == 2 and len(err.splitlines()) == 1 and "cannot be written" in err
+
+
+def test_illustrations_say_what_they_lack(database: Path, tmp_path: Path) -> None:
+    out = kbit("figures", "--db", database, "--output", tmp_path, "--only", "figure-16")[1]
+    assert "left out figure-16-speed: no latency" in out and "kbit bench latency" in out
+    out = kbit("figures", "--db", database, "--output", tmp_path, "--only", "figure-06")[1]
+    assert "left out figure-06-codes-on-weights: no model.safetensors" in out
 
 
 def test_pictures_without_a_renderer_are_one_line(
     database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing() -> None:
-        raise InputError("--format png and svg need kaleido")
-
-    monkeypatch.setattr(figures, "_need_renderer", missing)
+    monkeypatch.setattr(Chromium, "find_browser", lambda **_: None)
     code, _, err = kbit("figures", "--db", database, "--format", "png", "--output", tmp_path)
-    assert code == 2 and len(err.splitlines()) == 1 and "kaleido" in err
+    assert code == 2 and len(err.splitlines()) == 1 and "Chrome or Chromium browser" in err
 
 
 def test_questions_the_other_way_round(database: Path) -> None:

@@ -3,7 +3,8 @@
     python faulty.py FAULTS SWEEP_FILE --db DB [options of kbit sweep]
 
 FAULTS is `none` or pairs like `poison=3,hang=5`: what strikes at which precision. Once each:
-`kill`, `hang`, `memory` (until Ray or the kernel ends it). Every time: `poison` (a kill).
+`kill`, `hang`, `memory` (until Ray or the kernel ends it), `cuda` (what a worker says of a broken
+context). Every time: `poison` (a kill).
 A job takes KBIT_JOB_SECONDS.
 """
 
@@ -30,20 +31,24 @@ class FaultyWorker:
 
     def run(self, job: Job) -> JobResult:
         bits = job.experiment.config.bits
-        self.strike(self.faults.get(bits))
+        host = f"{os.environ.get('KBIT_NODE', '')} {os.getpid()}"
+        if self.strike(self.faults.get(bits)):
+            return JobResult(job, "lost", error="AcceleratorError: CUDA error", host=host)
         time.sleep(JOB_SECONDS)
         metrics = (Metric("acc", float(bits), None, 1),)
         scores = {"acc": np.random.default_rng(bits).random(10_000)}  # does not compress
         measured = [(p, Measurement(p.task, p.settings, metrics, scores)) for p in job.protocols]
-        host = f"{os.environ.get('KBIT_NODE', '')} {os.getpid()}"
         return JobResult(job, "done", measurements=measured, seconds_score=JOB_SECONDS, host=host)
 
-    def strike(self, fault: str | None) -> None:
+    def strike(self, fault: str | None) -> bool:
+        """Whether the context is broken now, if the process lives on."""
         struck = Path(f"{self.marker}.{fault}")
         if fault is None or struck.exists():
-            return
+            return False
         if fault != "poison":
             struck.touch()
+        if fault == "cuda":
+            return True
         if fault in ("kill", "poison"):
             os.kill(os.getpid(), signal.SIGKILL)
         hoard = []

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from orchestrator.paths import ROOT
 from orchestrator.store import Store
 
@@ -47,18 +49,22 @@ def start(
 
 
 def processes_of(folder: str, name: str = "") -> list[int]:
-    """Living processes that carry RAY_TMPDIR=folder, of which the command line holds `name`."""
+    """Living processes of the cluster in RAY_TMPDIR=folder whose command line holds `name`.
+
+    Known by their environment, or, where Ray wrote a title over it, by their open files.
+    """
     found = []
-    for entry in Path("/proc").iterdir():
+    for entry in Path("/proc").glob("[0-9]*"):
         try:
-            environment = (entry / "environ").read_bytes() if entry.name.isdigit() else b""
-            if f"RAY_TMPDIR={folder}".encode() not in environment.split(b"\0"):
-                continue
+            environment = (entry / "environ").read_bytes().split(b"\0")
+            ours = f"RAY_TMPDIR={folder}".encode() in environment or any(
+                os.readlink(file).startswith(f"{folder}/") for file in (entry / "fd").iterdir()
+            )
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue  # ended meanwhile
-        if state != "Z" and name in command:
+        if ours and state != "Z" and name in command and int(entry.name) != os.getpid():
             found.append(int(entry.name))
     return found
 
@@ -66,10 +72,13 @@ def processes_of(folder: str, name: str = "") -> list[int]:
 def left_after(folder: str, seconds: float = 20) -> dict[int, str]:
     """Processes of that cluster that have not ended within `seconds`, and what they run."""
     wait_until(lambda: not processes_of(folder), seconds)
-    return {
-        pid: Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:80]
-        for pid in processes_of(folder)
-    }
+    return {pid: psutil.Process(pid).name() for pid in processes_of(folder)}
+
+
+def ports_of(folder: str) -> set[int]:
+    """TCP ports that the processes of that cluster listen on."""
+    connections = (c for p in processes_of(folder) for c in psutil.Process(p).net_connections())
+    return {c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN}
 
 
 def attempts(study: Path) -> int:

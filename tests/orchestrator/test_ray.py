@@ -5,6 +5,8 @@ import socket
 import subprocess
 import time
 import uuid
+from functools import partial
+from pathlib import Path
 
 import pytest
 import ray
@@ -18,6 +20,8 @@ from orchestrator.pool import Pool
 from orchestrator.store import Store
 from quantizers.config import QuantConfig
 from tests.orchestrator import processes
+
+FREE = 6  # jobs that wait for nothing
 
 
 def free_port() -> int:
@@ -55,31 +59,42 @@ def started(tmp_path_factory):
         process.wait(timeout=60)
 
 
-@pytest.mark.parametrize("options", [[], ["--working-dir", "."]])
-def test_ray_job_submit(started, study, options):
-    """A relative database path lands in the results folder, not in Ray's copy of the code."""
+def test_ray_job_submit(started, study):
+    """Two at a time on one cluster: as the README says, and from a copy of the code.
+
+    A relative database path lands in the results folder, not in Ray's copy.
+    """
     environment, results = started
-    db = "relative/t.db" if options else str(study.parent / "t.db")
-    command = [processes.BIN / "ray", "job", "submit", *options, "--", "orchestrator/sweep.py"]
-    job = subprocess.run(
-        [*command, str(study), "--db", db],
-        env=environment, cwd=ROOT, text=True, capture_output=True, timeout=240,
-    )  # fmt: skip
-    assert job.returncode == 0, job.stdout + job.stderr
-    path = results / db  # an absolute one stays what it is
-    assert f"database: sqlite:///{path}" in job.stdout
-    assert Store.open(f"sqlite:///{path}").results()["experiment_id"].nunique() == 3
+    submit = [processes.BIN / "ray", "job", "submit"]
+    jobs = {}
+    for db, options in [(study.parent / "t.db", []), ("relative/t.db", ["--working-dir", "."])]:
+        command = [*submit, *options, "--", "orchestrator/sweep.py", study, "--db", db]
+        jobs[results / db] = subprocess.Popen(  # an absolute path stays what it is
+            command, env=environment, cwd=ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    for path, job in jobs.items():
+        output, _ = job.communicate(timeout=240)
+        assert job.returncode == 0, output
+        assert f"database: sqlite:///{path}" in output
+        assert Store.open(f"sqlite:///{path}").results()["experiment_id"].nunique() == 3
 
 
 class NodeWorker:
-    """Says where it ran: node, visible GPUs, process."""
+    """Says where it ran: node, visible GPUs, process. The last jobs wait for a third process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def run(self, job: Job) -> JobResult:
-        time.sleep(0.2)
         node = ray.get_runtime_context().get_node_id()
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         host = f"{node} {gpus} {os.getpid()}"
-        return JobResult(job, "done", seconds_score=0.5, seconds_load=0.0, host=host)
+        (self.folder / host).touch()
+        time.sleep(0.1)
+        if job.experiment.config.block_size > FREE:
+            processes.wait_until(lambda: len(list(self.folder.iterdir())) >= 3)
+        return JobResult(job, "done", seconds_score=1.0, host=host)  # too slow for batches
 
 
 def jobs_of(count: int, device: str = "cpu", **model) -> list[Job]:
@@ -97,25 +112,28 @@ def jobs_of(count: int, device: str = "cpu", **model) -> list[Job]:
     ]
 
 
-@pytest.fixture
-def cluster(monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0})
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+@pytest.fixture(scope="module")
+def cluster():
+    """Ray's own cluster of several nodes on one host; the head itself runs no worker."""
+    with processes.ray_folder() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("RAY_TMPDIR", folder)  # nobody else shall find it
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0})
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
 
 
 def nodes_of(results: list[JobResult]) -> set[str]:
     return {result.host.split()[0] for result in results}
 
 
-def test_all_nodes_are_used_one_is_lost_another_joins(cluster):
+def test_all_nodes_are_used_one_is_lost_another_joins(cluster, tmp_path):
     first, second = (cluster.add_node(num_cpus=1, num_gpus=0) for _ in range(2))
-    jobs, collected, third = jobs_of(120), [], None
-    for results in Pool(jobs, NodeWorker).results():
+    jobs, collected, third = jobs_of(FREE + 4), [], None
+    for results in Pool(jobs, partial(NodeWorker, tmp_path)).results():
         collected += results
         done = [result for result in collected if result.status == "done"]
         if second is not None and nodes_of(done) == {first.node_id, second.node_id}:
@@ -128,14 +146,18 @@ def test_all_nodes_are_used_one_is_lost_another_joins(cluster):
     assert len(nodes_of(done)) == 3
 
 
-def test_models_share_a_gpu_only_as_often_as_models_yaml_says(cluster):
+def test_models_share_a_gpu_only_as_often_as_models_yaml_says(cluster, tmp_path):
     """Ray counts GPUs, it does not look: the node says that it has three."""
     cluster.add_node(num_cpus=6, num_gpus=3)
     jobs = [
-        *jobs_of(6, "cuda", name="large", gpus=2),
-        *jobs_of(12, "cuda", name="small", per_gpu=2),
+        *jobs_of(FREE + 1, "cuda", name="large", gpus=2),
+        *jobs_of(FREE + 4, "cuda", name="small", per_gpu=2),
     ]
-    done = [result for results in Pool(jobs, NodeWorker).results() for result in results]
+    done = [
+        result
+        for results in Pool(jobs, partial(NodeWorker, tmp_path)).results()
+        for result in results
+    ]
     served: dict[str, dict[str, set[str]]] = {"large": {}, "small": {}}
     for result in done:
         _, gpus, pid = result.host.split()

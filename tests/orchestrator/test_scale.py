@@ -10,8 +10,7 @@ from orchestrator.paths import ROOT
 from tests.orchestrator import processes
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("jobs", [2_000, 35_000])
+@pytest.mark.parametrize("jobs", [2_000, pytest.param(35_000, marks=pytest.mark.slow)])
 def test_overhead_memory_and_file_size(jobs, tmp_path):
     with processes.ray_folder() as folder:
         command = [sys.executable, ROOT / "benchmarks" / "orchestration.py"]
@@ -27,3 +26,31 @@ def test_overhead_memory_and_file_size(jobs, tmp_path):
     assert growth < 100
     assert values["file, 10 measurements each"] < 100 * jobs / 35_000 + 1
     assert values["grid, ids and what is missing"] < 3
+
+
+SMALL_GRID = """
+models: [sotu-neox-32x2, sotu-neox-64x2, sotu-neox-128x2]
+strategy: adaptive
+grids:
+  - {bits: [16, 6, 5, 4, 3, 2], data_type: [float, int], block_size: 64, scope: [linear, all]}
+tasks: sotu
+limit: 50
+corpora:
+  - {name: sotu, max_tokens: 16000}
+"""
+
+
+@pytest.mark.slow
+def test_adaptive_spends_less_for_the_same_answer(tmp_path):
+    study, output = tmp_path / "study.yaml", tmp_path / "records.json"
+    study.write_text(SMALL_GRID)
+    with processes.ray_folder() as folder:
+        command = [sys.executable, ROOT / "benchmarks" / "adaptive.py", study]
+        subprocess.run(
+            [*command, "--db", tmp_path / "t.db", "--json", output],
+            check=True, env={**processes.ENVIRONMENT, "RAY_TMPDIR": folder}, timeout=500,
+        )  # fmt: skip
+    records = {record["metric"]: record for record in json.loads(output.read_text())}
+    assert records["share of the full grid's seconds"]["value"] < 75  # few models, large sample
+    same = records["cross_entropy: same answer, of 200 budgets"]
+    assert same["value"] == same["peer_value"] > 10

@@ -105,6 +105,22 @@ def test_exponent_bits_by_precision(tmp_path):
         (("block_size: 64", "block_size: 0"), r"block_size: 0"),
         (("block_size: 64", "outlier_fraction: 1.5"), r"outlier_fraction: 1\.5"),
         (("limit: 10", "limit: 0"), r"limit"),
+        (("tasks: sotu", "tasks: gsm8k"), r"tasks\.0: .*'gsm8k' generates text"),
+        (("tasks: sotu", "tasks: [sotu, {name: piqa, files: x}]"), r"tasks\.1\.files: unknown key"),
+        (
+            ("tasks: sotu", "tasks: [sotu, {name: piqa, data_files: absent.jsonl}]"),
+            r"tasks\.1: .*absent\.jsonl for task 'piqa': no such file",
+        ),
+        (
+            ("tasks: sotu", "tasks: {name: piqa, data_files: models.yaml}"),
+            r"tasks\.0: .*give one of \.jsonl",
+        ),
+        (("tasks: sotu", "tasks: paralex"), r"tasks\.0: .*'paralex' is not on the hub"),
+        (("tasks: sotu", "tasks: leaderboard_bbh_"), r"tasks\.0: .*did you mean leaderboard_bbh"),
+        (
+            ("tasks: sotu", "corpora: {name: c4, data_files: absent.txt}"),
+            r"corpora\.0: .*absent\.txt.*neither a file",
+        ),
         (("tasks: sotu", "corpora: no-such-corpus"), r"corpora\.0: .*no-such-corpus"),
         (("tasks: sotu", "corpora: []"), r"nothing to measure"),
         (("grids:", "grids: ["), r"not valid YAML"),
@@ -116,6 +132,38 @@ def test_mistakes_are_one_line_with_file_key_and_reason(tmp_path, change, messag
         plan_of(path)
     assert "\n" not in str(error.value)
     assert str(path) in str(error.value)
+
+
+def test_local_data_reaches_the_jobs_by_content(tmp_path, monkeypatch):
+    items = tmp_path / "items.jsonl"
+    items.write_text('{"goal": "g", "sol1": "a", "sol2": "b", "label": 1}\n')
+    (tmp_path / "web.txt").write_text("some text")
+    monkeypatch.chdir(tmp_path)
+    local = "tasks: [{name: piqa, data_files: items.jsonl}, copa]\n"
+    corpora = "corpora: [{name: c4, data_files: web.txt}, web.txt]\n"
+    text = GOOD.replace("tasks: sotu\n", local + corpora)
+    (protocols,) = plan_of(sweep_file(tmp_path, text)).protocols.values()
+    piqa, copa, c4, web = protocols
+    assert (piqa.task, piqa.source, piqa.data_files) == ("piqa", "piqa", str(items))
+    assert copa.data_files is None and copa.settings["data"] == "aps/super_glue/copa"
+    assert (c4.task, c4.source) == ("c4", "c4")
+    assert c4.data_files == str(tmp_path / "web.txt") == web.source
+    assert web.task == "web.txt" and web.settings["data"] == c4.settings["data"]
+    ids = {p.id for p in protocols}
+    items.write_text('{"goal": "other", "sol1": "a", "sol2": "b", "label": 1}\n')
+    (changed,) = plan_of(sweep_file(tmp_path, text)).protocols.values()
+    assert len(ids - {p.id for p in changed}) == 1
+
+
+def test_sets_and_groups_are_expanded_and_local_data_wins(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "one?", "paraphrase": "a?"}\n')
+    tasks = f"tasks: [intriguing, mmlu_stem, {{name: paralex, data_files: {rows}}}]"
+    sweep = load_sweep(sweep_file(tmp_path, GOOD.replace("tasks: sotu", tasks)))
+    data = sweep.task_data()
+    assert len(data) == 7 + 19 and "storycloze_2016" in data and "mmlu_anatomy" in data
+    assert {name: path for name, path in data.items() if path} == {"paralex": str(rows)}
+    assert len(load_sweep(sweep_file(tmp_path, GOOD.replace("sotu\n", "fptq\n"))).tasks) == 1
 
 
 def test_missing_file_is_one_line(tmp_path):

@@ -15,9 +15,8 @@ from orchestrator.errors import InputError, SweepStopped
 from orchestrator.experiment import Experiment, Protocol
 from orchestrator.job import Job, JobResult
 from orchestrator.models import ModelEntry
-from orchestrator.recording import pack_scores
 from orchestrator.schema import RESULT_COLUMNS
-from orchestrator.store import Store, missing_protocols, unpack_scores
+from orchestrator.store import Store, missing_protocols
 from quantizers.config import QuantConfig
 from quantizers.model import ModelBits
 
@@ -237,11 +236,6 @@ def test_password_is_never_shown():
     with pytest.raises(InputError) as error:
         Store.open("postgresql+psycopg://me:secret@127.0.0.1:1/none?connect_timeout=2")
     assert "secret" not in str(error.value) and "\n" not in str(error.value)
-
-
-def test_scores_are_packed_without_loss():
-    scores = np.random.default_rng(0).normal(size=1000).astype(np.float32)
-    assert np.array_equal(unpack_scores(pack_scores(scores)), scores)
 
 
 def test_foreign_files_are_refused_in_one_line(tmp_path):

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from orchestrator import worker
 from orchestrator.job import JobResult
 from orchestrator.paths import ROOT
 from orchestrator.store import Store
 from orchestrator.sweep import main
 from orchestrator.worker import Worker
+from quantizers.model import ResidentModel
 
 
 def sweep(study: Path, *options: str) -> int:
@@ -82,8 +84,6 @@ def test_same_numbers_whatever_ran_before(study, tmp_path):
 
 
 def test_failure_is_stored_skipped_and_retried(study, monkeypatch, capsys):
-    from quantizers.model import ResidentModel
-
     apply = ResidentModel.apply
 
     def fail_at_3(self, config):
@@ -96,11 +96,50 @@ def test_failure_is_stored_skipped_and_retried(study, monkeypatch, capsys):
         assert sweep(study) == 1
     failed = stored(study).failed_experiments()
     assert list(failed.values()) == ["ValueError: no 3 bit today"]
+    for attempt in stored(study).attempts().itertuples():  # the failed one too
+        assert attempt.host and attempt.device and attempt.versions["torch"]
+        assert attempt.git_commit or not (ROOT / ".git").exists()
+        assert attempt.seconds_load > 0 and attempt.seconds_quantize > 0
+        assert (attempt.seconds_score > 0) == (attempt.status == "done")
+        assert attempt.seconds_store > 0 and attempt.peak_memory > 1e8
     assert stored(study).results()["experiment_id"].nunique() == 2
     assert sweep(study) == 1
     assert "1 failed before" in capsys.readouterr().out
     assert sweep(study, "--retry-failed") == 0
     assert stored(study).results()["experiment_id"].nunique() == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "statuses"),
+    [
+        (RuntimeError("CUDA error: device-side assert triggered"), 3, ["lost"]),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), 1, ["failed"] * 3),
+    ],
+)
+def test_after_a_cuda_error_a_process_computes_no_more(
+    study, monkeypatch, capsys, error, code, statuses
+):
+    """Too little memory is none: there the next setting may fit."""
+
+    def fail(self, config):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ResidentModel, "apply", fail)
+        assert sweep(study) == code
+    assert list(stored(study).attempts()["status"]) == statuses
+    assert str(error) in capsys.readouterr()[0 if code == 1 else 1]
+    assert sweep(study, "--retry-failed") == 0
+
+
+def test_a_model_is_loaded_once(study, monkeypatch):
+    loads = []
+
+    load = worker.load_model
+    monkeypatch.setattr(worker, "load_model", lambda *a: loads.append(a[0].name) or load(*a))
+    study.write_text(study.read_text().replace("-32x2]", "-32x2, sotu-neox-64x2]"))
+    assert sweep(study) == 0
+    assert loads == ["sotu-neox-64x2", "sotu-neox-32x2"]  # the larger one first
 
 
 def test_broken_model_does_not_stop_the_others(study, tmp_path, capsys):

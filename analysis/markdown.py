@@ -1,0 +1,53 @@
+"""Markdown text of tables, intervals and verdicts, for documents that are kept with the code."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+HOLDS, FAILS, OPEN, PARTLY = "holds", "does not hold", "open", "holds in part"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the paper on these results: what it says, what was found, the numbers.
+
+    `source`: where the paper says it; `verdict`: one of the words above; `evidence`: one line with
+    the numbers the verdict rests on; `body`: Markdown blocks; `figures`: names of figures.
+    """
+
+    title: str
+    source: str
+    claim: str
+    verdict: str
+    evidence: str
+    body: Sequence[str]
+    figures: Sequence[str] = field(default=())
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1) -> str:
+    """A Markdown table; the first `text` columns are left-aligned, the others are numbers."""
+    rule = ["---" if i < text else "---:" for i in range(len(columns))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [columns, rule, *rows])
+
+
+def between(low: float, high: float, spec: str = "+.4f") -> str:
+    """An interval: "+0.0102 to +0.0134"; "" where it is not known."""
+    return f"{low:{spec}} to {high:{spec}}" if low == low and high == high else ""
+
+
+def sign(low: float, high: float) -> int:
+    """1 or -1 where an interval lies on one side of zero, else 0."""
+    return 1 if low > 0 else -1 if high < 0 else 0
+
+
+def listed(parts: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
+
+
+def votes(verdicts: Sequence[str]) -> str:
+    """One verdict from several that must all hold."""
+    if all(v == HOLDS for v in verdicts):
+        return HOLDS
+    if all(v == FAILS for v in verdicts):
+        return FAILS
+    return PARTLY if HOLDS in verdicts else OPEN

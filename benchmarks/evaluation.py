@@ -1,0 +1,255 @@
+"""How fast a model is scored, beside the harness's own HFLM; one run, which checks the scores.
+
+    python benchmarks/evaluation.py [--limit 5000] [--data FOLDER] [--json FILE]
+
+The tasks of ../shared/data on embedded models of about 150 thousand and one million linear
+parameters; with a GPU, on GPT-NeoX models of 70M, 410M and 1.4B with random weights instead.
+
+Counted for the harness: `evaluate` with an HFLM that is already loaded, on tasks whose data is
+already loaded (building requests, tokenizing, scoring, metrics), without its bootstrap. Counted for
+ours: a further configuration of a resident model, from task names to metrics and per-item scores.
+Bare: the forward passes alone that our layout needs, base model and output head. Every request's
+log-probability must agree within 1e-4 + 1e-6 |value|, every greedy flag and item score but for
+ties, which are listed; 16-bit models (GPU) only roughly. HFLM runs without its logits cache, which
+scores some requests at wrong positions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+# This file must not be taken for the package of its name.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from lm_eval.evaluator import evaluate
+from lm_eval.models.huggingface import HFLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, PreTrainedModel
+
+from evaluation import scoring
+from evaluation.language_model import LanguageModel
+from evaluation.layout import Batch, plan
+from evaluation.local_tasks import build_task
+from evaluation.measurement import Measurement
+from evaluation.scoring import Scorer
+from evaluation.task_requests import TaskRequests, task_requests
+from evaluation.zero_shot import evaluate_zero_shot, load_task
+
+ROOT = Path(__file__).resolve().parents[1]
+TASKS = ("lambada_openai", "hellaswag", "piqa", "winogrande", "arc_easy", "copa")
+EMBEDDED = ("sotu-neox-64x4", "sotu-neox-128x4")
+RANDOM = {"70M": (512, 6, 8), "410M": (1024, 24, 16), "1.4B": (2048, 24, 16)}
+MAX_LENGTH = 512  # more than the embedded models' context: every continuation fits
+ROUNDS = 3
+HARNESS_BATCH = {"cpu": 16, "cuda": 128}  # on a CPU larger ones are slower
+KEYS = ("case", "metric", "value", "unit", "peer", "peer_value", "ratio", "device")
+
+
+class RecordingHFLM(HFLM):
+    """The harness's model; keeps its answers by request."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any) -> None:
+        batch = HARNESS_BATCH[model.device.type]
+        super().__init__(
+            model, tokenizer=tokenizer, batch_size=batch, max_length=MAX_LENGTH, logits_cache=False
+        )
+        self.answers: dict[tuple[str, int, int], tuple[float, bool]] = {}
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:
+        answers = super().loglikelihood(requests, disable_tqdm=True)
+        for request, answer in zip(requests, answers, strict=True):
+            self.answers[request.task_name, request.doc_id, request.idx] = answer
+        return answers
+
+
+def embedded(name: str) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(ROOT / "models" / name, dtype=torch.float32).eval()
+
+
+def random_neox(hidden: int, layers: int, heads: int) -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden,
+        vocab_size=50304,
+        max_position_embeddings=2048,
+    )
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float16).to("cuda").eval()
+
+
+def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
+    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    synchronize()
+    started = time.perf_counter()
+    result = run()
+    synchronize()
+    return time.perf_counter() - started, result
+
+
+def run_harness(peer: HFLM, data: str, limit: int | None) -> tuple[float, dict[str, Any]]:
+    with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+        tasks = {name: build_task(name, data) for name in TASKS}
+        for task in tasks.values():
+            task.set_config("num_fewshot", 0)
+        run = partial(evaluate, peer, tasks, limit=limit, bootstrap_iters=0, log_samples=False)
+        taken, results = seconds(run)
+    return taken, results["results"]
+
+
+def bare_passes(model: PreTrainedModel, requests: list[TaskRequests]) -> None:
+    """Base model and head over the batches of our layout, and nothing else; on the same threads."""
+    scorer, head = Scorer(model, MAX_LENGTH), model.get_output_embeddings()
+    step = scorer.positions_at_once()
+
+    @torch.inference_mode()
+    def forward(batch: Batch) -> list[Any]:
+        inputs = scoring._inputs(batch, model.device, model.dtype)
+        hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1)
+        for positions in batch.positions.to(model.device).long().split(step):
+            head(hidden[positions])
+        return []
+
+    for of_task in requests:
+        batches = plan(of_task.sequences, scorer.layout).batches
+        if model.device.type == "cpu" and torch.get_num_threads() > 1:
+            scoring._on_threads(forward, batches)
+        else:
+            for batch in batches:
+                forward(batch)
+
+
+def tie_margin(model: PreTrainedModel, tokens: np.ndarray, scored: int) -> float:
+    """The smallest distance of the top two logits where a sequence is scored."""
+    ids = torch.from_numpy(tokens[-(MAX_LENGTH + 1) : -1].astype(np.int64))[None].to(model.device)
+    with torch.inference_mode():
+        top = model(input_ids=ids).logits[0, -scored:].float().topk(2).values
+    return float((top[:, 0] - top[:, 1]).min())
+
+
+def compare(
+    model: PreTrainedModel,
+    lm: LanguageModel,
+    name: str,
+    requests: TaskRequests,
+    measured: Measurement,
+    peer: RecordingHFLM,
+    limit: int | None,
+    data: str,
+) -> None:
+    """Raises AssertionError where our scores are not the harness's; prints the ties."""
+    exact = model.dtype == torch.float32
+    scores, sequences = lm.score(requests.sequences), requests.sequences
+    loaded = load_task(name, limit, data, measured.protocol["data"])
+    answers = [peer.answers[name, r.doc_id, r.idx] for r in loaded.requests]
+    theirs = np.array([value for value, _ in answers])
+    tolerance = 1e-4 + 1e-6 * np.abs(theirs) if exact else 0.05 + 0.01 * np.abs(theirs)
+    error = np.abs(scores.logprob - theirs)
+    worst = int((error / tolerance).argmax())
+    assert (error <= tolerance).all(), (name, loaded.requests[worst].args, error[worst])
+    print(f"  {name}: {len(theirs)} requests agree, largest difference {error.max():.1e} nats")
+    if not exact:
+        return
+    for i in np.flatnonzero(scores.greedy != [greedy for _, greedy in answers]):
+        tokens = sequences.tokens[sequences.starts[i] : sequences.starts[i + 1]]
+        margin = tie_margin(model, tokens, int(sequences.scored[i]))
+        print(f"    tie: greedy flag of request {i}, top two logits {margin:.1e} apart")
+        assert margin <= 1e-4, (name, i)
+    for number, (document, where) in enumerate(loaded.items):
+        judged = loaded.task.process_results(document, answers[where])
+        for metric, value in judged.items():
+            ours = measured.items[metric][number]
+            if abs(ours - value) <= 1e-4 + 1e-6 * abs(value):
+                continue
+            lengths = requests.characters[where] if metric == "acc_norm" else 1.0
+            top = np.sort(theirs[where] / lengths)[-2:]
+            print(f"    tie: {metric} of item {number}, top two choices {np.ptp(top):.1e} apart")
+            assert len(top) == 2 and np.ptp(top) <= 1e-4, (name, metric, number)
+
+
+def benchmark(model: PreTrainedModel, case: str, data: str, limit: int | None, note: Any) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "tokenizer")
+    lm, files = LanguageModel(model, tokenizer, MAX_LENGTH), dict.fromkeys(TASKS, data)
+    run = partial(evaluate_zero_shot, lm, TASKS, limit, files)
+    first, measured = seconds(run)
+    runs = [seconds(run) for _ in range(ROUNDS)]
+    for _, again in runs:
+        assert [m.metrics for m in again] == [m.metrics for m in measured]
+    ours = statistics.median(taken for taken, _ in runs)
+    requests = {}
+    for m in measured:
+        found = task_requests(lm.encoder, m.protocol, partial(load_task, m.task, limit, data))
+        assert found is not None
+        requests[m.task] = found
+    bare_runs = [
+        seconds(partial(bare_passes, model, list(requests.values()))) for _ in range(ROUNDS)
+    ]
+    bare = statistics.median(taken for taken, _ in bare_runs)
+    peer = RecordingHFLM(model, tokenizer)
+    theirs, results = run_harness(peer, data, limit)
+    n = sum(len(r.sequences) for r in requests.values())
+    note(case, "throughput", n / ours, "requests/s", "lm-eval HFLM", n / theirs, theirs / ours)
+    note(case, "seconds", ours, "s", "lm-eval HFLM", theirs, theirs / ours)
+    note(case, "first configuration", first, "s", "lm-eval HFLM", theirs, theirs / first)
+    note(case, "over bare forwards", ours, "s", "bare forwards", bare, bare / ours)
+    for m in measured:
+        compare(model, lm, m.task, requests[m.task], m, peer, limit, data)
+        for metric in m.metrics:
+            value = results[m.task][f"{metric.name},none"]
+            if metric.name == "perplexity" and model.dtype == torch.float32:
+                assert abs(metric.value / value - 1) <= 1e-5, (m.task, metric.value, value)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--limit", type=int, default=5000, help="items a task; 0: all")
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--json", type=Path, help="also write one record a line of the table")
+    args = parser.parse_args(argv)
+    if not args.data.is_dir():
+        print(f"no folder {args.data}: give the evaluation sets with --data", file=sys.stderr)
+        return 2
+    gpu = torch.cuda.is_available()
+    threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    device = torch.cuda.get_device_name(0) if gpu else f"CPU {platform.machine()}, {threads}"
+    records: list[dict[str, Any]] = []
+
+    def note(*row: Any) -> None:
+        records.append(dict(zip(KEYS, (*row, device), strict=True)))
+        case, metric, value, unit, other, other_value, ratio = row
+        beside = f"{other} {other_value:.4g}"
+        print(f"{case:18} {metric:20} {value:9.4g} {unit:10} {beside:22} {ratio:6.2f}x", flush=True)
+
+    print(device)
+    cases: dict[str, Callable[[], PreTrainedModel]]
+    if gpu:
+        cases = {
+            f"random NeoX {name}": partial(random_neox, *shape) for name, shape in RANDOM.items()
+        }
+    else:
+        cases = {name: partial(embedded, name) for name in EMBEDDED}
+    for case, make in cases.items():
+        benchmark(make(), case, str(args.data), args.limit or None, note)
+    if args.json:
+        args.json.write_text(json.dumps(records, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

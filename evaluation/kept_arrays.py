@@ -1,0 +1,53 @@
+"""Arrays on disk that one process builds and every other then reads: `.npz` files, no pickles."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+log = logging.getLogger(__name__)
+
+Arrays = dict[str, np.ndarray]
+
+
+def kept(path: Path, build: Callable[[], Arrays | None]) -> Arrays | None:
+    """The arrays at `path`; if there are none, or they are damaged, those that `build` makes, which
+    are then kept there. Nothing is kept of None.
+
+    Of several processes that ask at once one builds and the others wait for it; one that is killed
+    leaves nothing half-written behind and holds up nobody.
+    """
+    if (arrays := _read(path)) is not None:
+        return arrays
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file is closed, also by the system
+        if (arrays := _read(path)) is not None:
+            return arrays
+        arrays = build()
+        if arrays is not None:
+            partial = path.with_suffix(f".{os.getpid()}.partial")
+            try:
+                with partial.open("wb") as file:
+                    np.savez(file, **arrays)  # type: ignore[arg-type]
+                os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
+        return arrays
+
+
+def _read(path: Path) -> Arrays | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}  # checks each array's CRC
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        log.warning("%s cannot be read and is built again: %s", path, error)
+        return None

@@ -1,0 +1,204 @@
+"""The harness's tasks on local data files: its prompts and metrics, the user's rows.
+
+Rows have the columns of the task's hub data set. Or they are already in the form that the harness
+gives its choice tasks, `choices` (a list of texts) and `gold` (the index of the right one) beside
+what the prompt reads; the task's own preprocessing is then skipped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import datasets
+from jinja2 import Environment, meta
+from lm_eval.api.task import ConfigurableTask, Task
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from evaluation import paralex
+from evaluation.hub import from_hub
+from evaluation.local_files import ROW_FILES, content_version, is_row_file, read_rows
+from evaluation.sotu_tasks import SOTU_TASKS, task_data_hashes
+from evaluation.task_index import task_config, task_file
+
+SPLIT = "local"
+_CHECKED_ROWS = 4  # before a sweep starts; the rest when the task is built
+
+
+class LocalTask(ConfigurableTask):
+    """A task whose one split are given rows."""
+
+    def __init__(self, config: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        self._rows = rows
+        super().__init__(config=config)
+
+    def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        self.dataset = datasets.DatasetDict({SPLIT: datasets.Dataset.from_list(self._rows)})
+
+
+def build_task(name: str, data_files: str | None = None) -> Task:
+    """The harness's task, its data from the hub or from `data_files` (see `local_files`).
+
+    Raises ValueError for an unknown task, for local rows that it cannot read, and where the hub's
+    data cannot be had.
+    """
+    if data_files is None:
+        if name == paralex.NAME:
+            raise ValueError(_PARALEX_DATA)
+        return from_hub(
+            f"zero-shot task {name!r}: its data ({task_config(name)['dataset_path']})",
+            lambda: TaskManager(include_defaults=False).load([str(task_file(name))])["tasks"][name],
+            f"Point it at a local copy in the sweep file (tasks: [{{name: {name}, data_files: "
+            f"PATH}}]), set HF_HOME to a cache that holds it, or use {', '.join(SOTU_TASKS)}",
+        )
+    return _local_task(name, local_files(name, data_files), None)
+
+
+def data_version(name: str, data_files: str | None = None) -> str:
+    """What a task's items depend on: equal versions, equal items.
+
+    Local files are found, hashed, and their first rows tried; the hub is not asked. Raises
+    ValueError for files that are missing, unreadable or of the wrong columns.
+    """
+    config = task_config(name)
+    if data_files is not None:
+        files = local_files(name, data_files)
+        version = content_version(*files)
+        _try_first_rows(name, files[0], version)
+        return version
+    if name == paralex.NAME:
+        raise ValueError(_PARALEX_DATA)
+    if name in SOTU_TASKS:
+        return f"sha256 {task_data_hashes()[name]}"
+    return "/".join(filter(None, (config["dataset_path"], config.get("dataset_name"))))
+
+
+@lru_cache(maxsize=1024)
+def _try_first_rows(name: str, file: Path, version: str) -> None:
+    _local_task(name, (file,), _CHECKED_ROWS)
+
+
+def local_files(name: str, data_files: str) -> tuple[Path, ...]:
+    """The files that hold a task's items: `data_files` itself, or, in a folder, `NAME.*`, else the
+    evaluation split's files as a copy of the hub's data set has them (`[CONFIG/]SPLIT*.*`, also
+    below `data/`).
+
+    Raises ValueError where there is none.
+    """
+    path = Path(data_files).expanduser()
+    if path.is_file():
+        if not is_row_file(path):
+            raise ValueError(f"data file {path}: give one of {', '.join(ROW_FILES)}")
+        return (path,)
+    if not path.exists():
+        raise ValueError(f"data_files {path} for task {name!r}: no such file or folder")
+    config = task_config(name)
+    part, split = config.get("dataset_name") or ".", _evaluated_split(config)
+    patterns = [f"{name}.*", f"{part}/{split}[-.]*", f"{split}[-.]*", f"data/{split}[-.]*"]
+    for pattern in patterns:
+        found = tuple(sorted(file for file in path.glob(pattern) if is_row_file(file)))
+        if found:
+            return found
+    wanted = " or ".join(dict.fromkeys(str(path / pattern) for pattern in patterns[:2]))
+    raise ValueError(f"data_files {path} for task {name!r}: the folder has no {wanted}")
+
+
+def _evaluated_split(config: dict[str, Any]) -> str:
+    return config.get("test_split") or config.get("validation_split") or "test"
+
+
+def _local_task(name: str, files: tuple[Path, ...], first: int | None) -> LocalTask:
+    if (task_config(name).get("num_fewshot") or 0) > 0:
+        raise ValueError(
+            f"task {name!r} shows examples from another split of its data: it needs the hub's data "
+            "set (HF_HOME with a cache that holds it), data_files will not do"
+        )
+    rows = [row for file in files for row in read_rows(file, first)]
+    if not rows:
+        raise ValueError(f"data file {files[0]} for task {name!r} is empty")
+    for number, row in enumerate(rows, start=1):
+        if lacking := rows[0].keys() - row.keys():
+            raise ValueError(
+                f"data file {files[0]} for task {name!r}: row {number} lacks "
+                f"{', '.join(sorted(lacking))}, which row 1 has"
+            )
+    config = _resolved_config(name) | {
+        "test_split": SPLIT,
+        "validation_split": None,
+        "training_split": None,
+        "fewshot_split": None,
+        "fewshot_config": None,
+    }
+    if isinstance(rows[0].get("choices"), list) and "gold" in rows[0]:
+        config |= {"process_docs": None, "doc_to_choice": "choices", "doc_to_target": "gold"}
+    try:
+        if unknown := _columns_read(config) - rows[0].keys():
+            raise ValueError(f"it lacks {', '.join(sorted(unknown))}")
+        with _quiet():
+            task = LocalTask(config, rows)
+        if task.OUTPUT_TYPE == "multiple_choice":
+            for number, document in enumerate(task.eval_docs, start=1):
+                _check_answer(task, document, number)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        if isinstance(error, KeyError):
+            reason = f"it lacks {error.args[0]}"
+        raise ValueError(
+            f"data file {files[0]} does not fit task {name!r}: {reason}; its columns are "
+            f"{', '.join(rows[0])}"
+        ) from error
+    return task
+
+
+def _columns_read(config: dict[str, Any]) -> set[str]:
+    """The columns that the templates name; what functions read shows when they run."""
+    if config.get("process_docs") is not None:
+        return set()
+    keys = ("doc_to_text", "doc_to_target", "doc_to_choice")
+    texts = [config[key] for key in keys if isinstance(config.get(key), str)]
+    return {
+        name for text in texts for name in meta.find_undeclared_variables(Environment().parse(text))
+    }
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the harness's notices on its own task files, and progress bars."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _resolved_config(name: str) -> dict[str, Any]:
+    if name == paralex.NAME:
+        return dict(paralex.CONFIG)
+    config: dict[str, Any] = load_yaml(task_file(name))
+    for key in ("tag", "group", "dataset_path", "dataset_name", "dataset_kwargs"):
+        config.pop(key, None)
+    return config
+
+
+def _check_answer(task: LocalTask, document: dict[str, Any], number: int) -> None:
+    """The harness scores an item without a right answer as wrong; here it is an error."""
+    choices = task.doc_to_choice(document)
+    answer = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
+    for one in answer if isinstance(answer, list) else [answer]:
+        if not (one in choices or (isinstance(one, int) and 0 <= one < len(choices))):
+            raise ValueError(f"row {number}: {one!r} is none of {len(choices)} choices")
+
+
+_PARALEX_DATA = (
+    f"task {paralex.NAME!r} is not on the hub: give `data_files`, a file with the columns "
+    f"{' and '.join(paralex.COLUMNS)}"
+)

@@ -1,0 +1,90 @@
+"""`kbit outliers`: does a unit's weight deviation tell how large its features are? (Table 2)"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from kbit.output import add_format, print_frame
+from orchestrator.errors import InputError
+
+if TYPE_CHECKING:
+    from orchestrator.models import ModelEntry
+
+EXAMPLE = (
+    "example: kbit outliers sotu-neox sotu-opt --db results/embedded.db\n"
+    "Records every linear layer's inputs on held-out text and correlates them with the standard\n"
+    "deviation of the weights that produce them (section 3 and appendix D of the paper)."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="+", help="models or whole families of models.yaml")
+    parser.add_argument("--models", type=Path, help="another models.yaml")
+    parser.add_argument("--corpus", default="sotu", help="text to read (default: sotu, held out)")
+    parser.add_argument("--max-tokens", type=int, default=8192, help="of it (default: 8192)")
+    parser.add_argument("--db", help="also store what was measured in this database")
+    add_format(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+
+    from analysis.outliers import as_measurement, outlier_correlations, summary
+    from kbit.database import open_store
+    from kbit.record import find_models, store_measurements
+    from orchestrator.models import load_models
+    from quantizers.config import QuantConfig
+
+    entries = find_models(args.model, load_models(args.models))
+    store = open_store(args.db) if args.db else None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tables = []
+    for entry in entries:
+        try:
+            model, windows, protocol = _model_and_windows(
+                entry, args.corpus, args.max_tokens, device
+            )
+            found = outlier_correlations(model, _magnitudes(model, windows))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{entry.name}: {' '.join(str(error).split())}") from None
+        tables.append(summary(found).assign(family=entry.family, model=entry.name))
+        if store is not None:
+            name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+            measured = as_measurement(found, protocol)
+            store_measurements(store, entry, QuantConfig.make(16), device, name, [measured])
+    table = pd.concat(tables, ignore_index=True)
+    first = ["family", "model", "pair"]
+    print_frame(table[[*first, *(c for c in table.columns if c not in first)]], args.format)
+    return 0
+
+
+def _model_and_windows(
+    entry: ModelEntry, corpus: str, max_tokens: int, device: str
+) -> tuple[Any, list[list[int]], dict[str, Any]]:
+    """The 16-bit model, computing as in a sweep, and windows of its context; their protocol."""
+    import torch
+    from lm_eval.models.utils import resolve_max_length
+
+    from evaluation.corpora import load_corpus
+    from evaluation.perplexity import perplexity_protocol, token_stream
+    from orchestrator.worker import load_model, quiet_libraries
+
+    quiet_libraries()
+    protocol = perplexity_protocol(corpus, entry.context, max_tokens)
+    loaded, tokenizer = load_model(entry, device)
+    model: Any = loaded.to(torch.float32) if device == "cpu" else loaded
+    ids = token_stream(tokenizer, load_corpus(corpus), max_tokens).ids
+    context = entry.context or resolve_max_length(model.config, tokenizer)
+    windows = [ids[start : start + context] for start in range(0, len(ids), context)]
+    return model, windows, protocol
+
+
+def _magnitudes(model: Any, windows: list[list[int]]) -> dict[str, Any]:
+    from evaluation.activations import input_magnitudes
+    from quantizers.architectures import linear_matrices
+
+    return input_magnitudes(model, [(m.name, m.module) for m in linear_matrices(model)], windows)

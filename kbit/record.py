@@ -1,0 +1,49 @@
+"""What a command measured on one model, stored beside the sweep's results for that setting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evaluation.measurement import Measurement
+from orchestrator.errors import InputError
+from orchestrator.experiment import Experiment, Protocol
+from orchestrator.job import Job, JobResult
+from orchestrator.models import ModelEntry
+from orchestrator.store import Store
+from quantizers.config import QuantConfig
+
+
+def find_models(names: Sequence[str], families: dict[str, list[ModelEntry]]) -> list[ModelEntry]:
+    """The models and whole families of these names. Raises InputError for an unknown one."""
+    entries = {entry.name: [entry] for family in families.values() for entry in family}
+    unknown = [name for name in names if name not in entries and name not in families]
+    if unknown:
+        known = ", ".join([*families, *entries])
+        raise InputError(f"no model {unknown[0]!r}; models.yaml has {known}")
+    chosen = [entry for name in names for entry in families.get(name) or entries[name]]
+    return list({entry.name: entry for entry in chosen}.values())
+
+
+def store_measurements(
+    store: Store,
+    entry: ModelEntry,
+    config: QuantConfig,
+    device: str,
+    device_name: str,
+    measurements: Sequence[Measurement],
+) -> None:
+    """Store measurements of a model at one setting, as of the experiment that a sweep would run.
+
+    What is stored already stays as it is. Raises InputError while a sweep is writing.
+    """
+    compute_dtype = entry.dtype if device == "cuda" else "float32"
+    experiment = Experiment(entry, entry.checked_revision(), config, compute_dtype)
+    protocols = [Protocol(m.task, "command", m.protocol, m.task) for m in measurements]
+    result = JobResult(
+        Job(experiment, protocols, device, threads=0),
+        "done",
+        measurements=list(zip(protocols, measurements, strict=True)),
+        device=device_name,
+    )
+    with store.lock():
+        store.record(result)

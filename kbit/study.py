@@ -1,0 +1,88 @@
+"""`kbit study`: a study written up as Markdown, from results that are committed with it."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from kbit.database import open_store
+from kbit.figures import need_renderer, write_figures
+from orchestrator.errors import InputError
+from orchestrator.paths import ROOT
+
+EXAMPLE = (
+    "example: kbit study --db results/embedded.db\n"
+    "         kbit study                          # again, from the committed results alone\n"
+    "Writes FOLDER.md. FOLDER holds results.csv.gz and items.npz, which --db renews, and figures."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        default=ROOT / "docs" / "embedded-study",
+        help="where the study's results lie (default: docs/embedded-study)",
+    )
+    parser.add_argument(
+        "--db", action="append", help="take the results from this database (may be repeated)"
+    )
+    parser.add_argument("--title", default="The embedded study", help="the document's heading")
+    parser.add_argument(
+        "--text-only", action="store_true", help="leave the figures as they are (no browser needed)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from analysis.study import STUDY_FIGURES, study_document
+    from analysis.study_data import read_study
+    from analysis.study_optimum import linear_only
+
+    folder: Path = args.folder.resolve()
+    if not args.text_only:
+        need_renderer("or give --text-only")
+    if args.db:
+        _renew(folder, args.db)
+    try:
+        results, scores = read_study(folder)
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}: no such file; give --db to take results") from None
+    if not args.text_only:
+        linear = linear_only(results)
+        draw = {name: partial(make, linear) for name, make in STUDY_FIGURES.items()}
+        write_figures(draw, folder, "svg")
+    shown = {path.stem: f"{folder.name}/{path.name}" for path in sorted(folder.glob("*.svg"))}
+    try:
+        text = study_document(results, scores, args.title, shown)
+    except ValueError as error:
+        raise InputError(f"{folder}: {error}") from None
+    document = folder.with_suffix(".md")
+    document.write_text(text, encoding="utf-8")
+    print(f"study: {document}")
+    return 0
+
+
+def _renew(folder: Path, databases: list[str]) -> None:
+    """Write the results of the databases, which must not share experiments, to the folder."""
+    from analysis.study_data import write_study
+    from orchestrator.reading import read_item_scores, read_results
+
+    stores = [open_store(db) for db in databases]
+    frames = [read_results(store) for store in stores]
+    of = [set(frame["experiment_id"]) for frame in frames]
+    for i, ids in enumerate(of):
+        for j in range(i):
+            if ids & of[j]:
+                raise InputError(f"{databases[j]} and {databases[i]} hold the same experiments")
+    results = pd.concat(frames, ignore_index=True)
+    if results.empty:
+        raise InputError(f"{', '.join(databases)}: no results yet; run a sweep first")
+
+    def scores(ids, task, metric):  # type: ignore[no-untyped-def]
+        return {k: x for s in stores for k, x in read_item_scores(s, ids, task, metric).items()}
+
+    write_study(folder, results, scores)
