@@ -86,7 +86,8 @@ def curve_points(results: pd.DataFrame, metric: str, task: str | None = None) ->
     """The points of all scaling curves: one row per experiment that has the metric.
 
     `metric` is one of METRICS. `task` names the corpus, or for "zero_shot" the task set; None
-    takes, within each family, the one that most experiments were scored on (ties by name).
+    takes, within each family, the one that most experiments were scored on (of equals the set that
+    TASK_SETS names first, or by name).
     Raises ValueError for an unknown metric, a task that no experiment has, or missing columns.
     """
     larger_is_better(metric)
@@ -102,9 +103,14 @@ def curve_points(results: pd.DataFrame, metric: str, task: str | None = None) ->
             known = ", ".join(sorted(set(points["task"]))) or "none"
             raise ValueError(f"no experiment has {metric} on {task!r}: results have {known}")
         return points[points["task"] == task].reset_index(drop=True)
-    scored_on = points.groupby("family")["task"].agg(lambda tasks: tasks.mode().iloc[0])
+    scored_on = points.groupby("family")["task"].agg(_usual_task)
     usual = points["task"] == points["family"].map(scored_on)
     return points[usual].reset_index(drop=True)
+
+
+def _usual_task(tasks: pd.Series) -> str:
+    sets = list(TASK_SETS)
+    return min(tasks.mode(), key=lambda task: (sets.index(task) if task in sets else 0, task))
 
 
 def sources_apart(results: pd.DataFrame) -> pd.DataFrame:

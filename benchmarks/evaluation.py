@@ -44,6 +44,7 @@ from evaluation.language_model import LanguageModel
 from evaluation.layout import Batch, plan
 from evaluation.local_tasks import build_task
 from evaluation.measurement import Measurement
+from evaluation.model_abilities import model_inputs
 from evaluation.scoring import Scorer
 from evaluation.task_requests import TaskRequests, task_requests
 from evaluation.zero_shot import evaluate_zero_shot, load_task
@@ -118,7 +119,7 @@ def bare_passes(model: PreTrainedModel, requests: list[TaskRequests]) -> None:
 
     @torch.inference_mode()
     def forward(batch: Batch) -> list[Any]:
-        inputs = scoring._inputs(batch, model.device, model.dtype)
+        inputs = model_inputs(batch, model.device, model.dtype)
         hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1)
         for positions in batch.positions.to(model.device).long().split(step):
             head(hidden[positions])

@@ -6,7 +6,6 @@ on those positions whose next token is asked for, and results leave the device o
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluation.layout import Batch, Layout, Plan, plan
+from evaluation.model_abilities import (
+    head_can_stand_apart,
+    model_inputs,
+    pair_cost,
+    reads_trees,
+)
 from evaluation.sequences import Sequences
 
 log = logging.getLogger(__name__)
@@ -30,9 +35,6 @@ TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}
 LOGITS_AT_ONCE = {"cpu": 2**18, "cuda": 2**27}
 FEWEST_AT_ONCE = 128  # ... but, lest it is read too often, to so many positions at least
 _Parts = list[tuple[Tensor, Tensor]]  # log-probabilities fp32 [n], greedy bool [n]; in slices
-
-# On a CPU with several threads each takes whole batches, if there are so many of them.
-BATCHES_A_THREAD = 2
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,9 @@ class Scorer:
         self._max_length = max_length
         known = model in _traits
         if not known:
-            pair_cost = _pair_cost(model) if _reads_trees(model) else None
+            cost = pair_cost(model) if reads_trees(model) else None
             budget = TOKENS_PER_BATCH[self._kind]
-            _traits[model] = _Traits(_head_can_stand_apart(model), pair_cost, budget)
+            _traits[model] = _Traits(head_can_stand_apart(model), cost, budget)
         self._of_model = _traits[model]
         if not known and self._kind == "cuda":
             self.probe()
@@ -134,7 +136,7 @@ class Scorer:
         if not batches.batches:
             return Scores(np.empty(0), np.empty(0, dtype=bool))
         threads = torch.get_num_threads() if self._kind == "cpu" else 1
-        if threads > 1 and len(batches.batches) >= BATCHES_A_THREAD * threads:
+        if len(batches.batches) >= threads > 1:
             scored = _on_threads(self._forward, batches.batches)
         else:
             scored = [self._forward(batch) for batch in batches.batches]
@@ -151,7 +153,7 @@ class Scorer:
     @torch.inference_mode()  # holds for the thread that enters it
     def _forward(self, batch: Batch) -> _Parts:
         """(log-probabilities fp32 [n], greedy bool [n]) of a batch's positions, in slices."""
-        inputs = _inputs(batch, self.device, self.model.dtype)
+        inputs = model_inputs(batch, self.device, self.model.dtype)
         positions = batch.positions.to(self.device, non_blocking=True).long()
         targets = batch.targets.to(self.device, non_blocking=True).long()
         step = self.positions_at_once()
@@ -180,21 +182,6 @@ def _on_threads(function: Callable[[Batch], _Parts], batches: Sequence[Batch]) -
         torch.set_num_threads(threads)
 
 
-def _inputs(batch: Batch, device: torch.device, dtype: torch.dtype) -> dict[str, object]:
-    """The model's arguments. In trees a token sees those before it that it descends from."""
-    input_ids = batch.input_ids.to(device, non_blocking=True).long()
-    arguments: dict[str, object] = {"input_ids": input_ids, "use_cache": False}
-    if batch.depth is not None and batch.end is not None:
-        place = torch.arange(input_ids.shape[1], device=device, dtype=torch.int32)
-        end = batch.end.to(device, non_blocking=True)[:, None]
-        seen = (place[:, None] >= place) & (place[:, None] < end)
-        mask = torch.zeros(seen.shape, dtype=dtype, device=device)
-        mask.masked_fill_(~seen, torch.finfo(dtype).min)
-        arguments["attention_mask"] = mask[:, None]
-        arguments["position_ids"] = batch.depth.to(device, non_blocking=True).long()
-    return arguments
-
-
 def _gather(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """In place on the logits, which nothing else holds: several times faster than a log-softmax."""
     targets = targets.to(logits.device)[:, None]
@@ -203,58 +190,3 @@ def _gather(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     largest, likeliest = logits.max(dim=-1, keepdim=True)
     log_sum = logits.sub_(largest).exp_().sum(dim=-1, keepdim=True).log_()
     return (chosen - largest - log_sum)[:, 0], (likeliest == targets)[:, 0]
-
-
-@torch.inference_mode()
-def _head_can_stand_apart(model: PreTrainedModel) -> bool:
-    """Whether output head of base model equals the whole model: not so where logits are scaled
-    or capped after the head (Cohere, Gemma 2); those models are run whole."""
-    if model.get_output_embeddings() is None or model.base_model is model:
-        return False
-    probe = torch.arange(8, device=model.device)[None]
-    hidden = model.base_model(input_ids=probe, use_cache=False).last_hidden_state
-    apart = model.get_output_embeddings()(hidden)
-    whole = model(input_ids=probe, use_cache=False).logits
-    return torch.allclose(apart, whole.to(apart.dtype), rtol=1e-3, equal_nan=True)
-
-
-def _pair_cost(model: PreTrainedModel) -> float:
-    """Multiply-adds of a transformer layer: 12 h^2 a token, 2 h a pair of tokens."""
-    return 1 / (6 * int(model.config.get_text_config().hidden_size))
-
-
-@torch.inference_mode()
-def _reads_trees(model: PreTrainedModel) -> bool:
-    """Whether a mask and positions of our own make the model read two sequences in one row.
-
-    Not so where positions follow from the mask or the row (BLOOM), where the past is a state, and
-    where a window or chunks of attention would be lost; a probe this short does not show all that.
-    """
-    config = model.config.get_text_config()
-    odd = any(getattr(config, name, None) for name in _ROW_BOUND)
-    odd |= bool(set(getattr(config, "layer_types", None) or ()) - {"full_attention"})
-    if odd or "position_ids" not in inspect.signature(model.base_model.forward).parameters:
-        return False
-    tree = plan(Sequences.of(_PAIR), Layout(8, 16, 0.0)).batches
-    apart = plan(Sequences.of(_PAIR), Layout(8, 4)).batches
-    try:
-        (hidden,) = (_hidden(model, batch) for batch in tree)
-        unmasked = _hidden(model, Batch(tree[0].input_ids, tree[0].positions, tree[0].targets))
-    except (RuntimeError, TypeError, ValueError):
-        return False
-    expected = torch.cat([_hidden(model, batch) for batch in apart])
-    if expected.isnan().any():  # a diverged model cannot tell: its architecture can
-        return True
-    error = (hidden - expected).abs().max()
-    return bool(error <= 0.05 * (unmasked - expected).abs().max() + 1e-3 * expected.abs().max())
-
-
-# Settings of transformers whose attention depends on places in the row.
-_ROW_BOUND = ("alibi", "sliding_window", "attention_layers", "attention_chunk_size")
-_PAIR = [([1, 2, 3, 4, 5], 2), ([1, 2, 6, 7, 8], 2)]
-
-
-def _hidden(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Last hidden states at the scored positions, fp32 [n, hidden]."""
-    states = model.base_model(**_inputs(batch, model.device, model.dtype)).last_hidden_state
-    return states.flatten(0, 1)[batch.positions.to(states.device).long()].float()
