@@ -2,7 +2,7 @@
 
     python benchmarks/evaluation.py [--limit 5000] [--data FOLDER] [--json FILE]
 
-The tasks of ../shared/data on embedded models of about 150 thousand and one million linear
+The tasks of ../shared/data on embedded models of about 150 thousand and one million
 parameters; with a GPU, on GPT-NeoX models of 70M, 410M and 1.4B with random weights instead.
 
 Counted for the harness: `evaluate` with an HFLM that is already loaded, on tasks whose data is
@@ -51,7 +51,7 @@ from evaluation.zero_shot import evaluate_zero_shot, load_task
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = ("lambada_openai", "hellaswag", "piqa", "winogrande", "arc_easy", "copa")
-EMBEDDED = ("sotu-neox-64x4", "sotu-neox-128x4")
+EMBEDDED = ("sotu-neox-32x2", "sotu-neox-128x2")
 RANDOM = {"70M": (512, 6, 8), "410M": (1024, 24, 16), "1.4B": (2048, 24, 16)}
 MAX_LENGTH = 512  # more than the embedded models' context: every continuation fits
 ROUNDS = 3

@@ -63,6 +63,12 @@ def tokens_per_batch(model: PreTrainedModel) -> int | None:
     return _traits[model].tokens_per_batch if model in _traits else None
 
 
+def limit_tokens_per_batch(model: PreTrainedModel, most: int) -> None:
+    """Score a model that has a scorer in batches of at most `most` positions from here on."""
+    traits = _traits[model]
+    traits.tokens_per_batch = min(traits.tokens_per_batch, most)
+
+
 class Scorer:
     """Scores sequences on one resident model (any transformers causal LM, in eval mode).
 

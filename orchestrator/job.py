@@ -21,6 +21,7 @@ class Job:
     device: str  # "cpu" | "cuda"
     threads: int
     stage: str = "full"  # "screen": the small sample of an adaptive sweep
+    tokens_per_batch: int | None = None  # at most: memory ran out with more
 
 
 @dataclass

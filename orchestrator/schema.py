@@ -86,7 +86,7 @@ class AttemptRow(Base):
     __tablename__ = "attempts"
     number: Mapped[int] = mapped_column(primary_key=True)
     experiment: Mapped[int] = mapped_column(ForeignKey("experiments.number"), index=True)
-    status: Mapped[str] = mapped_column(String(16))  # done | failed | lost | dropped
+    status: Mapped[str] = mapped_column(String(16))  # done | failed | lost | dropped | outgrown
     stage: Mapped[str] = mapped_column(String(16), server_default="full")  # full | screen
     error: Mapped[str | None] = mapped_column(Text)
     finished_at: Mapped[str] = mapped_column(String(32))

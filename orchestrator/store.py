@@ -17,6 +17,7 @@ from sqlalchemy import Engine, create_engine, event, func, insert, inspect, make
 from sqlalchemy.exc import DatabaseError, DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from orchestrator.batch_sizes import batch_sizes, discard_larger
 from orchestrator.errors import InputError, SweepStopped
 from orchestrator.item_scores import unpack_scores
 from orchestrator.lock import serialize_setup, sweep_lock
@@ -187,7 +188,21 @@ class Store:
                 f"{self.url}: cannot be written: {_one_line(error)}; results up to here are stored"
             ) from None
 
+    def discard_larger_batches(self) -> int:
+        """Discard scores from larger batches than their model could hold later; the number of
+        experiments (see orchestrator.batch_sizes). Raises SweepStopped as `record` does."""
+        try:
+            with self._writer.begin() as connection:
+                return discard_larger(connection)
+        except DBAPIError as error:
+            raise SweepStopped(f"{self.url}: cannot be written: {_one_line(error)}") from None
+
     # Asking
+
+    def batch_sizes(self) -> dict[tuple[str, str], int]:
+        """(model, compute dtype) -> the smallest batch, in tokens, it was scored with."""
+        with self.engine.connect() as connection:
+            return batch_sizes(connection)
 
     def stored_measurements(self) -> set[tuple[str, str]]:
         """(experiment id, protocol id) of everything measured so far."""

@@ -118,20 +118,40 @@ def _run(
         if sweep.strategy == "adaptive":
             samples = sample_plan(plan, sweep)
             print("first a sample of every experiment:", flush=True)
-            jobs = _missing_jobs(samples, sweep, store, device, args.retry_failed, "screen")
-            _execute(jobs, sweep, args.executor, store, worker, interrupt)
+            _run_stage(samples, "screen", args, sweep, store, device, worker, interrupt)
             if not interrupt.asked:
                 dropped = drop(plan, samples, store)
                 print(f"{len(dropped)} experiments dropped after the sample", flush=True)
         if not interrupt.asked:
             rest = replace(plan, experiments=[e for e in plan.experiments if e.id not in dropped])
-            jobs = _missing_jobs(rest, sweep, store, device, args.retry_failed)
-            _execute(jobs, sweep, args.executor, store, worker, interrupt)
+            _run_stage(rest, "full", args, sweep, store, device, worker, interrupt)
     if interrupt.asked:
         raise KeyboardInterrupt
     failed = store.failed_experiments().keys() & {e.id for e in plan.experiments}
     _print_outcome(plan, len(failed), len(dropped), store.url)
     return 2 if plan.broken else 1 if failed else 0
+
+
+def _run_stage(
+    plan: Plan,
+    stage: str,
+    args: argparse.Namespace,
+    sweep: Sweep,
+    store: Store,
+    device: str,
+    worker: Callable[[], Any],
+    interrupt: Interrupt,
+) -> None:
+    """Do what is missing; again for models whose memory ran out on the way, in smaller batches."""
+    retry_failed = args.retry_failed
+    while True:
+        jobs = _missing_jobs(plan, sweep, store, device, retry_failed, stage)
+        _execute(jobs, sweep, args.executor, store, worker, interrupt)
+        outgrown = 0 if interrupt.asked else store.discard_larger_batches()
+        if not outgrown:
+            return
+        print(f"memory ran out: {outgrown} experiments again in smaller batches", flush=True)
+        retry_failed = False  # once a sweep
 
 
 def _execute(
@@ -179,7 +199,7 @@ def _device(sweep: Sweep, executor: str) -> str:
 
 
 def _missing_jobs(
-    plan: Plan, sweep: Sweep, store: Store, device: str, retry_failed: bool, stage: str = "full"
+    plan: Plan, sweep: Sweep, store: Store, device: str, retry_failed: bool, stage: str
 ) -> list[Job]:
     usable = [e for e in plan.experiments if e.model.name not in plan.broken]
     stored = store.stored_measurements()
@@ -194,7 +214,11 @@ def _missing_jobs(
         f"{len(usable) - len(missing)} stored, {len(todo)} to do{note}",
         flush=True,
     )
-    return [Job(e, p, device, sweep.compute.threads_per_worker, stage) for e, p in todo]
+    sizes, threads = store.batch_sizes(), sweep.compute.threads_per_worker
+    return [
+        Job(e, p, device, threads, stage, sizes.get((e.model.name, e.compute_dtype)))
+        for e, p in todo
+    ]
 
 
 def _record_broken(plan: Plan, sweep: Sweep, store: Store, device: str) -> None:

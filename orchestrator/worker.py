@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evaluation.language_model import LanguageModel
 from evaluation.measurement import Measurement
 from evaluation.perplexity import evaluate_perplexity
-from evaluation.scoring import Scorer, tokens_per_batch
+from evaluation.scoring import Scorer, limit_tokens_per_batch, tokens_per_batch
 from evaluation.zero_shot import evaluate_zero_shot
 from orchestrator.experiment import Protocol, as_sample
 from orchestrator.job import Job, JobResult
@@ -104,6 +104,8 @@ class Worker:
     def _run(self, job: Job, result: JobResult) -> None:
         with _timed(result, "seconds_load"):
             resident = self._load(job)
+            if job.tokens_per_batch is not None:
+                limit_tokens_per_batch(resident.model, job.tokens_per_batch)
         with _timed(result, "seconds_quantize"):
             result.bits = resident.apply(job.experiment.config)
         with _timed(result, "seconds_score"):

