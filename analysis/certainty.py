@@ -63,19 +63,27 @@ def _with(answer: Optimum, items: Spread, models: Spread) -> Optimum:
     return replace(answer, lead_stderr=items.lead_stderr, certainty=Certainty(items, models))
 
 
-def contenders(curves: Sequence[Curve], budgets: FloatArray) -> tuple[Panel, npt.NDArray[np.bool_]]:
-    """The curves that can be best at one of the budgets, and their points that matter to it."""
-    points = contending(make_panel(curves), budgets)
+def contenders(
+    curves: Sequence[Curve], budgets: FloatArray, each_precision: bool = False
+) -> tuple[Panel, npt.NDArray[np.bool_]]:
+    """The curves that can be best at one of the budgets, and their points that matter to it.
+
+    With `each_precision` also the best curve of every precision there, however far behind.
+    """
+    points = contending(make_panel(curves), budgets, each_precision)
     matters = np.flatnonzero(points.any(axis=1))
     panel = make_panel([curves[int(i)] for i in matters])
     return panel, points[matters][:, : panel.value.shape[1]]
 
 
-def contending(panel: Panel, budgets: FloatArray) -> npt.NDArray[np.bool_]:
+def contending(
+    panel: Panel, budgets: FloatArray, each_precision: bool = False
+) -> npt.NDArray[np.bool_]:
     """Points that can matter to who is best at one of the budgets: bool [S, M].
 
     Those that bracket a budget where their curve is the best or second, or is within four standard
     errors of the best (or has no known error) and among the closest. The others need no replicates.
+    `each_precision` as in contenders.
     """
     low, high, weight = panel.brackets(budgets)
     score = panel.better * panel.read(budgets)
@@ -94,6 +102,11 @@ def contending(panel: Panel, budgets: FloatArray) -> npt.NDArray[np.bool_]:
     rank = np.argsort(np.argsort(distance, axis=0, kind="stable"), axis=0)
     runner_up = np.argsort(np.argsort(-score, axis=0, kind="stable"), axis=0) < 2
     near = reached & (runner_up | (distance <= _CONTENDER) & (rank < MOST))
+    if each_precision:
+        for k in np.unique(panel.precisions):
+            own = np.flatnonzero(panel.precisions == k)
+            near[own[score[own].argmax(axis=0)], column] = True
+        near &= reached
     points = np.zeros(panel.value.shape, dtype=bool)
     rows = np.broadcast_to(row, near.shape)
     points[rows[near], low[near]] = True

@@ -6,42 +6,72 @@ import numpy as np
 import pandas as pd
 import statsmodels.api as sm
 
-from analysis.curves import AXES
+from analysis.curves import AXES, FloatArray
 from analysis.metrics import curve_points, larger_is_better
+from analysis.model_effects import ModelEffects
 from analysis.settings import main_settings, settings_of
 from analysis.spread import INTERVAL
 from evaluation.task_sets import CHANCE, TASK_SETS
 
 
+SLOPE_MARGIN = 0.2  # of the common slope: differences below it leave curves parallel
+LAW_MARGIN = 1.5  # times the offsets' residual error from which a power law fits poorly
+
+
 @dataclass(frozen=True)
 class ParallelFit:
-    """A base function of log bits plus an offset per precision, against free curves.
+    """A base function of log bits plus an offset per precision, against free slopes.
 
     `offsets`: columns bits, offset (to 16 bit, or the largest precision there is, at equal size),
-    low, high (90%). `p_value`: of an F test that the free fit's extra slopes are all 0: small
-    means not parallel. `r_squared` of either fit; n: points.
+    low, high (90%). `slopes`: columns bits, slope (its difference to that precision's, per doubling
+    of the bits), low, high. `slope`: the common one, at the mean size. `p_value`: of an F test that
+    all differences are 0. Errors are of points that share models. `r_squared` of either fit;
+    n: points.
     """
 
     family: str
     offsets: pd.DataFrame
+    slopes: pd.DataFrame
+    slope: float
     r_squared: float
     r_squared_free: float
     p_value: float
     n: int
+
+    @property
+    def verdict(self) -> str:
+        """ "parallel" if no slope can differ by a fifth of the common one, "not parallel" if they
+        do differ (p < 0.05), else "open": too few points to tell."""
+        furthest = self.slopes[["low", "high"]].abs().to_numpy().max()
+        if furthest < SLOPE_MARGIN * abs(self.slope):
+            return "parallel"
+        return "not parallel" if self.p_value < 0.05 else "open"
 
 
 @dataclass(frozen=True)
 class PowerLaw:
     """log(y) = constant + a log(parameters) + b log(bits), y the loss, or 1 - accuracy.
 
-    `terms`: columns term, value, low, high. `residuals`: the points with columns family, model,
-    bits, fitted, residual (of log y).
+    `terms`: columns term, value, low, high. `residuals`: the points with columns model, bits,
+    fitted, residual (of log y). `residual_stderr` is of log y, as is `stderr_offsets`, that of a
+    quadratic in log total bits plus an offset per precision, fitted to the same points;
+    `r_squared` and `r_squared_offsets` are adjusted for the number of terms.
     """
 
+    family: str
     terms: pd.DataFrame
     r_squared: float
+    r_squared_offsets: float
     residual_stderr: float
+    stderr_offsets: float
     residuals: pd.DataFrame
+
+    @property
+    def verdict(self) -> str:
+        """Beside the offsets: "poor" from 1.5 times their residual error, "as good" up to theirs,
+        else "open"."""
+        ratio = self.residual_stderr / self.stderr_offsets
+        return "poor" if ratio >= LAW_MARGIN else "as good" if ratio <= 1 else "open"
 
 
 def main_points(results: pd.DataFrame, metric: str, axis: str = "total") -> pd.DataFrame:
@@ -71,60 +101,83 @@ def parallel_fits(
 ) -> list[ParallelFit]:
     """One ParallelFit a family, where at least two precisions have three points each.
 
-    The base is quadratic in log bits; the free fit gives every precision its own slope.
+    The base is quadratic in log bits; the free fit gives every precision its own slope. Each model
+    has a random effect: its luck is common to its precisions.
     """
     fits = []
-    points = main_points(results, metric, axis)
-    for family, part in points.groupby("family", sort=False):
+    for family, part in main_points(results, metric, axis).groupby("family", sort=False):
         part = part[part.groupby("bits")["bits"].transform("size") >= 3]
-        precisions = sorted(part["bits"].unique(), reverse=True)
-        x = np.log(part[AXES[axis]].to_numpy(dtype=np.float64))
-        if len(precisions) < 2:
-            continue
-        x = (x - x.mean()) / x.std()
-        steps = np.stack([(part["bits"] == k).to_numpy(float) for k in precisions[1:]], axis=1)
-        base = np.column_stack([np.ones_like(x), x, x**2, steps])
-        slopes = steps * x[:, None]
-        if len(x) <= base.shape[1] + slopes.shape[1]:
+        if part["bits"].nunique() < 2:
             continue
         y = part["value"].to_numpy(dtype=np.float64)
-        plain, free = sm.OLS(y, base).fit(), sm.OLS(y, np.column_stack([base, slopes])).fit()
-        low, high = plain.conf_int(1 - INTERVAL)[3:].T
-        offsets = pd.DataFrame(
-            {"bits": precisions[1:], "offset": plain.params[3:], "low": low, "high": high}
-        )
+        precisions, x, base = _base_and_offsets(part, axis)
+        free = np.column_stack([base, base[:, 3:] * x[:, None]])
+        try:
+            effects = ModelEffects(y, free, pd.factorize(part["model"])[0], 3)
+        except ValueError:  # too few points
+            continue
+        plain, full = effects.fit(base), effects.fit(free)
+        n = base.shape[1]
+        frames = [
+            pd.DataFrame({"bits": precisions, name: fit.value[at:], "low": fit.low[at:],
+                          "high": fit.high[at:]})
+            for name, fit, at in (("offset", plain, 3), ("slope", full, n))
+        ]  # fmt: skip
         fits.append(
             ParallelFit(
                 str(family),
-                offsets,
-                float(plain.rsquared),
-                float(free.rsquared),
-                float(free.compare_f_test(plain)[1]),
-                len(x),
+                *frames,
+                float(plain.value[1]),
+                float(sm.OLS(y, base).fit().rsquared),
+                float(sm.OLS(y, free).fit().rsquared),
+                effects.p_value(plain, full),
+                len(y),
             )
         )
     return fits
 
 
-def power_law(results: pd.DataFrame, metric: str = "zero_shot") -> PowerLaw:
-    """The bivariate power law in parameters and bits, over all families. ValueError: < 5 points."""
+def _base_and_offsets(part: pd.DataFrame, axis: str) -> tuple[list[int], FloatArray, FloatArray]:
+    """Precisions but the largest; log2(bits) about its mean, [n]; the design: 1, x, x squared and
+    an indicator of each of these precisions."""
+    precisions = sorted(part["bits"].unique(), reverse=True)[1:]
+    x = np.log2(part[AXES[axis]].to_numpy(dtype=np.float64))
+    x = x - x.mean()
+    steps = [(part["bits"] == k).to_numpy(float) for k in precisions]
+    return precisions, x, np.column_stack([np.ones_like(x), x, x**2, *steps])
+
+
+def power_laws(results: pd.DataFrame, metric: str = "zero_shot") -> list[PowerLaw]:
+    """The bivariate power law in parameters and bits, one a family that has points enough.
+
+    Which are at least two more than the offsets it is compared with have terms.
+    """
     points = main_points(results, metric)
     points = points[points["n_params"] > 0]
     value = points["value"].to_numpy(dtype=np.float64)
-    y = 1 - value if larger_is_better(metric) else value
-    points, y = points[y > 0], y[y > 0]
-    if len(y) < 5:
-        raise ValueError(f"a power law of {metric} needs 5 points, there are {len(y)}")
-    columns = [points[c].to_numpy(dtype=np.float64) for c in ("n_params", "bits")]
-    fit = sm.OLS(np.log(y), sm.add_constant(np.log(np.column_stack(columns)))).fit()
-    low, high = fit.conf_int(1 - INTERVAL).T
-    names = ["constant", "log parameters", "log bits"]
-    residuals = points[["family", "model", "bits"]].assign(
-        fitted=np.exp(fit.fittedvalues), residual=fit.resid
-    )
-    return PowerLaw(
-        pd.DataFrame({"term": names, "value": fit.params, "low": low, "high": high}),
-        float(fit.rsquared),
-        float(np.sqrt(fit.mse_resid)),
-        residuals.reset_index(drop=True),
-    )
+    points = points.assign(y=1 - value if larger_is_better(metric) else value)
+    laws = []
+    for family, part in points[points["y"] > 0].groupby("family", sort=False):
+        y = np.log(part["y"].to_numpy(dtype=np.float64))
+        _, _, base = _base_and_offsets(part, "total")
+        if len(y) < base.shape[1] + 2 or part["bits"].nunique() < 2:
+            continue
+        columns = [part[c].to_numpy(dtype=np.float64) for c in ("n_params", "bits")]
+        law = sm.OLS(y, sm.add_constant(np.log(np.column_stack(columns)))).fit()
+        offsets = sm.OLS(y, base).fit()
+        low, high = law.conf_int(1 - INTERVAL).T
+        names = ["constant", "log parameters", "log bits"]
+        laws.append(
+            PowerLaw(
+                str(family),
+                pd.DataFrame({"term": names, "value": law.params, "low": low, "high": high}),
+                float(law.rsquared_adj),
+                float(offsets.rsquared_adj),
+                float(np.sqrt(law.mse_resid)),
+                float(np.sqrt(offsets.mse_resid)),
+                part[["model", "bits"]]
+                .assign(fitted=np.exp(law.fittedvalues), residual=law.resid)
+                .reset_index(drop=True),
+            )
+        )
+    return laws

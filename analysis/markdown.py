@@ -44,10 +44,17 @@ def listed(parts: Sequence[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
 
 
+VOTES = (
+    "Over several comparisons a claim holds if it holds in all, in part if in more than half, does "
+    "not hold if more than half say so, and is open otherwise."
+)
+
+
 def votes(verdicts: Sequence[str]) -> str:
-    """One verdict from several that must all hold."""
+    """One verdict from several comparisons, by the rule that VOTES states."""
     if all(v == HOLDS for v in verdicts):
         return HOLDS
-    if all(v == FAILS for v in verdicts):
-        return FAILS
-    return PARTLY if HOLDS in verdicts else OPEN
+    for of_most, verdict in ((HOLDS, PARTLY), (FAILS, FAILS)):
+        if 2 * list(verdicts).count(of_most) > len(verdicts):
+            return verdict
+    return OPEN

@@ -9,7 +9,7 @@ from analysis.agreement import metric_correlations
 from analysis.bootstrap import ItemScores
 from analysis.effects import factor_effects
 from analysis.families import collapses, compare_families, precision_duel
-from analysis.fits import parallel_fits, power_law
+from analysis.fits import parallel_fits, power_laws
 from analysis.page import dot, table
 from analysis.universal import certain_shares
 from analysis.wording import METRIC_NAMES, verdict_sentence
@@ -57,16 +57,22 @@ def _universal(
                 f"{dot(row.bits)}{row.bits}-bit",
                 f"{row.share:.0%}",
                 f"{row.low:.0%} to {row.high:.0%}",
-                f"{row.low_models:.0%} to {row.high_models:.0%}",
+                f"{row.low_models:.0%} to {row.high_models:.0%}"
+                if row.undetermined < 1
+                else "undetermined",
+                f"{row.undetermined:.0%}",
             ]
             for row in shares.itertuples()
         ]
         columns = ["Family", "Precision", "Budgets won", "Over items", "Over items and models"]
+        columns += ["Undetermined"]
         if claim is not None:
             parts.append(f"<p>{escape(verdict_sentence(claim, metric))}</p>")
         parts.append(
-            f"<details><summary>Budgets won by {METRIC_NAMES[metric]}, with 90% intervals"
-            f"</summary>{table(columns, rows, numbers=columns[2:])}</details>"
+            f"<details><summary>Budgets won by {METRIC_NAMES[metric]}, with 90% intervals</summary>"
+            "<p>Of the budgets that two or more precisions reach; over all families every budget "
+            "counts alike. “Undetermined”: replicates over models in which no two meet.</p>"
+            f"{table(columns, rows, numbers=columns[2:])}</details>"
         )
     return ["<h3>One precision for all (section 5.1)</h3>", *parts] if parts else []
 
@@ -87,8 +93,10 @@ def _parallel(results: pd.DataFrame, metric: str, axis: str) -> list[str]:
     ]
     verdicts = "; ".join(
         f"{escape(fit.family)}: R² {fit.r_squared:.3f}, with free slopes "
-        f"{fit.r_squared_free:.3f}, F test p = {fit.p_value:.2g} "
-        f"({'not parallel' if fit.p_value < 0.05 else 'parallel within the noise'})"
+        f"{fit.r_squared_free:.3f}; slopes differ by up to "
+        f"{(fit.slopes['slope'] / fit.slope).abs().max():.0%} of the common one, F test p = "
+        f"{fit.p_value:.2g} "
+        f"({fit.verdict})"
         for fit in fits
     )
     columns = ["Family", "Precision", "Offset", "90% interval"]
@@ -101,21 +109,24 @@ def _parallel(results: pd.DataFrame, metric: str, axis: str) -> list[str]:
 
 
 def _power_law(results: pd.DataFrame, metric: str) -> list[str]:
-    try:
-        fit = power_law(results, metric)
-    except ValueError:
-        return []
-    terms = ", ".join(
-        f"{row.term} {row.value:.3f} ({row.low:.3f} to {row.high:.3f})"
-        for row in fit.terms.itertuples()
-    )
-    by_bits = fit.residuals.groupby("bits")["residual"].mean()
-    bends = ", ".join(f"{bits}-bit {value:+.3f}" for bits, value in by_bits.items())
-    return [
+    lines = []
+    for law in power_laws(results, metric):
+        terms = ", ".join(
+            f"{row.term} {row.value:.3f} ({row.low:.3f} to {row.high:.3f})"
+            for row in law.terms.itertuples()
+        )
+        by_bits = law.residuals.groupby("bits")["residual"].mean()
+        bends = ", ".join(f"{bits}-bit {value:+.3f}" for bits, value in by_bits.items())
+        lines.append(
+            f"<li>{escape(law.family)}: adjusted R² {law.r_squared:.3f}, residual standard error "
+            f"{law.residual_stderr:.4f} in log; {law.stderr_offsets:.4f} for a base function and "
+            f"offsets. {terms}. Mean residual by precision: {bends}.</li>"
+        )
+    head = [
         "<h3>A power law in parameters and bits (section 4)</h3>",
-        f"<p>R² {fit.r_squared:.3f}, residual standard error {fit.residual_stderr:.3f} in log; "
-        f"{terms}. Mean residual by precision: {bends}. A law that fitted would leave none.</p>",
+        "<p>A law that fitted would leave a mean residual near 0 at every precision.</p><ul>",
     ]
+    return [*head, *lines, "</ul>"] if lines else []
 
 
 def _agreement(results: pd.DataFrame, metrics: list[str]) -> list[str]:

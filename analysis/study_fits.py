@@ -6,12 +6,25 @@ import pandas as pd
 from scipy import stats
 
 from analysis.agreement import metric_correlations
-from analysis.fits import parallel_fits, power_law
-from analysis.markdown import FAILS, HOLDS, OPEN, PARTLY, Claim, between, table
+from analysis.fits import LAW_MARGIN, SLOPE_MARGIN, parallel_fits, power_laws
+from analysis.markdown import (
+    FAILS,
+    HOLDS,
+    OPEN,
+    PARTLY,
+    VOTES,
+    Claim,
+    between,
+    listed,
+    table,
+    votes,
+)
 from analysis.outliers import PAIRS, STD_RATIO, outlier_metrics
 from analysis.spread import INTERVAL
 
 _LOSS = "cross_entropy"
+_PARALLEL = {"parallel": HOLDS, "not parallel": FAILS, "open": OPEN}
+_POOR = {"poor": HOLDS, "as good": FAILS, "open": OPEN}
 
 
 def fit_claims(linear: pd.DataFrame) -> Iterator[Claim]:
@@ -52,69 +65,92 @@ def _agreement(linear: pd.DataFrame) -> Claim | None:
 
 
 def _parallel(linear: pd.DataFrame) -> Claim | None:
-    rows, p_values = [], []
-    for fit in parallel_fits(linear, _LOSS):
+    fits = parallel_fits(linear, _LOSS)
+    if not fits:
+        return None
+    rows, slopes = [], []
+    for fit in fits:
         offsets = ", ".join(
             f"{r.bits:.0f}-bit {r.offset:+.3f} ({between(r.low, r.high, '+.3f')})"
             for r in fit.offsets.sort_values("bits").itertuples()
         )
-        p_values.append(fit.p_value)
         rows.append([fit.family, offsets, f"{fit.r_squared:.4f}", f"{fit.r_squared_free:.4f}"])
-        rows[-1] += [f"{fit.p_value:.2g}", str(fit.n)]
-    if not rows:
-        return None
-    kept = sum(p >= 0.05 for p in p_values)
+        rows[-1] += [f"{fit.p_value:.2g}", str(fit.n), _PARALLEL[fit.verdict]]
+        slopes += [
+            [fit.family, f"{r.bits:.0f}-bit", f"{r.slope:+.4f}", between(r.low, r.high)]
+            + [f"{fit.slope:+.4f}"]
+            for r in fit.slopes.sort_values("bits").itertuples()
+        ]
+    furthest = [
+        f"{(fit.slopes['slope'] / fit.slope).abs().max():.0%} of the common slope in {fit.family} "
+        f"(p {fit.p_value:.2g})"
+        for fit in fits
+    ]
     return Claim(
         "Curves of different precisions are parallel",
         "section 4",
         "Scaling curves are one base function of the bits plus an offset per precision.",
-        HOLDS if kept == len(rows) else FAILS if not kept else PARTLY,
-        f"parallel within the noise in {kept} of {len(rows)} families (p "
-        + ", ".join(f"{p:.2g}" for p in p_values)
-        + ")",
+        votes([_PARALLEL[fit.verdict] for fit in fits]),
+        f"slopes differ by up to {listed(furthest)}",
         [
             "Cross-entropy of the main settings from 3 bit up: a quadratic in log total bits plus "
             "an offset per precision (against 16 bit, at equal size), beside a fit in which every "
-            "precision has a slope of its own. F test that the slopes are alike; intervals 90 % by "
-            "least squares. The claim holds in a family if p is 0.05 or more.",
-            table(["Family", "Offsets (nats)", "R²", "R², free slopes", "p", "n"], rows, text=2),
+            "precision has a slope of its own. Each model has a random effect, since what it does "
+            "well or badly is common to its precisions; intervals are 90 % by least squares, p is "
+            "of the F test that the slopes are alike. In a family the claim holds if no interval "
+            f"of a slope's difference reaches {SLOPE_MARGIN:.0%} of the common slope, does not "
+            "hold if one does and p is below 0.05, and is open if one does and p is not: then "
+            f"there are too few models to tell. {VOTES}",
+            table(["Family", "Offsets (nats)", "R²", "R², free slopes", "p", "n", "Claim"], rows,
+                  text=2),
+            "Slopes in nats per doubling of the bits: the difference to the largest precision's.",
+            table(["Family", "Precision", "Difference", "90 % interval", "Common slope"], slopes,
+                  text=2),
         ],
-    )
+    )  # fmt: skip
 
 
 def _power_law(linear: pd.DataFrame) -> Claim | None:
-    try:
-        fit = power_law(linear, _LOSS)
-    except ValueError:
+    laws = power_laws(linear, _LOSS)
+    if not laws:
         return None
-    plain = [f.r_squared for f in parallel_fits(linear, _LOSS)]
-    by_bits = fit.residuals.groupby("bits")["residual"]
-    rows = []
-    for bits, values in by_bits:
-        margin = stats.t.ppf((1 + INTERVAL) / 2, len(values) - 1) * values.sem()
-        mean = values.mean()
-        rows.append([f"{bits}-bit", f"{mean:+.3f}", between(mean - margin, mean + margin, "+.3f")])
-        rows[-1].append(str(len(values)))
-    terms = [[r.term, f"{r.value:+.3f}", between(r.low, r.high, "+.3f")]
-             for r in fit.terms.itertuples()]  # fmt: skip
-    best = max(plain, default=0.0)
+    fits, terms, bends = [], [], []
+    for law in laws:
+        numbers = [f"{law.residual_stderr:.4f}", f"{law.stderr_offsets:.4f}"]
+        numbers += [f"{law.r_squared:.3f}", f"{law.r_squared_offsets:.3f}"]
+        fits.append([law.family, *numbers, str(len(law.residuals)), _POOR[law.verdict]])
+        terms += [[law.family, r.term, f"{r.value:+.3f}", between(r.low, r.high, "+.3f")]
+                  for r in law.terms.itertuples()]  # fmt: skip
+        for bits, values in law.residuals.groupby("bits")["residual"]:
+            margin = stats.t.ppf((1 + INTERVAL) / 2, len(values) - 1) * values.sem()
+            mean = values.mean()
+            bends.append([law.family, f"{bits}-bit", f"{mean:+.3f}"])
+            bends[-1] += [between(mean - margin, mean + margin, "+.3f"), str(len(values))]
+    ratios = [
+        f"{law.residual_stderr / law.stderr_offsets:.1f} times in {law.family}" for law in laws
+    ]
     return Claim(
         "A bivariate power law fits poorly",
         "section 4",
         "Power laws in parameters and bits describe the data badly; linear interpolation of each "
         "precision is faithful.",
-        HOLDS if plain and fit.r_squared < min(plain) else OPEN,
-        f"R² {fit.r_squared:.3f}"
-        + (f", beside {best:.3f} of a base function and an offset" if plain else ""),
+        votes([_POOR[law.verdict] for law in laws]),
+        f"its residual standard error is {listed(ratios)} that of a base function and offsets",
         [
-            "log cross-entropy = constant + a log parameters + b log bits, over all families and "
-            "the main settings from 3 bit up. A law that fitted would leave a mean residual near "
-            f"0 at every precision; the residual standard error is {fit.residual_stderr:.3f}. The "
-            "claim holds if R² is below that of a base function plus offsets in every family.",
-            table(["Term", "Value", "90 % interval"], terms),
-            table(["Precision", "Mean residual (log)", "90 % interval (t)", "n"], rows),
+            "Per family, log cross-entropy = constant + a log parameters + b log bits, over the "
+            "main settings from 3 bit up, beside a quadratic in log total bits plus an offset per "
+            "precision of the same values. Residual standard errors are of the logarithm and, as "
+            "the R², adjusted for the number of terms. In a family the claim holds if the law's "
+            f"error is {LAW_MARGIN:g} times the other's or more, does not hold if it is no larger, "
+            f"and is open between. {VOTES}",
+            table(["Family", "Error, power law", "Error, offsets", "R², power law", "R², offsets",
+                   "n", "Claim"], fits),
+            table(["Family", "Term", "Value", "90 % interval"], terms, text=2),
+            "A law that fitted would leave a mean residual near 0 at every precision.",
+            table(["Family", "Precision", "Mean residual (log)", "90 % interval (t)", "n"], bends,
+                  text=2),
         ],
-    )
+    )  # fmt: skip
 
 
 def _table_2(linear: pd.DataFrame) -> Claim | None:

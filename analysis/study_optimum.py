@@ -9,7 +9,19 @@ import pandas as pd
 from analysis.bootstrap import ItemScores
 from analysis.curves import AXES, scaling_curves
 from analysis.families import collapses, precision_duel
-from analysis.markdown import FAILS, HOLDS, OPEN, Claim, between, listed, sign, table, votes
+from analysis.markdown import (
+    FAILS,
+    HOLDS,
+    OPEN,
+    PARTLY,
+    VOTES,
+    Claim,
+    between,
+    listed,
+    sign,
+    table,
+    votes,
+)
 from analysis.settings import main_settings, with_settings
 from analysis.shares import EVERY_FAMILY
 from analysis.universal import ALMOST, Universality, certain_shares
@@ -54,15 +66,16 @@ def _share_row(
     name: str, axis: str, metric: str, pooled: pd.DataFrame, answer: Universality
 ) -> list[str]:
     best = int(pooled["share"].idxmax())
-    four = pooled.loc[answer.bits]
     return [
         name,
         axis,
         METRIC_NAMES[metric],
         f"{best}-bit, {pooled.loc[best, 'share']:.0%}",
+        f"{answer.coverage:.0%}",
         f"{answer.share:.0%}",
         between(answer.low, answer.high, ".0%"),
-        between(four["low_models"], four["high_models"], ".0%"),
+        between(answer.low_models, answer.high_models, ".0%"),
+        f"{answer.undetermined:.0%}",
         f"{answer.tied_share:.0%}",
         f"{answer.families_led} of {answer.n_families}",
         _VERDICTS[answer.verdict],
@@ -75,9 +88,9 @@ def _universal(
     example = main[main["bits"] < 16].iloc[0]
     whole = pd.isna(example["block_size"])
     block = "one block a tensor" if whole else f"blocks of {example['block_size']}"
-    columns = ["Settings", "Size counted", "By", "Most frequent winner", "4-bit wins"]
-    columns += ["90 % interval, items", "items and models", "Wins or tied", "Families led"]
-    columns += ["Claim"]
+    columns = ["Settings", "Size counted", "By", "Most frequent winner", "Judged at"]
+    columns += ["4-bit wins", "90 % interval, items", "items and models", "Undetermined"]
+    columns += ["Wins or tied", "Families led", "Claim"]
     by_axis = [
         f"{min(shares):.0%} to {max(shares):.0%} counting {axis} bits"
         for axis in AXES
@@ -90,16 +103,23 @@ def _universal(
         "abstract, section 5.1, figures 1, 2, 7 and 13",
         "For a given number of bits, 4-bit precision gives the best model almost everywhere.",
         votes([_VERDICTS[a.verdict] for _, a in answers]),
-        f"4-bit wins {listed(by_axis)} of budgets; most frequent winner: {often} of {len(rows)} "
-        "comparisons",
+        f"of the budgets that 4-bit and another precision reach it wins {listed(by_axis)}; most "
+        f"frequent winner: {often} of {len(rows)} comparisons",
         [
-            "Share of budgets (log-spaced, where at least two curves overlap; families weigh "
-            f"alike) that 4-bit wins. “main”: {example['data_type']} in {block} at every "
+            "“Most frequent winner”: of the budgets (log-spaced) that two or more precisions "
+            "reach. 4-bit is judged at those of them that it reaches, whose share is “judged at”: "
+            "below its smallest model and above its largest it cannot win. Every budget counts "
+            "alike, so a family counts by the range over which its precisions meet. "
+            f"“main”: {example['data_type']} in {block} at every "
             "precision; “any”: each precision with whichever data type, block size, exponent "
             "split, outlier share and centering serves it best at that budget. “Wins or tied”: "
             "4-bit wins, or the winner's lead over it could be luck (90 % interval over items). "
-            f"The claim holds if even the interval's lower end is at {ALMOST:.0%} or above, does "
-            "not hold if even the tied share is below, and is open otherwise.",
+            "Intervals of shares are widened to hold the share itself: near ties, resampling "
+            "spreads the wins over more settings than the data do. “Undetermined”: replicates over "
+            "models in which 4-bit met no other precision; the interval is of the others. A "
+            f"comparison holds if even the interval's lower end over items is at {ALMOST:.0%} or "
+            "above, does not hold if even the tied share is below, and is open otherwise. "
+            f"{VOTES}",
             table(columns, rows, text=4),
         ],
         ["figure-02-total-bits", "figure-13-total-bits-loss"],
@@ -121,16 +141,17 @@ def _duel(main: pd.DataFrame, scores: ItemScores) -> Claim | None:
         return None
     ahead, behind = signs.count(1), signs.count(-1)
     return Claim(
-        "5-bit is about as good as 4-bit",
+        "5-bit is at least as good as 4-bit",
         "appendix C.1",
         "Over all families 4-bit is best, but for some (Pythia) 5-bit is as good at equal bits.",
-        HOLDS if not behind else FAILS if behind == len(signs) else OPEN,
+        HOLDS if not behind else FAILS if behind == len(signs) else PARTLY,
         f"of {len(signs)} comparisons at equal size 5-bit is clearly ahead in {ahead}, clearly "
-        f"behind in {behind}",
+        f"behind in {behind}, and cannot be told from 4-bit in {len(signs) - ahead - behind}",
         [
             "Lead of 5-bit over 4-bit at equal size, the mean over budgets that both curves reach "
             "(% of accuracy, nats of cross-entropy; positive: 5-bit is better), main settings. "
-            "The claim holds if 5-bit is nowhere clearly behind.",
+            "“At least as good” holds if 5-bit is nowhere clearly behind, be it level or ahead, "
+            "does not hold if it is clearly behind everywhere, and holds in part otherwise.",
             table(
                 ["Family", "By", "Size counted", "Lead", "90 % interval", "Ahead at"], rows, text=3
             ),

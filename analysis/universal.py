@@ -3,14 +3,16 @@
 The paper's headline is that 4 bit is "almost universally optimal" (abstract, section 5.1).
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from analysis.bootstrap import ItemScores, item_noise, kept_models, no_item_scores
 from analysis.certainty import best_settings, contenders
-from analysis.curves import Curve, FloatArray
+from analysis.curves import SAME_PLACE, Curve, FloatArray
 from analysis.optimal import competitors, overlap_range
 from analysis.panel import Panel
 from analysis.shares import EVERY_FAMILY
@@ -24,18 +26,25 @@ _CELLS_AT_ONCE = 2_000_000
 
 @dataclass(frozen=True)
 class Universality:
-    """Whether `bits` is almost universally optimal: at 90% of budgets or more, families alike.
+    """Whether `bits` is almost universally optimal: at 90% or more of the budgets it is judged at.
 
-    `share`: of budgets at which it wins, with its interval over items; `tied_share`: at which it
-    wins or the winner's lead over it could be luck (90% interval); `families_led` of `n_families`
-    are those in which it wins most often. `verdict`: "holds" if even the interval's lower end is
-    at or above 90%, "fails" if even the tied share is below, else "open".
+    Those are the budgets that it and another precision reach: `coverage`, a share of the budgets
+    that any two precisions reach. Of them, `share`: at which it wins, with its interval over items
+    (`low`, `high`) and over items and models, which is of the replicates in which it can be judged
+    (all but the share `undetermined`; NaN if none); `tied_share`: at which it wins or the winner's
+    lead over it could be luck (90% interval); `families_led` of `n_families` are those in which it
+    wins most often. `verdict`: "holds" if even the interval's lower end is at or above 90%, "fails"
+    if even the tied share is below, else "open".
     """
 
     bits: int
+    coverage: float
     share: float
     low: float
     high: float
+    low_models: float
+    high_models: float
+    undetermined: float
     tied_share: float
     families_led: int
     n_families: int
@@ -52,125 +61,153 @@ def certain_shares(
 ) -> tuple[pd.DataFrame, Universality | None]:
     """Share of budgets won by each precision, by family and pooled, and the verdict on `bits`.
 
-    Columns: family, bits, share (of log-spaced budgets at which two curves overlap), low, high
-    (90% interval over items, widened to hold the share), low_models, high_models (over items and
-    models). The rows of EVERY_FAMILY weigh families alike. No verdict where nothing overlaps or
-    `bits` has no curve.
+    Columns: family, bits, share (of log-spaced budgets that two or more precisions reach), low,
+    high (90% interval over items, widened to hold the share), low_models, high_models (over items
+    and models, of the replicates in which two precisions meet), undetermined (share of those in
+    which none do). The rows of EVERY_FAMILY weigh every budget alike, so a family by the range over
+    which its precisions meet. No verdict where `bits` meets no other precision.
     """
     fields = competitors(results, metric, axis, task)
-    parts = [_family_shares(curves, scores, bits) for curves in fields.values()]
-    counted = {family: part for family, part in zip(fields, parts, strict=True) if part is not None}
-    columns = ["family", "bits", "share", "low", "high", "low_models", "high_models"]
-    if not counted:
-        return pd.DataFrame(columns=columns), None
-    families = list(counted.values())
-    every = sorted({bits for part in families for bits in part.every})
-    pooled = [
-        np.mean([part.share_of(k, kind) for part in families], axis=0)
-        for kind in range(3)
-        for k in every
-    ]
+    contests = [_contest(family, curves, scores, bits) for family, curves in fields.items()]
+    met = [contest for contest in contests if contest and contest.of[0].decided.any()]
+    groups = [(contest.family, [contest]) for contest in met]
     rows = [
-        _row(family, k, *(part.share_of(k, kind) for kind in range(3)))
-        for family, part in counted.items()
-        for k in part.every
+        [family, k, *_numbers(lambda kind: _share(part, kind, k))]  # noqa: B023
+        for family, part in ([*groups, (EVERY_FAMILY, met)] if met else [])
+        for k in sorted({k for contest in part for k in contest.every})
     ]
-    n = len(every)
-    rows += [
-        _row(EVERY_FAMILY, k, pooled[i], pooled[n + i], pooled[2 * n + i])
-        for i, k in enumerate(every)
-    ]
-    table = pd.DataFrame(rows, columns=columns)
-    if bits not in every:
-        return table, None
-    own = table[(table["family"] == EVERY_FAMILY) & (table["bits"] == bits)].iloc[0]
-    by_family = table[table["family"] != EVERY_FAMILY]
-    led = by_family.loc[by_family.groupby("family")["share"].idxmax(), "bits"]
-    tied = float(np.mean([part.tied for part in families]))
-    verdict = "holds" if own["low"] >= ALMOST else "fails" if tied < ALMOST else "open"
-    return table, Universality(
-        bits,
-        float(own["share"]),
-        float(own["low"]),
-        float(own["high"]),
-        tied,
-        int((led == bits).sum()),
-        len(families),
-        verdict,
-    )
+    columns = ["family", "bits", "share", "low", "high", "low_models", "high_models"]
+    return pd.DataFrame(rows, columns=[*columns, "undetermined"]), _verdict(met, bits)
 
 
 @dataclass(frozen=True)
-class _FamilyShares:
-    """Shares [S, R] of each setting as measured (R = 1), over items, and over models besides.
+class _Outcome:
+    """Of every replicate and budget, each [R, m]: precision that wins, whether two or more reach
+    the budget, and whether the judged precision is among them."""
 
-    Of the settings that can be best somewhere; `every` lists the family's precisions.
+    winner: npt.NDArray[np.int64]
+    decided: npt.NDArray[np.bool_]
+    judged: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Contest:
+    """One family's budgets, `width` apart in log(bits), at which `every` precision competes.
+
+    `of`: outcomes as measured (R = 1), over items, and over models besides; `tied` [m]: whether
+    the judged precision wins or cannot be told from the winner.
     """
 
+    family: str
     every: list[int]
-    precisions: np.ndarray
-    shares: tuple[FloatArray, FloatArray, FloatArray]
-    tied: float
-
-    def share_of(self, bits: int, kind: int) -> FloatArray:
-        return self.shares[kind][self.precisions == bits].sum(axis=0)
+    width: float
+    of: tuple[_Outcome, _Outcome, _Outcome]
+    tied: npt.NDArray[np.bool_]
 
 
-def _family_shares(curves: list[Curve], scores: ItemScores, bits: int) -> _FamilyShares | None:
+def _contest(family: str, curves: list[Curve], scores: ItemScores, bits: int) -> _Contest | None:
     span = overlap_range(curves)
     if span is None:
         return None
     budgets = np.geomspace(*span, _N_BUDGETS)
-    panel, points = contenders(curves, budgets)
+    panel, points = contenders(curves, budgets, each_precision=True)
     value = panel.value + item_noise(panel, scores, _N_REPLICATES, points)
     keep = kept_models(panel, len(value))
     now = panel.read(budgets)
     chunk = max(1, _CELLS_AT_ONCE // (panel.value.size * len(budgets)))
-    best_items, best_models, behind = [], [], []
-    of_bits = np.flatnonzero(panel.precisions == bits)
+    over_items, over_models, behind = [], [], []
     for start in range(0, len(value), chunk):
         part = slice(start, start + chunk)
         read = panel.read(budgets, value[part])
-        best_items.append(best_settings(panel, read))
-        best_models.append(best_settings(panel, panel.read(budgets, value[part], keep[part])))
-        behind.append(_behind(panel, now, read, of_bits))
-    shares = (
-        _shares(best_settings(panel, now[None]), len(panel.curves)),
-        _shares(np.concatenate(best_items), len(panel.curves)),
-        _shares(np.concatenate(best_models), len(panel.curves)),
+        over_items.append(_outcome(panel, read, bits))
+        over_models.append(_outcome(panel, panel.read(budgets, value[part], keep[part]), bits))
+        behind.append(_behind(panel, now, read, bits))
+    lead = np.nan_to_num(np.concatenate(behind), nan=np.inf)
+    return _Contest(
+        family,
+        sorted({curve.setting.bits for curve in curves}),
+        max(SAME_PLACE, float(np.log(span[1] / span[0])) / _N_BUDGETS),
+        (_outcome(panel, now[None], bits), _joined(over_items), _joined(over_models)),
+        np.quantile(lead, (1 - INTERVAL) / 2, axis=0, method="lower") <= 0,
     )
-    contested = np.isfinite(now).sum(axis=0) >= 2
-    with np.errstate(invalid="ignore"):
-        lead = np.nan_to_num(np.concatenate(behind), nan=np.inf)
-        tied = np.quantile(lead, (1 - INTERVAL) / 2, axis=0, method="lower") <= 0
-    every = sorted({curve.setting.bits for curve in curves})
-    return _FamilyShares(every, panel.precisions, shares, float(tied[contested].mean()))
 
 
-def _behind(panel: Panel, now: FloatArray, read: FloatArray, of_bits: np.ndarray) -> FloatArray:
-    """Lead of the measured winner over the measured best curve `of_bits` in replicates, [R, m]."""
+def _outcome(panel: Panel, read: FloatArray, bits: int) -> _Outcome:
+    """Who wins, given the values of the curves [R, S, m]."""
+    reached = np.isfinite(read)
+    precisions = np.unique(panel.precisions)
+    by_precision = [reached[:, panel.precisions == k].any(axis=1) for k in precisions]
+    decided = np.sum(by_precision, axis=0) >= 2
+    own = reached[:, panel.precisions == bits].any(axis=1)
+    return _Outcome(panel.precisions[best_settings(panel, read)], decided, decided & own)
+
+
+def _joined(parts: Sequence[_Outcome]) -> _Outcome:
+    columns = ("winner", "decided", "judged")
+    return _Outcome(*(np.concatenate([getattr(p, name) for p in parts]) for name in columns))
+
+
+def _behind(panel: Panel, now: FloatArray, read: FloatArray, bits: int) -> FloatArray:
+    """Lead of the measured winner over the measured best curve of `bits` in replicates, [R, m].
+
+    NaN where no curve of `bits` reaches.
+    """
     score = np.where(np.isnan(now), -np.inf, panel.better * now)
     column = np.arange(score.shape[1])
     first = score.argmax(axis=0)
+    of_bits = np.flatnonzero(panel.precisions == bits)
     if not len(of_bits):
-        return np.full(read[:, 0].shape, np.inf)
+        return np.full(read[:, 0].shape, np.nan)
     own = of_bits[score[of_bits].argmax(axis=0)]
     lead = panel.better * (read[:, first, column] - read[:, own, column])
-    return np.where(first == own, 0.0, lead)
+    return np.where(np.isfinite(score[own, column]) & (first == own), 0.0, lead)
 
 
-def _shares(best: np.ndarray, n_settings: int) -> FloatArray:
-    """Share of decided budgets at which each setting is best, [S, R], from winners [R, m]."""
-    won = np.stack([(best == i).sum(axis=1) for i in range(n_settings)])
-    return won / np.maximum(1, (best >= 0).sum(axis=1))
+def _share(contests: Sequence[_Contest], kind: int, bits: int, judged: bool = False) -> FloatArray:
+    """Share of the budgets that are decided (or judged) which `bits` wins, [R]; NaN without any."""
+    won = total = 0.0
+    for contest in contests:
+        of = contest.of[kind]
+        mask = of.judged if judged else of.decided
+        won = won + contest.width * (mask & (of.winner == bits)).sum(axis=1)
+        total = total + contest.width * mask.sum(axis=1)
+    return np.divide(won, total, out=np.full(np.shape(total), np.nan), where=total > 0)
 
 
-def _row(
-    family: str, bits: int, now: FloatArray, items: FloatArray, models: FloatArray
-) -> list[object]:
-    row: list[object] = [family, bits, float(now[0])]
-    for replicates in (items, models):
-        low, high = np.quantile(replicates, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
-        # Replicates hold the noise twice, so near ties they spread the wins: never past the share.
-        row += [min(float(low), float(now[0])), max(float(high), float(now[0]))]
-    return row
+def _numbers(
+    share: Callable[[int], FloatArray],
+) -> tuple[float, float, float, float, float, float]:
+    """Share as measured, its interval over items, over models besides, and the part that is NaN."""
+    now, items, models = (share(kind) for kind in range(3))
+    low, high = _interval(items, float(now[0]))
+    low_models, high_models = _interval(models, float(now[0]))
+    return float(now[0]), low, high, low_models, high_models, float(np.isnan(models).mean())
+
+
+def _interval(replicates: FloatArray, share: float) -> tuple[float, float]:
+    known = replicates[np.isfinite(replicates)]
+    if not len(known):
+        return np.nan, np.nan
+    low, high = np.quantile(known, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
+    # Replicates hold the noise twice, so near ties they spread the wins: never past the share.
+    return min(float(low), share), max(float(high), share)
+
+
+def _verdict(contests: Sequence[_Contest], bits: int) -> Universality | None:
+    judged = [contest for contest in contests if contest.of[0].judged.any()]
+    if not judged:
+        return None
+    at = [contest.of[0].judged[0] for contest in judged]
+    width = np.array([contest.width for contest in judged])
+    weight = width * [mask.sum() for mask in at]
+    decided = sum(contest.width * contest.of[0].decided.sum() for contest in contests)
+    tied = width @ [(c.tied & mask).sum() for c, mask in zip(judged, at, strict=True)]
+    tied_share = float(tied / weight.sum())
+    led = [
+        max(contest.every, key=lambda k: _share([contest], 0, k, judged=True)[0]) == bits  # noqa: B023
+        for contest in judged
+    ]
+    numbers = _numbers(lambda kind: _share(contests, kind, bits, judged=True))
+    verdict = "holds" if numbers[1] >= ALMOST else "fails" if tied_share < ALMOST else "open"
+    coverage = float(weight.sum() / decided)
+    return Universality(bits, coverage, *numbers, tied_share, sum(led), len(judged), verdict)

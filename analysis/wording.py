@@ -91,9 +91,11 @@ def verdict_sentence(answer: Universality, metric: str) -> str:
     }[answer.verdict]
     return (
         f"“{answer.bits}-bit is almost universally optimal” {verdict} by {METRIC_NAMES[metric]}: "
-        f"it wins {answer.share:.0%} of budgets (90% interval {answer.low:.0%} to "
-        f"{answer.high:.0%}), leads in {answer.families_led} of {answer.n_families} families, and "
-        f"wins or cannot be told from the winner at {answer.tied_share:.0%} of budgets."
+        f"it wins {answer.share:.0%} of the budgets that it and another precision reach (90% "
+        f"interval {answer.low:.0%} to {answer.high:.0%}), leads in {answer.families_led} of "
+        f"{answer.n_families} families, and wins or cannot be told from the winner at "
+        f"{answer.tied_share:.0%}. These are {answer.coverage:.0%} of the budgets that any two "
+        "precisions reach."
     )
 
 

@@ -1,6 +1,6 @@
 """How fast a model is scored, beside the harness's own HFLM; one run, which checks the scores.
 
-    python benchmarks/evaluation.py [--limit 5000] [--data FOLDER] [--json FILE]
+    python benchmarks/evaluation.py [--limit 1000] [--data FOLDER] [--json FILE]
 
 The tasks of ../shared/data on embedded models of about 150 thousand and one million
 parameters; with a GPU, on GPT-NeoX models of 70M, 410M and 1.4B with random weights instead.
@@ -219,7 +219,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--limit", type=int, default=5000, help="items a task; 0: all")
+    parser.add_argument("--limit", type=int, default=0, help="items a task; 0: all")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--json", type=Path, help="also write one record a line of the table")
     args = parser.parse_args(argv)

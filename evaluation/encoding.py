@@ -11,12 +11,17 @@ Cutting on the left what the model cannot read is left to `evaluation.layout`.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedTokenizerBase
 
 from evaluation.sequences import Sequences
+
+_counter = itertools.count()
+_numbers: WeakKeyDictionary[PreTrainedTokenizerBase, int] = WeakKeyDictionary()  # ids are reused
 
 
 class Encoder:
@@ -105,7 +110,9 @@ def _prefix_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Equal for tokenizers that turn every text into the same tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    # A tokenizer written in Python cannot be compared by content: it equals itself alone.
-    content = backend.to_str() if backend is not None else f"{type(tokenizer)} {id(tokenizer)}"
+    if backend is not None:
+        content = backend.to_str()
+    else:  # written in Python, it cannot be compared by content: it equals itself alone
+        content = f"{type(tokenizer)} {_numbers.setdefault(tokenizer, next(_counter))}"
     special = (tokenizer.bos_token_id, tokenizer.eos_token_id)
     return hashlib.sha256(f"{special} {content}".encode()).hexdigest()

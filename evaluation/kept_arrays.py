@@ -7,6 +7,7 @@ import logging
 import os
 import zipfile
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,28 +19,40 @@ Arrays = dict[str, np.ndarray]
 
 def kept(path: Path, build: Callable[[], Arrays | None]) -> Arrays | None:
     """The arrays at `path`; if there are none, or they are damaged, those that `build` makes, which
-    are then kept there. Nothing is kept of None.
+    are then kept there, if they can be. Nothing is kept of None.
 
     Of several processes that ask at once one builds and the others wait for it; one that is killed
     leaves nothing half-written behind and holds up nobody.
     """
     if (arrays := _read(path)) is not None:
         return arrays
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file is closed, also by the system
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(path.with_suffix(".lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file is closed, also by the system
+        except OSError as error:
+            log.warning("%s cannot be kept: %s", path, error)
+            return build()
         if (arrays := _read(path)) is not None:
             return arrays
         arrays = build()
         if arrays is not None:
-            partial = path.with_suffix(f".{os.getpid()}.partial")
-            try:
-                with partial.open("wb") as file:
-                    np.savez(file, **arrays)  # type: ignore[arg-type]
-                os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
+            _write(path, arrays)
         return arrays
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        os.replace(partial, path)
+    except OSError as error:  # a full disk, say
+        log.warning("%s cannot be kept: %s", path, error)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Arrays | None:

@@ -86,7 +86,12 @@ def perplexity_protocol(
 def token_stream(
     tokenizer: PreTrainedTokenizerBase, documents: list[str], n_tokens: int | None
 ) -> TokenStream:
-    """The first `n_tokens` tokens (None: all) of the documents, each closed by EOS."""
+    """The first `n_tokens` tokens (None: all) of the documents, each closed by EOS.
+
+    Raises ValueError for a tokenizer without EOS.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError("perplexity: the tokenizer has no EOS token to close a document with")
     ids: list[int] = []
     scored_bytes = 0
     for text in documents:

@@ -105,17 +105,27 @@ class Scorer:
         return max(FEWEST_AT_ONCE, LOGITS_AT_ONCE[self._kind] // vocabulary)
 
     def probe(self) -> None:
-        """Score a batch as large as any will be, so that memory runs out now or never.
+        """Score batches as large as any will be, so that memory runs out now or never: of plain
+        rows, and of trees, which have masks.
 
         Not even one sequence as long as the model reads may fit: the tasks may have shorter ones.
         """
         budget = self._of_model.tokens_per_batch
         width = min(self._max_length, budget)
+        stem, tip = width // 2, width // 4
         vocabulary = self.model.config.get_text_config().vocab_size
-        row = np.arange(width + 1) % vocabulary
-        rows = [((row + i) % vocabulary, width) for i in range(max(1, budget // width))]
+        rows: list[tuple[list[int], int]] = []
+        trees: list[tuple[list[int], int]] = []
+        for i in range(max(1, budget // width)):
+            tokens = [(place + i) % vocabulary for place in range(width + 1)]
+            rows.append((tokens, width))
+            if tip > 1:  # the second half of a tree's tokens belongs to either of two sequences
+                first, second = tokens[stem : stem + tip], tokens[stem + tip : stem + 2 * tip]
+                trees += [(tokens[:stem] + end + end[:1], tip) for end in (first, second)]
         with suppress(torch.OutOfMemoryError):
-            self.score(Sequences.of(rows))  # type: ignore[arg-type]
+            self.score(Sequences.of(rows))
+        with suppress(torch.OutOfMemoryError):
+            self.score(Sequences.of(trees))
 
     def score(self, sequences: Sequences) -> Scores:
         """Score sequences, in the order given.

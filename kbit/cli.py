@@ -1,6 +1,7 @@
 """The `kbit` command: one subcommand a question.
 
-Bad input ends with one line on standard error and exit code 2; Ctrl-C with 130.
+Bad input ends with one line on standard error and exit code 2; a database that is gone with 3;
+Ctrl-C with 130.
 """
 
 from __future__ import annotations
@@ -65,13 +66,16 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     assert run is not None
 
-    from orchestrator.errors import InputError
+    from orchestrator.errors import InputError, SweepStopped
 
     try:
         return run(args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except SweepStopped as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this stopped", file=sys.stderr)
         return 130

@@ -6,54 +6,89 @@ the same batches only: the largest that every worker could hold.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
+
 from sqlalchemy import Connection, delete, select, update
 
-from orchestrator.schema import AttemptRow, ExperimentRow, ItemScoresRow, MeasurementRow
+from orchestrator.schema import (
+    AttemptRow,
+    ExperimentRow,
+    ItemScoresRow,
+    MeasurementRow,
+    ProtocolRow,
+)
 
 OUTGROWN = "outgrown"  # an attempt whose scores were discarded for those in smaller batches
 Scored = tuple[str, str]  # model, compute dtype
 
 
+@dataclass(frozen=True)
+class _Scoring:
+    """An attempt whose scores are stored, and the tokens a batch of it had at most."""
+
+    attempt: int
+    stage: str
+    experiment: int
+    experiment_id: str
+    model: Scored
+    size: int
+
+
 def batch_sizes(connection: Connection) -> dict[Scored, int]:
     """The smallest batch, in tokens, that each model was scored with."""
     smallest: dict[Scored, int] = {}
-    for model, _, size in _scorings(connection):
-        smallest[model] = min(size, smallest.get(model, size))
+    for scoring in _scorings(connection):
+        smallest[scoring.model] = min(scoring.size, smallest.get(scoring.model, scoring.size))
     return smallest
 
 
-def discard_larger(connection: Connection) -> int:
-    """Discard what was scored in larger batches than its model could hold later on.
+def discard_larger(
+    connection: Connection, stage: str, experiments: Collection[str], protocols: Collection[str]
+) -> int:
+    """Discard what a stage of a sweep scored in larger batches than a model could hold later on.
 
-    Returns the number of experiments, which then lack their measurements. Their attempts stay.
+    `experiments` and `protocols` are the ids of what the sweep asks for and will score again; all
+    else stays. Returns the number of experiments that now lack measurements.
     """
     smallest = batch_sizes(connection)
-    numbers = sorted({n for model, n, size in _scorings(connection) if size > smallest[model]})
-    for start in range(0, len(numbers), 500):  # databases limit their parameters
-        part = numbers[start : start + 500]
+    larger = [
+        scoring
+        for scoring in _scorings(connection)
+        if scoring.size > smallest[scoring.model]
+        and scoring.stage == stage
+        and scoring.experiment_id in experiments
+    ]
+    if not larger:
+        return 0
+    asked = set(protocols)
+    numbers = [n for id_, n in connection.execute(select(ProtocolRow.id, ProtocolRow.number))
+               if id_ in asked]  # fmt: skip
+    for scoring in larger:
         for table in (MeasurementRow, ItemScoresRow):
-            connection.execute(delete(table).where(table.experiment.in_(part)))
-        attempts = update(AttemptRow).where(
-            AttemptRow.experiment.in_(part), AttemptRow.status == "done"
-        )
-        connection.execute(attempts.values(status=OUTGROWN))
-    return len(numbers)
+            rows = table.experiment == scoring.experiment, table.protocol.in_(numbers)
+            connection.execute(delete(table).where(*rows))
+        attempt = update(AttemptRow).where(AttemptRow.number == scoring.attempt)
+        connection.execute(attempt.values(status=OUTGROWN))
+    return len({scoring.experiment for scoring in larger})
 
 
-def _scorings(connection: Connection) -> list[tuple[Scored, int, int]]:
-    """((model, dtype), experiment's number, tokens a batch) of attempts whose scores are stored."""
+def _scorings(connection: Connection) -> list[_Scoring]:
     query = (
         select(
+            AttemptRow.number,
+            AttemptRow.stage,
+            AttemptRow.experiment,
+            ExperimentRow.id,
             ExperimentRow.model,
             ExperimentRow.compute_dtype,
-            AttemptRow.experiment,
             AttemptRow.versions,
         )
         .join(ExperimentRow, AttemptRow.experiment == ExperimentRow.number)
         .where(AttemptRow.status == "done")
     )
     return [
-        ((model, dtype), experiment, int(versions["tokens_per_batch"]))
-        for model, dtype, experiment, versions in connection.execute(query)
-        if versions.get("tokens_per_batch", "").isdigit()
+        _Scoring(number, stage, experiment, id_, (model, dtype), int(size))
+        for number, stage, experiment, id_, model, dtype, versions in connection.execute(query)
+        if (size := versions.get("tokens_per_batch", "")).isdigit()
     ]

@@ -1,4 +1,4 @@
-"""The one error class for input a user can correct."""
+"""What ends a command with one line: input to correct, or a cluster or database that is gone."""
 
 
 class InputError(ValueError):
@@ -10,4 +10,4 @@ class ModelInputError(InputError):
 
 
 class SweepStopped(RuntimeError):
-    """A sweep cannot go on (cluster or database gone). What is stored stays. Exit code 3."""
+    """Cluster or database gone: nothing can go on. What is stored stays. Exit code 3."""

@@ -58,7 +58,7 @@ def _rates(store: Store) -> pd.DataFrame:
         .group_by(ExperimentRow.model)
     )
     sizes = select(ExperimentRow.model, func.max(ExperimentRow.n_params).label("n_params"))
-    with store.engine.connect() as connection:
+    with store.reading() as connection:
         measured = pd.read_sql(counts, connection).set_index("model")
         n_params = pd.read_sql(sizes.group_by(ExperimentRow.model), connection).set_index("model")
     attempts = store.attempts()

@@ -6,9 +6,10 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from orchestrator.errors import InputError
 
@@ -33,7 +34,9 @@ def sweep_lock(engine: Engine) -> Iterator[None]:
             try:
                 yield
             finally:  # the connection goes back to the pool, not away
-                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _ADVISORY_KEY})
+                query = text("SELECT pg_advisory_unlock(:key)")
+                with suppress(DBAPIError):  # a connection that is gone holds no lock
+                    connection.execute(query, {"key": _ADVISORY_KEY})
 
 
 def serialize_setup(connection: Connection) -> None:

@@ -160,7 +160,7 @@ def load_models(path: Path | None = None) -> dict[str, list[ModelEntry]]:
     if not isinstance(content, dict) or not isinstance(content.get("families"), dict):
         raise InputError(f"{path}: expected a mapping `families:` of family names")
     if unknown := set(content) - {"families"}:
-        raise InputError(f"{path}: {sorted(unknown)[0]}: unknown key")
+        raise InputError(f"{path}: {sorted(map(str, unknown))[0]}: unknown key")
     families: dict[str, list[ModelEntry]] = {}
     seen: dict[str, str] = {}
     for family, body in content["families"].items():
@@ -177,7 +177,7 @@ def load_models(path: Path | None = None) -> dict[str, list[ModelEntry]]:
                 if isinstance(values.get(key), str):
                     values[key] = _absolute(values[key], path.parent, key)
             try:
-                entry = ModelEntry(**values)
+                entry = ModelEntry.model_validate(values)
             except ValidationError as error:
                 raise InputError(f"{where}.{first_problem(error)}") from None
             if entry.name in seen:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from orchestrator.errors import InputError
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -27,13 +29,23 @@ def database_url(db: str | None, name: str = "kbit") -> str:
     """Absolute SQLAlchemy URL for `--db`: a URL as given, a path made absolute, or the default.
 
     A relative path is taken from the current folder, except in Ray's unpacked copy (see above).
+    Raises InputError for a SQLite URL that names no file.
     """
-    if db and "://" in db and not db.startswith("sqlite"):
-        return db
-    path = Path((db or "").removeprefix("sqlite:///")).expanduser()
-    if not db:
-        path = results_dir() / f"{name}.db"
-    elif not path.is_absolute():
-        base = results_dir() if runs_from_ray_package() else Path.cwd()
-        path = base / path
-    return f"sqlite:///{path.resolve()}"
+    from sqlalchemy import URL, make_url  # here: workers import this file, and need no database
+    from sqlalchemy.exc import ArgumentError
+
+    url = URL.create("sqlite", database=db or str(results_dir() / f"{name}.db"))
+    if db and "://" in db:
+        try:
+            url = make_url(db)
+        except ArgumentError:
+            return db  # refused where it is opened
+        if url.get_backend_name() != "sqlite":
+            return db
+        if url.database in (None, "", ":memory:"):
+            raise InputError(f"--db {db}: results belong in a file; give a path")
+    path = Path(str(url.database)).expanduser()
+    if not path.is_absolute():
+        path = (results_dir() if runs_from_ray_package() else Path.cwd()) / path
+    url = url.set(drivername="sqlite", database=str(path.resolve()))
+    return url.render_as_string(hide_password=False)

@@ -31,7 +31,7 @@ def read_results(
     settings read once: on a large database several times faster than the view.
     """
     measurements = select(MeasurementRow.__table__)
-    with store.engine.connect() as connection:
+    with store.reading() as connection:
         protocols = pd.read_sql(select(ProtocolRow.number, ProtocolRow.task), connection)
         if wanted is not None:
             measurements = measurements.where(or_(*_conditions(protocols, wanted)))
@@ -73,7 +73,7 @@ def read_item_scores(
 
     An experiment scored with several limits gives the number of items that most of them share.
     """
-    with store.engine.connect() as connection:
+    with store.reading() as connection:
         numbers = connection.execute(
             select(ProtocolRow.number).where(ProtocolRow.task == task)
         ).scalars()
@@ -99,5 +99,5 @@ def read_item_scores(
 def model_sources(store: Store) -> dict[str, str]:
     """Model name -> the directory or hub id that its newest experiment was loaded from."""
     query = select(ExperimentRow.model, ExperimentRow.model_source).order_by(ExperimentRow.number)
-    with store.engine.connect() as connection:
+    with store.reading() as connection:
         return {model: source for model, source in connection.execute(query.distinct())}

@@ -81,11 +81,11 @@ def _stored_samples(store: Store, protocols: set[str]) -> dict:
         .join(ProtocolRow, ProtocolRow.number == ItemScoresRow.protocol)
         .where(ProtocolRow.id.in_(protocols), ItemScoresRow.metric == SAMPLE_METRIC)
     )
-    with store.engine.connect() as connection:
+    with store.reading() as connection:
         return {id_: (bits, unpack_scores(s)) for id_, bits, s in connection.execute(query)}
 
 
 def _recorded(store: Store) -> set[str]:
     query = select(ExperimentRow.id).join(AttemptRow, AttemptRow.experiment == ExperimentRow.number)
-    with store.engine.connect() as connection:
+    with store.reading() as connection:
         return set(connection.scalars(query.where(AttemptRow.status == "dropped")))

@@ -155,7 +155,7 @@ def load_sweep(path: Path) -> Sweep:
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a mapping with name, models, grids")
     try:
-        sweep = Sweep(**{"name": path.stem, **content})
+        sweep = Sweep.model_validate({"name": path.stem, **content})
     except ValidationError as error:
         raise InputError(f"{path}: {first_problem(error)}") from None
     if not sweep.tasks and not sweep.corpora:

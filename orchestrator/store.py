@@ -6,14 +6,25 @@ or not at all; recording a result again changes nothing; readers never block the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Engine, create_engine, event, func, insert, inspect, make_url, select, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    create_engine,
+    event,
+    func,
+    insert,
+    inspect,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.exc import DatabaseError, DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -73,6 +84,11 @@ def _without_password(url: str) -> str:
         return url
 
 
+def _sqlite_file(url: str) -> Path | None:
+    database = make_url(url).database if url.startswith("sqlite:///") else None
+    return Path(database) if database else None
+
+
 class Store:
     """Access to one database. Use `Store.create` to write, `Store.open` to read."""
 
@@ -87,8 +103,8 @@ class Store:
 
         Raises InputError for a database that is not ours, of a newer schema, or not writable.
         """
-        if url.startswith("sqlite:///"):
-            cls._make_folder(Path(url.removeprefix("sqlite:///")).parent)
+        if file := _sqlite_file(url):
+            cls._make_folder(file.parent)
         store = cls._connect(url)
         try:
             with store._writer.begin() as connection:
@@ -115,9 +131,9 @@ class Store:
     @classmethod
     def open(cls, url: str) -> Store:
         """Open an existing database for reading. Raises InputError when there is none."""
-        path = Path(url.removeprefix("sqlite:///"))
-        if url.startswith("sqlite:///") and not path.is_file():
-            raise InputError(f"{path}: no such database; run a sweep first or give --db")
+        file = _sqlite_file(url)
+        if file and not file.is_file():
+            raise InputError(f"{file}: no such database; run a sweep first or give --db")
         store = cls._connect(url)
         if (version := store._version()) < SCHEMA_VERSION:
             raise InputError(
@@ -188,26 +204,38 @@ class Store:
                 f"{self.url}: cannot be written: {_one_line(error)}; results up to here are stored"
             ) from None
 
-    def discard_larger_batches(self) -> int:
+    def discard_larger_batches(
+        self, stage: str, experiments: Collection[str], protocols: Collection[str]
+    ) -> int:
         """Discard scores from larger batches than their model could hold later; the number of
         experiments (see orchestrator.batch_sizes). Raises SweepStopped as `record` does."""
         try:
             with self._writer.begin() as connection:
-                return discard_larger(connection)
+                return discard_larger(connection, stage, experiments, protocols)
         except DBAPIError as error:
             raise SweepStopped(f"{self.url}: cannot be written: {_one_line(error)}") from None
 
     # Asking
 
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection to read with. Raises SweepStopped when the database does not answer."""
+        try:
+            with self.engine.connect() as connection:
+                yield connection
+        except (DBAPIError, pd.errors.DatabaseError) as error:
+            cause = error if isinstance(error, DBAPIError) else error.__cause__ or error
+            raise SweepStopped(f"{self.url}: cannot be read: {_one_line(cause)}") from None
+
     def batch_sizes(self) -> dict[tuple[str, str], int]:
         """(model, compute dtype) -> the smallest batch, in tokens, it was scored with."""
-        with self.engine.connect() as connection:
+        with self.reading() as connection:
             return batch_sizes(connection)
 
     def stored_measurements(self) -> set[tuple[str, str]]:
         """(experiment id, protocol id) of everything measured so far."""
         pairs = select(MeasurementRow.experiment, MeasurementRow.protocol).distinct()
-        with self.engine.connect() as connection:  # joined here: far fewer long ids to read
+        with self.reading() as connection:  # joined here: far fewer long ids to read
             ids = {
                 table: dict(connection.execute(select(table.number, table.id)).tuples().all())
                 for table in (ExperimentRow, ProtocolRow)
@@ -223,15 +251,15 @@ class Store:
             .join(AttemptRow, AttemptRow.experiment == ExperimentRow.number)
             .where(AttemptRow.number.in_(newest), AttemptRow.status == "failed")
         )
-        with Session(self.engine) as session:
-            return {id_: error or "" for id_, error in session.execute(query)}
+        with self.reading() as connection:
+            return {id_: error or "" for id_, error in connection.execute(query)}
 
     def results(self) -> pd.DataFrame:
         """The flat `results` view: one row a metric, columns as in RESULT_COLUMNS.
 
         `value` is NaN for a diverged model. `block_size` is missing for whole-tensor blocks.
         """
-        with self.engine.connect() as connection:
+        with self.reading() as connection:
             frame = pd.read_sql(
                 text(f"SELECT {', '.join(RESULT_COLUMNS)} FROM results"), connection
             )
@@ -260,7 +288,7 @@ class Store:
             ExperimentRow.scope,
             *[c for c in AttemptRow.__table__.columns if c.name not in ("experiment",)],
         ).join(AttemptRow, AttemptRow.experiment == ExperimentRow.number)
-        with self.engine.connect() as connection:
+        with self.reading() as connection:
             return pd.read_sql(query.order_by(AttemptRow.number), connection)
 
     def item_scores(self, experiment_id: str, task: str, metric: str) -> np.ndarray:
@@ -276,8 +304,8 @@ class Store:
             )
             .order_by(ProtocolRow.number.desc())
         )
-        with Session(self.engine) as session:
-            blob = session.scalars(query).first()
+        with self.reading() as connection:
+            blob = connection.scalars(query).first()
         if blob is None:
             raise KeyError(f"no {metric} scores of {task} for experiment {experiment_id}")
         return unpack_scores(blob)

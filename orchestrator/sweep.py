@@ -144,10 +144,11 @@ def _run_stage(
 ) -> None:
     """Do what is missing; again for models whose memory ran out on the way, in smaller batches."""
     retry_failed = args.retry_failed
+    asked = {e.id for e in plan.experiments}, {p.id for ps in plan.protocols.values() for p in ps}
     while True:
         jobs = _missing_jobs(plan, sweep, store, device, retry_failed, stage)
         _execute(jobs, sweep, args.executor, store, worker, interrupt)
-        outgrown = 0 if interrupt.asked else store.discard_larger_batches()
+        outgrown = 0 if interrupt.asked else store.discard_larger_batches(stage, *asked)
         if not outgrown:
             return
         print(f"memory ran out: {outgrown} experiments again in smaller batches", flush=True)

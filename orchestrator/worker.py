@@ -82,6 +82,7 @@ class Worker:
         self._entry: ModelEntry | None = None
         self._resident: ResidentModel | None = None
         self._tokenizer: Any = None
+        self._unusable: tuple[ModelEntry, Exception] | None = None  # the latest that did not load
 
     def run(self, job: Job) -> JobResult:
         """Run one job to its end. Never raises.
@@ -121,8 +122,14 @@ class Worker:
     def _load(self, job: Job) -> ResidentModel:
         entry = job.experiment.model
         if entry != self._entry or self._resident is None:
+            if self._unusable is not None and self._unusable[0] == entry:
+                raise self._unusable[1]  # not read again for each of its experiments
             self._entry = self._resident = self._tokenizer = None  # free before loading the next
-            model, self._tokenizer = load_model(entry, job.device)
+            try:
+                model, self._tokenizer = load_model(entry, job.device)
+            except (ValueError, OSError) as error:
+                self._unusable = (entry, error)
+                raise
             self._resident = ResidentModel(
                 model,
                 load_dtype=getattr(torch, entry.dtype),

@@ -97,3 +97,19 @@ def test_a_builder_that_is_killed_holds_up_nobody(tmp_path):
     process.kill()
     process.join()
     assert_same(kept(path, lambda: ARRAYS))
+
+
+def test_a_folder_that_cannot_be_written_does_not_matter(tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    assert_same(kept(tmp_path / "file" / "entry.npz", lambda: ARRAYS))
+    assert "cannot be kept" in caplog.text
+
+
+def test_a_disk_that_is_full_does_not_matter(tmp_path, caplog, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    assert_same(kept(tmp_path / "entry.npz", lambda: ARRAYS))
+    assert "No space left" in caplog.text
+    assert {file.name for file in tmp_path.iterdir()} == {"entry.lock"}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from lm_eval.api.instance import Instance
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, ByT5Tokenizer
 
 from evaluation.encoding import tokenizer_fingerprint
 from evaluation.language_model import LanguageModel
@@ -122,6 +122,14 @@ def test_tokens_are_kept_but_scores_are_not():
 def test_fingerprint_tells_tokenizers_apart():
     assert tokenizer_fingerprint(tiny_tokenizer()) == tokenizer_fingerprint(tiny_tokenizer())
     assert tokenizer_fingerprint(tiny_tokenizer()) != tokenizer_fingerprint(tiny_tokenizer(True))
+
+
+def test_tokenizers_written_in_python_never_share_a_fingerprint():
+    """Not even with one that is gone, whose place in memory they take."""
+    kept = ByT5Tokenizer(extra_ids=1)
+    seen = {tokenizer_fingerprint(ByT5Tokenizer(extra_ids=n)) for n in range(20)}
+    assert len(seen) == 20
+    assert tokenizer_fingerprint(kept) == tokenizer_fingerprint(kept)
 
 
 def test_refuses_what_it_cannot_score(caplog):

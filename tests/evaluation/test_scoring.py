@@ -158,6 +158,19 @@ def test_the_largest_batch_is_tried_first_when_probing():
     assert max(seen) <= 256
 
 
+def test_probing_tries_the_masks_of_trees_too():
+    model, masks = tiny_model("gpt_neox"), []
+    scorer = Scorer(model, CONTEXT)
+    hook = model.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: masks.append(kwargs.get("attention_mask")), with_kwargs=True
+    )
+    scorer.probe()
+    hook.remove()
+    assert masks[0] is None
+    rows, _, width, _ = masks[1].shape
+    assert rows * width > 0.9 * TOKENS_PER_BATCH["cpu"]
+
+
 def test_a_sequence_too_large_by_itself_is_an_error():
     model = tiny_model("gpt2")
     scorer = Scorer(model, CONTEXT)

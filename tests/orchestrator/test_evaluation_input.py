@@ -9,12 +9,14 @@ from transformers import PreTrainedTokenizerFast
 
 from evaluation.perplexity import perplexity_protocol
 from evaluation.zero_shot import task_protocol
-from orchestrator.experiment import Protocol
+from orchestrator.experiment import Experiment, Protocol
+from orchestrator.job import Job
 from orchestrator.models import ModelEntry
 from orchestrator.paths import ROOT
 from orchestrator.store import Store
 from orchestrator.sweep import main
-from orchestrator.worker import load_model, measure
+from orchestrator.worker import Worker, load_model, measure
+from quantizers.config import QuantConfig
 
 OWN = ROOT / "tests" / "evaluation" / "own_items"
 
@@ -90,3 +92,21 @@ def test_data_that_changes_on_the_way_is_not_filed_under_the_old_id(tmp_path):
         path.write_text(path.read_text() + path.read_text())
         with pytest.raises(ValueError, match=f"{protocol.task}: its data changed since"):
             measure(model.float(), tokenizer, protocol)
+
+
+def test_a_model_that_does_not_load_is_read_once_for_all_its_experiments(monkeypatch):
+    read = []
+
+    def load(entry, device):
+        read.append(entry.name)
+        raise ValueError("no such tensors")
+
+    monkeypatch.setattr("orchestrator.worker.load_model", load)
+    worker = Worker()
+    jobs = [
+        Job(Experiment(embedded(), "main", QuantConfig.make(bits, "int"), "float32"), [], "cpu", 1)
+        for bits in (3, 4, 5)
+    ]
+    results = [worker.run(job) for job in jobs]
+    assert {(r.status, r.error) for r in results} == {("failed", "ValueError: no such tensors")}
+    assert read == ["m"]

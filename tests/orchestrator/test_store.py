@@ -65,8 +65,34 @@ def url(request, tmp_path):
     return pattern.format(name)
 
 
+def scored_in_batches_of(size: int, bits: int, protocol: Protocol = PROTOCOL, stage="full"):
+    made = result(bits)
+    made.job.stage, made.versions = stage, {"tokens_per_batch": str(size)}
+    made.measurements = [(protocol, measurement) for _, measurement in made.measurements]
+    return made
+
+
 class TestStore:
     """What the store promises, on every backend."""
+
+    def test_only_what_is_asked_for_is_discarded_for_smaller_batches(self, url):
+        store, other = Store.create(url), Protocol("other", "task", {}, "other")
+        store.record(
+            scored_in_batches_of(100, 3),
+            scored_in_batches_of(100, 4),
+            scored_in_batches_of(100, 5),
+            scored_in_batches_of(100, 4, other),
+            scored_in_batches_of(100, 6, stage="screen"),
+            scored_in_batches_of(50, 6, other),
+        )
+        asked = [experiment(bits).id for bits in (3, 4, 6)]
+        assert store.discard_larger_batches("full", asked, [PROTOCOL.id]) == 2
+        left = {(5, PROTOCOL.id), (4, other.id), (6, PROTOCOL.id), (6, other.id)}
+        assert store.stored_measurements() == {(experiment(b).id, p) for b, p in left}
+        assert store.batch_sizes() == {("m", "float32"): 50}
+        assert store.discard_larger_batches("full", asked, [PROTOCOL.id]) == 0  # once
+        with pytest.raises(KeyError):
+            store.item_scores(experiment(3).id, PROTOCOL.task, "acc")
 
     def test_recorded_result_comes_back_in_the_flat_view(self, url):
         store = Store.create(url)
