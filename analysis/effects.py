@@ -31,7 +31,9 @@ def factor_effects(
     Columns: family, bits, factor, level, reference, gain (mean over models, positive is better),
     gain_low, gain_high, equivalent_bits (gain over that of one more bit; NaN where that is not
     clearly positive or not measured), equivalent_low, equivalent_high (90%, over items), cost
-    (bits a parameter it adds over the reference), n_models, n_better (models that gain).
+    (bits a parameter it adds over the reference), n_models, n_better (models that gain), any_low
+    and any_high: an interval of the gain that holds for all levels of the factor at once with 90%,
+    for whoever picks the best of them.
     """
     fields: dict[str, list[Curve]] = {}
     for curve in scaling_curves(results, metric):
@@ -56,17 +58,19 @@ def factor_effects(
         for (factor, bits), cut in cuts.items():
             bit = _one_bit(panel, value, main, number, bits)
             reference = _reference(cut, factor, main)
-            for curve in cut:
-                if curve.setting != reference:
-                    gain = _gain(panel, value, number[reference], number[curve.setting])
-                    row = {
-                        "family": family,
-                        "bits": bits,
-                        "factor": factor,
-                        "level": _name(curve.setting, factor),
-                        "reference": _name(reference, factor),
-                    }
-                    rows.append(row | _numbers(gain, bit) | _cost(curve.setting, reference, panel))
+            others = [curve.setting for curve in cut if curve.setting != reference]
+            gains = [_gain(panel, value, number[reference], number[other]) for other in others]
+            of_any = simultaneous([change for change, *_ in gains])
+            for other, gain, (low, high) in zip(others, gains, of_any, strict=True):
+                row = {
+                    "family": family,
+                    "bits": bits,
+                    "factor": factor,
+                    "level": _name(other, factor),
+                    "reference": _name(reference, factor),
+                }
+                row |= _numbers(gain, bit) | _cost(other, reference)
+                rows.append(row | {"any_low": low, "any_high": high})
     return pd.DataFrame(rows)
 
 
@@ -130,7 +134,18 @@ def _numbers(gain: tuple[FloatArray, int, int], bit: FloatArray) -> dict[str, ob
     return row | {"n_models": n, "n_better": n_better}
 
 
-def _cost(setting: Setting, reference: Setting, panel: Panel) -> dict[str, object]:
+def simultaneous(changes: Sequence[FloatArray]) -> list[tuple[float, float]]:
+    """Intervals of several gains, [1 + R] each, that hold together: by the largest deviation of
+    any, in its standard errors (max-t)."""
+    gain, noise = np.array([c[0] for c in changes]), np.array([c[1:] - c[0] for c in changes])
+    error = noise.std(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        deviation = np.nan_to_num(np.abs(noise) / error[:, None], nan=0.0)
+    margin = np.quantile(deviation.max(axis=0), INTERVAL) * error
+    return list(zip((gain - margin).tolist(), (gain + margin).tolist(), strict=True))
+
+
+def _cost(setting: Setting, reference: Setting) -> dict[str, object]:
     def per_param(s: Setting) -> float:
         constants = 16 / s.block_size if s.block_size else 0.0
         return s.bits + constants * (1 + s.centered) + s.outlier_fraction * (16 - s.bits)

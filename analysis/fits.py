@@ -8,11 +8,10 @@ import statsmodels.api as sm
 
 from analysis.curves import AXES, FloatArray
 from analysis.metrics import curve_points, larger_is_better
-from analysis.model_effects import ModelEffects
+from analysis.model_effects import ModelEffects, ModelFit
 from analysis.settings import main_settings, settings_of
 from analysis.spread import INTERVAL
 from evaluation.task_sets import CHANCE, TASK_SETS
-
 
 SLOPE_MARGIN = 0.2  # of the common slope: differences below it leave curves parallel
 LAW_MARGIN = 1.5  # times the offsets' residual error from which a power law fits poorly
@@ -53,16 +52,17 @@ class PowerLaw:
     """log(y) = constant + a log(parameters) + b log(bits), y the loss, or 1 - accuracy.
 
     `terms`: columns term, value, low, high. `residuals`: the points with columns model, bits,
-    fitted, residual (of log y). `residual_stderr` is of log y, as is `stderr_offsets`, that of a
-    quadratic in log total bits plus an offset per precision, fitted to the same points;
-    `r_squared` and `r_squared_offsets` are adjusted for the number of terms.
+    fitted, residual (of log y). `stderr` is the residual standard error of log y, and
+    `stderr_offsets` that of a quadratic in log total bits plus an offset per precision, fitted to
+    the same points; in both each model has the same random effect, lest its luck hide the
+    difference. `r_squared` and `r_squared_offsets`, without one, are adjusted for the terms.
     """
 
     family: str
     terms: pd.DataFrame
     r_squared: float
     r_squared_offsets: float
-    residual_stderr: float
+    stderr: float
     stderr_offsets: float
     residuals: pd.DataFrame
 
@@ -70,7 +70,7 @@ class PowerLaw:
     def verdict(self) -> str:
         """Beside the offsets: "poor" from 1.5 times their residual error, "as good" up to theirs,
         else "open"."""
-        ratio = self.residual_stderr / self.stderr_offsets
+        ratio = self.stderr / self.stderr_offsets
         return "poor" if ratio >= LAW_MARGIN else "as good" if ratio <= 1 else "open"
 
 
@@ -118,15 +118,11 @@ def parallel_fits(
             continue
         plain, full = effects.fit(base), effects.fit(free)
         n = base.shape[1]
-        frames = [
-            pd.DataFrame({"bits": precisions, name: fit.value[at:], "low": fit.low[at:],
-                          "high": fit.high[at:]})
-            for name, fit, at in (("offset", plain, 3), ("slope", full, n))
-        ]  # fmt: skip
         fits.append(
             ParallelFit(
                 str(family),
-                *frames,
+                _terms(plain, 3).assign(bits=precisions).rename(columns={"value": "offset"}),
+                _terms(full, n).assign(bits=precisions).rename(columns={"value": "slope"}),
                 float(plain.value[1]),
                 float(sm.OLS(y, base).fit().rsquared),
                 float(sm.OLS(y, free).fit().rsquared),
@@ -135,6 +131,11 @@ def parallel_fits(
             )
         )
     return fits
+
+
+def _terms(fit: ModelFit, start: int) -> pd.DataFrame:
+    columns = {"value": fit.value, "low": fit.low, "high": fit.high}
+    return pd.DataFrame({name: values[start:] for name, values in columns.items()})
 
 
 def _base_and_offsets(part: pd.DataFrame, axis: str) -> tuple[list[int], FloatArray, FloatArray]:
@@ -148,10 +149,8 @@ def _base_and_offsets(part: pd.DataFrame, axis: str) -> tuple[list[int], FloatAr
 
 
 def power_laws(results: pd.DataFrame, metric: str = "zero_shot") -> list[PowerLaw]:
-    """The bivariate power law in parameters and bits, one a family that has points enough.
-
-    Which are at least two more than the offsets it is compared with have terms.
-    """
+    """The bivariate power law in parameters and bits, one a family with points enough for it and
+    for the offsets it is compared with."""
     points = main_points(results, metric)
     points = points[points["n_params"] > 0]
     value = points["value"].to_numpy(dtype=np.float64)
@@ -160,11 +159,19 @@ def power_laws(results: pd.DataFrame, metric: str = "zero_shot") -> list[PowerLa
     for family, part in points[points["y"] > 0].groupby("family", sort=False):
         y = np.log(part["y"].to_numpy(dtype=np.float64))
         _, _, base = _base_and_offsets(part, "total")
-        if len(y) < base.shape[1] + 2 or part["bits"].nunique() < 2:
+        if part["bits"].nunique() < 2:
             continue
         columns = [part[c].to_numpy(dtype=np.float64) for c in ("n_params", "bits")]
-        law = sm.OLS(y, sm.add_constant(np.log(np.column_stack(columns)))).fit()
-        offsets = sm.OLS(y, base).fit()
+        design = sm.add_constant(np.log(np.column_stack(columns)))
+        try:
+            effects = ModelEffects(y, base, pd.factorize(part["model"])[0], 3)
+        except ValueError:  # too few points
+            continue
+        law = sm.OLS(y, design).fit()
+        stderr, stderr_offsets = (
+            float(np.sqrt(fit.left / (len(y) - fit.rank)))
+            for fit in (effects.fit(design), effects.fit(base))
+        )
         low, high = law.conf_int(1 - INTERVAL).T
         names = ["constant", "log parameters", "log bits"]
         laws.append(
@@ -172,9 +179,9 @@ def power_laws(results: pd.DataFrame, metric: str = "zero_shot") -> list[PowerLa
                 str(family),
                 pd.DataFrame({"term": names, "value": law.params, "low": low, "high": high}),
                 float(law.rsquared_adj),
-                float(offsets.rsquared_adj),
-                float(np.sqrt(law.mse_resid)),
-                float(np.sqrt(offsets.mse_resid)),
+                float(sm.OLS(y, base).fit().rsquared_adj),
+                stderr,
+                stderr_offsets,
                 part[["model", "bits"]]
                 .assign(fitted=np.exp(law.fittedvalues), residual=law.resid)
                 .reset_index(drop=True),

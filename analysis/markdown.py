@@ -45,7 +45,7 @@ def listed(parts: Sequence[str]) -> str:
 
 
 VOTES = (
-    "Over several comparisons a claim holds if it holds in all, in part if in more than half, does "
+    "Over several comparisons a claim holds if it holds in all, in part if in half or more, does "
     "not hold if more than half say so, and is open otherwise."
 )
 
@@ -54,7 +54,6 @@ def votes(verdicts: Sequence[str]) -> str:
     """One verdict from several comparisons, by the rule that VOTES states."""
     if all(v == HOLDS for v in verdicts):
         return HOLDS
-    for of_most, verdict in ((HOLDS, PARTLY), (FAILS, FAILS)):
-        if 2 * list(verdicts).count(of_most) > len(verdicts):
-            return verdict
-    return OPEN
+    if 2 * list(verdicts).count(HOLDS) >= len(verdicts):
+        return PARTLY
+    return FAILS if 2 * list(verdicts).count(FAILS) > len(verdicts) else OPEN

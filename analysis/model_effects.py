@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import statsmodels.api as sm
 from scipy import stats
 
 from analysis.curves import FloatArray
@@ -18,7 +17,7 @@ from analysis.spread import INTERVAL
 
 @dataclass(frozen=True)
 class ModelFit:
-    """Coefficients with their 90% intervals, each [p], and their sum of squares left over."""
+    """Coefficients with their 90% intervals, each [p]; `left`: the sum of squares left over."""
 
     value: FloatArray
     low: FloatArray
@@ -42,9 +41,10 @@ class ModelEffects:
         self.df = len(y) - len(self._size) - int(np.linalg.matrix_rank(inner))
         if self.df < 1:
             raise ValueError(f"{len(y)} points are too few for {free.shape[1]} terms")
-        within = sm.OLS(self._minus_means(y, 1.0), inner).fit()
-        self.noise = max(float(within.ssr / self.df), 1e-300)  # variance; an exact fit has none
-        between = self._means(sm.OLS(y, free).fit().resid)
+        _, within = _least_squares(inner, self._minus_means(y, 1.0))
+        # A variance; an exact fit leaves none.
+        self.noise = max(float((within**2).sum() / self.df), 1e-300)
+        between = self._means(_least_squares(free, y)[1])
         spare = len(self._size) - n_between
         # Too few models to know how much they differ: all that tells models apart is left out.
         luck = (
@@ -55,12 +55,11 @@ class ModelEffects:
     def fit(self, design: FloatArray) -> ModelFit:
         share = self._share[self._model]
         x = self._minus_means(design, share)
-        found = sm.OLS(self._minus_means(self._y, share), x).fit()
-        error = np.sqrt(self.noise * np.diag(np.linalg.pinv(x.T @ x)))
+        value, residual = _least_squares(x, self._minus_means(self._y, share))
+        error = np.sqrt(self.noise * np.diag(np.linalg.pinv(x.T @ x)).clip(min=0))
         margin = stats.t.ppf((1 + INTERVAL) / 2, self.df) * error
-        value = np.asarray(found.params)
         rank = int(np.linalg.matrix_rank(x))
-        return ModelFit(value, value - margin, value + margin, float(found.ssr), rank)
+        return ModelFit(value, value - margin, value + margin, float((residual**2).sum()), rank)
 
     def p_value(self, plain: ModelFit, free: ModelFit) -> float:
         """Of an F test that what `free` has beyond `plain` is 0."""
@@ -77,3 +76,9 @@ class ModelEffects:
 
     def _minus_means(self, values: FloatArray, share: FloatArray | float) -> FloatArray:
         return values - (share * self._means(values)[self._model].T).T
+
+
+def _least_squares(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Coefficients (the smallest, where columns depend on each other) and residuals."""
+    value = np.asarray(np.linalg.lstsq(x, y, rcond=None)[0], dtype=np.float64)
+    return value, y - x @ value

@@ -119,7 +119,7 @@ def _power_law(results: pd.DataFrame, metric: str) -> list[str]:
         bends = ", ".join(f"{bits}-bit {value:+.3f}" for bits, value in by_bits.items())
         lines.append(
             f"<li>{escape(law.family)}: adjusted R² {law.r_squared:.3f}, residual standard error "
-            f"{law.residual_stderr:.4f} in log; {law.stderr_offsets:.4f} for a base function and "
+            f"{law.stderr:.4f} in log; {law.stderr_offsets:.4f} for a base function and "
             f"offsets. {terms}. Mean residual by precision: {bends}.</li>"
         )
     head = [

@@ -10,16 +10,19 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis.bootstrap import N_REPLICATES, ItemScores
+from analysis.bootstrap import ItemScores
 from analysis.curves import remembered_curves
-from analysis.markdown import Claim, table
+from analysis.markdown import Claim, listed, table
 from analysis.metrics import curve_points
 from analysis.paper_figures import FIGURES, LOSS
 from analysis.settings import settings_of
 from analysis.study_additions import addition_claims
 from analysis.study_factors import factor_claims
 from analysis.study_fits import fit_claims
+from analysis.study_high_precision import high_precision_claims
+from analysis.study_method import method
 from analysis.study_optimum import linear_only, optimum_claims
+from quantizers.config import default_exponent_bits
 
 _FACTORS = ["bits", "data_type", "exponent_bits", "block_size", "outlier_fraction", "centered"]
 _FACTORS += ["scope"]
@@ -50,6 +53,7 @@ def study_document(
         claims = [
             *optimum_claims(results, scores),
             *factor_claims(linear, scores),
+            *high_precision_claims(linear, scores),
             *addition_claims(results, scores),
             *fit_claims(linear),
         ]
@@ -67,7 +71,7 @@ def study_document(
         "## What was measured",
         *_data(results),
         "## Where the numbers come from",
-        *_method(results),
+        *method(results, scores),
     ]
     for claim in claims:
         parts += _section(claim, figures)
@@ -111,11 +115,39 @@ def _data(results: pd.DataFrame) -> list[str]:
     return [
         f"{len(experiments):,} experiments: {experiments['model'].nunique()} models at "
         f"{len(set(settings_of(experiments)))} precision settings. Not the full product of the "
-        "factors but a designed part of it: precision, data type and block size are crossed; "
-        "exponent splits, outliers, centering and scope vary around blocks of 64.",
+        f"factors but a designed part of it: {_design(quantized)}.",
         table(["Family", "Models", "Parameters", "Experiments"], models),
         table(["Factor", "Levels"], levels, text=2),
     ]
+
+
+def _design(quantized: pd.DataFrame) -> str:
+    """Which combinations of the factors there are, in words."""
+    usual = quantized["bits"].map(default_exponent_bits)
+    exponents = quantized["exponent_bits"].astype(float)
+    varied = {
+        "other exponent splits than the default": exponents.notna() & (exponents != usual),
+        "outliers": quantized["outlier_fraction"] > 0,
+        "centering": quantized["centered"].astype(bool),
+        "embeddings too": quantized["scope"] != "linear",
+    }
+    plain = quantized[~np.logical_or.reduce(list(varied.values()))]
+    crossed = ["bits", "data_type", "block_size"]
+    product = np.prod([plain[factor].nunique(dropna=False) for factor in crossed])
+    parts = [
+        f"of precision x data type x block size {len(plain[crossed].drop_duplicates()):,} of "
+        f"{product:,} combinations"
+    ]
+    for name, rows in varied.items():
+        if rows.any():
+            blocks = _sorted(quantized.loc[rows, "block_size"])
+            precisions = _sorted(quantized.loc[rows, "bits"])
+            sizes = listed([str(b) for b in blocks if b is not None])
+            where = [f"blocks of {sizes}"] if sizes else []
+            where += ["whole tensors"] if None in blocks else []
+            parts.append(f"{name} at {listed([str(k) for k in precisions])} bit and "
+                         f"{listed(where)}")  # fmt: skip
+    return "; ".join(parts)
 
 
 def _sorted(values: pd.Series) -> list[object]:
@@ -129,24 +161,3 @@ def _level(value: object, factor: str) -> str:
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _method(results: pd.DataFrame) -> list[str]:
-    rows = []
-    for metric in ("zero_shot", "cross_entropy"):
-        points = curve_points(results, metric)
-        for task, part in points.groupby("task"):
-            low, high = part["n_items"].min(), part["n_items"].max()
-            count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-            error = f"{part['stderr'].median():.4f}"
-            rows.append([metric.replace("_", "-"), str(task), f"{len(part):,}", count, error])
-    return [
-        "Sizes count every bit of the model unless stated (unquantized parameters at 16). Losses "
-        "are nats a token.",
-        table(["Metric", "On", "Experiments", "Items", "Median standard error"], rows, text=2),
-        f"Intervals are 90 % and, unless stated, come from {N_REPLICATES:,} bootstrap replicates "
-        "(200 for shares of budgets) that draw the same items for every experiment, so that what "
-        "two settings have in common cancels: differences are known far better than values. "
-        "Intervals over items and models also redraw the sizes of each family. “Clearly” means "
-        "that the whole interval lies on one side.",
-    ]

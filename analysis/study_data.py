@@ -6,9 +6,12 @@ an array per task and metric, a row per experiment in the CSV's order of first a
 
 import gzip
 import io
+import lzma
 import zipfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +21,7 @@ from analysis.bootstrap import ItemScores
 from analysis.metrics import COLUMNS
 from evaluation.task_sets import TASK_SETS
 
+_T = TypeVar("_T")
 _STEP = 1e-3  # nats: far below the differences of a window's loss that precisions make
 _INTEGERS = ("n_params", "exponent_bits", "block_size", "total_bits", "quantized_bits")
 
@@ -47,16 +51,16 @@ def write_study(folder: Path, results: pd.DataFrame, scores: ItemScores) -> None
 
 
 def read_study(folder: Path) -> tuple[pd.DataFrame, ItemScores]:
-    """The flat rows and the item scores that write_study wrote. Raises OSError without the files.
+    """The flat rows and the item scores that write_study wrote.
 
-    Scores of losses are rounded to 0.001 nats. An experiment without items gives none.
+    Scores of losses are rounded to 0.001 nats. An experiment without items gives none. Raises
+    FileNotFoundError without the files, and ValueError, naming the file, for one that is damaged.
     """
-    results = pd.read_csv(folder / "results.csv.gz")
-    for column in _INTEGERS:
-        results[column] = results[column].astype("Int64")
+    results = _intact(_read_rows, folder / "results.csv.gz")
+    items = _intact(_read_items, folder / "items.npz")
     place = {id_: i for i, id_ in enumerate(results["experiment_id"].unique())}
-    with np.load(folder / "items.npz") as file:
-        items = {name: _decode(file[name]) for name in file.files}
+    if any(len(rows) != len(place) for rows in items.values()):
+        raise ValueError(f"{folder / 'items.npz'} is of other experiments than results.csv.gz")
 
     def scores(ids: Sequence[str], task: str, metric: str) -> Mapping[str, np.ndarray]:
         stored = items.get(f"{task}.{metric}")
@@ -66,6 +70,35 @@ def read_study(folder: Path) -> tuple[pd.DataFrame, ItemScores]:
         return {id_: row for id_, row in known.items() if np.isfinite(row).all()}
 
     return results, scores
+
+
+def _intact(read: Callable[[Path], _T], path: Path) -> _T:
+    try:
+        return read(path)
+    except FileNotFoundError:
+        raise
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        zlib.error,
+        lzma.LZMAError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _read_rows(path: Path) -> pd.DataFrame:
+    results = pd.read_csv(path)
+    if missing := [column for column in COLUMNS if column not in results]:
+        raise ValueError(f"it lacks the column(s) {', '.join(missing)}")
+    return results.astype(dict.fromkeys(_INTEGERS, "Int64"))
+
+
+def _read_items(path: Path) -> dict[str, npt.NDArray[np.float32]]:
+    with np.load(path) as file:
+        return {name: _decode(file[name]) for name in file.files}
 
 
 def _scored(results: pd.DataFrame) -> list[tuple[str, str]]:

@@ -116,7 +116,7 @@ def _power_law(linear: pd.DataFrame) -> Claim | None:
         return None
     fits, terms, bends = [], [], []
     for law in laws:
-        numbers = [f"{law.residual_stderr:.4f}", f"{law.stderr_offsets:.4f}"]
+        numbers = [f"{law.stderr:.4f}", f"{law.stderr_offsets:.4f}"]
         numbers += [f"{law.r_squared:.3f}", f"{law.r_squared_offsets:.3f}"]
         fits.append([law.family, *numbers, str(len(law.residuals)), _POOR[law.verdict]])
         terms += [[law.family, r.term, f"{r.value:+.3f}", between(r.low, r.high, "+.3f")]
@@ -126,9 +126,7 @@ def _power_law(linear: pd.DataFrame) -> Claim | None:
             mean = values.mean()
             bends.append([law.family, f"{bits}-bit", f"{mean:+.3f}"])
             bends[-1] += [between(mean - margin, mean + margin, "+.3f"), str(len(values))]
-    ratios = [
-        f"{law.residual_stderr / law.stderr_offsets:.1f} times in {law.family}" for law in laws
-    ]
+    ratios = [f"{law.stderr / law.stderr_offsets:.1f} times in {law.family}" for law in laws]
     return Claim(
         "A bivariate power law fits poorly",
         "section 4",
@@ -139,8 +137,10 @@ def _power_law(linear: pd.DataFrame) -> Claim | None:
         [
             "Per family, log cross-entropy = constant + a log parameters + b log bits, over the "
             "main settings from 3 bit up, beside a quadratic in log total bits plus an offset per "
-            "precision of the same values. Residual standard errors are of the logarithm and, as "
-            "the R², adjusted for the number of terms. In a family the claim holds if the law's "
+            "precision of the same values. Residual standard errors are of the logarithm, where in "
+            "both each model has the same random effect, lest its luck hide how well either fits; "
+            "R² is without, adjusted for the number of terms. In a family the claim holds if the "
+            "law's "
             f"error is {LAW_MARGIN:g} times the other's or more, does not hold if it is no larger, "
             f"and is open between. {VOTES}",
             table(["Family", "Error, power law", "Error, offsets", "R², power law", "R², offsets",

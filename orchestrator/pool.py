@@ -61,14 +61,19 @@ class _Hired:
     model: str
     pending: Any
     node: str | None = None
-    ready_at: float | None = None
+    hired_at: float = field(default_factory=time.monotonic)
+    ready: bool = False  # it has introduced itself
     batch: list[Job] = field(default_factory=list)
     given_at: float = 0.0
     provenance: dict[str, Any] = field(default_factory=here)  # the driver's, until it speaks
 
 
 class Pool:
-    """Runs jobs on the cluster; iterate over `results()`. `worker_seconds` is their time alive."""
+    """Runs jobs on the cluster; iterate over `results()`.
+
+    `worker_seconds`: of every worker that came, from when it was asked for to its end; the start of
+    its process, imports, loads and waits are included.
+    """
 
     def __init__(
         self,
@@ -147,8 +152,8 @@ class Pool:
             value = ray.get(hired.pending)
         except RayError as error:
             return self._lose(hired, _reason(error))
-        if hired.ready_at is None:
-            (hired.node, hired.provenance), hired.ready_at = value, time.monotonic()
+        if not hired.ready:
+            (hired.node, hired.provenance), hired.ready = value, True
             hired.schedule.arrived(hired.model)
             self._failed_starts = 0
             self._give(hired)
@@ -197,7 +202,7 @@ class Pool:
 
         `account`: what the worker itself could still say of its one job.
         """
-        if hired.ready_at is None:
+        if not hired.ready:
             self._failed_starts += 1
         results = []
         for job in hired.batch:
@@ -215,10 +220,10 @@ class Pool:
 
     def _dismiss(self, hired: _Hired) -> None:
         self._hired.remove(hired)
-        if hired.ready_at is None:
+        if not hired.ready:
             hired.schedule.arrived(hired.model)
         else:
-            self.worker_seconds += time.monotonic() - hired.ready_at
+            self.worker_seconds += time.monotonic() - hired.hired_at
         if hired.model:
             hired.schedule.leave(hired.model)
         ray.kill(hired.actor)

@@ -20,8 +20,8 @@ class SweepProgress:
     def __init__(self, total: int) -> None:
         self.total, self.done, self.failed, self.lost = total, 0, 0, 0
         self._started = self._printed = time.monotonic()
-        self._worked = self._busy = 0.0
-        self.worker_seconds = 0.0  # time the workers were there, where it was counted
+        self._worked = 0.0
+        self.worker_seconds: float | None = None  # for the summary: set at the end
         self._bar: Progress | None = None
         if sys.stdout.isatty():
             self._bar = Progress(
@@ -53,9 +53,7 @@ class SweepProgress:
         else:
             self.done += 1
             self.failed += result.status == "failed"
-        useful = result.seconds_quantize + result.seconds_score
-        self._worked += useful
-        self._busy += useful + result.seconds_load
+        self._worked += result.seconds_quantize + result.seconds_score
         if result.status != "done":
             experiment = result.job.experiment
             self._say(
@@ -68,6 +66,10 @@ class SweepProgress:
             self._printed = time.monotonic()
             print(f"{self.done}/{self.total} experiments, {self._note()}", flush=True)
 
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started
+
     def _say(self, line: str) -> None:
         if self._bar:
             self._bar.console.print(line, markup=False, highlight=False)
@@ -75,7 +77,7 @@ class SweepProgress:
             print(line, flush=True)
 
     def _note(self) -> str:
-        elapsed = time.monotonic() - self._started
+        elapsed = self.elapsed()
         rate = self.done / elapsed if elapsed else 0.0
         eta = (self.total - self.done) / rate if rate else float("inf")
         eta_text = f"{eta:.0f} s left" if eta < float("inf") else "time left unknown"
@@ -83,8 +85,8 @@ class SweepProgress:
 
     def summary(self) -> str:
         """The closing line: what was done, how fast, and the share of worker time that scored."""
-        elapsed = time.monotonic() - self._started
-        there = self.worker_seconds or self._busy
+        elapsed = self.elapsed()
+        there = self.worker_seconds
         share = (
             f", {self._worked / there:.0%} of worker time quantizing and scoring" if there else ""
         )

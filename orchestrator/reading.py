@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import and_, or_, select
+from sqlalchemy import Connection, and_, func, or_, select
 
 from orchestrator.item_scores import unpack_scores
 from orchestrator.schema import (
@@ -71,18 +70,23 @@ def read_item_scores(
 ) -> dict[str, np.ndarray]:
     """Per-item scores, float32 [n], of those of the experiments that have any, by experiment id.
 
-    An experiment scored with several limits gives the number of items that most of them share.
+    All scores of a model are of one protocol (same data, context and limit), so that they can be
+    compared item by item: the one that most of its experiments have, the newest of equals.
     """
+    found: dict[str, np.ndarray] = {}
     with store.reading() as connection:
-        numbers = connection.execute(
-            select(ProtocolRow.number).where(ProtocolRow.task == task)
-        ).scalars()
-        protocols = list(numbers)
-        found: list[tuple[str, np.ndarray]] = []
+        one_of = select(ProtocolRow.number).where(ProtocolRow.task == task)
+        protocols = list(connection.scalars(one_of))
+        chosen = _commonest(connection, protocols, metric)
         for start in range(0, len(experiment_ids), _IDS_A_QUERY):
             ids = list(experiment_ids[start : start + _IDS_A_QUERY])
             query = (
-                select(ExperimentRow.id, ItemScoresRow.scores)
+                select(
+                    ExperimentRow.id,
+                    ExperimentRow.model,
+                    ItemScoresRow.protocol,
+                    ItemScoresRow.scores,
+                )
                 .join(ItemScoresRow, ExperimentRow.number == ItemScoresRow.experiment)
                 .where(
                     ExperimentRow.id.in_(ids),
@@ -90,10 +94,25 @@ def read_item_scores(
                     ItemScoresRow.metric == metric,
                 )
             )
-            found += [(key, unpack_scores(blob)) for key, blob in connection.execute(query)]
-    common = Counter(len(scores) for _, scores in found)
-    found.sort(key=lambda pair: (common[len(pair[1])], len(pair[1])))
-    return dict(found)
+            for id_, model, protocol, blob in connection.execute(query):
+                if chosen.get(model, protocol) == protocol:
+                    found[id_] = unpack_scores(blob)
+    return found
+
+
+def _commonest(connection: Connection, protocols: list[int], metric: str) -> dict[str, int]:
+    """Model -> the protocol that most of its experiments have scores of; {} for one protocol."""
+    if len(protocols) < 2:
+        return {}
+    count = func.count()
+    query = (
+        select(ExperimentRow.model, ItemScoresRow.protocol)
+        .join(ItemScoresRow, ExperimentRow.number == ItemScoresRow.experiment)
+        .where(ItemScoresRow.protocol.in_(protocols), ItemScoresRow.metric == metric)
+        .group_by(ExperimentRow.model, ItemScoresRow.protocol)
+        .order_by(count, ItemScoresRow.protocol)
+    )
+    return {model: protocol for model, protocol in connection.execute(query)}  # the last stays
 
 
 def model_sources(store: Store) -> dict[str, str]:

@@ -20,7 +20,7 @@ from orchestrator.schema import AttemptRow, ExperimentRow, ItemScoresRow, Protoc
 from orchestrator.spec import Sweep
 from orchestrator.store import Store
 
-SAMPLE_TOKENS = 4096
+SAMPLE_TOKENS, SAMPLE_CONTEXT = 4096, 256  # many short windows: their spread gives the confidence
 REASON = (
     "dropped after the sample: at every budget it bears on, another setting is better "
     f"(confidence {CONFIDENCE:g})"
@@ -30,17 +30,16 @@ REASON = (
 def sample_plan(plan: Plan, sweep: Sweep) -> Plan:
     """The plan with a sample of the sweep's first corpus in place of every protocol.
 
+    It is read in windows of SAMPLE_CONTEXT tokens, or of the sweep's context where that is shorter.
     Raises InputError when the sweep has no corpus.
     """
     if not sweep.corpora:
         raise InputError(f"{sweep.name}: strategy: adaptive samples a corpus; give corpora")
     corpus = sweep.corpora[0]
     samples = {}
-    for name in plan.protocols:
-        entry = next(e.model for e in plan.experiments if e.model.name == name)
-        settings = perplexity_protocol(
-            corpus.name, sweep.context or entry.context, SAMPLE_TOKENS, corpus.local_copy
-        )
+    for name, entry in {e.model.name: e.model for e in plan.experiments}.items():
+        context = min(sweep.context or entry.context or SAMPLE_CONTEXT, SAMPLE_CONTEXT)
+        settings = perplexity_protocol(corpus.name, context, SAMPLE_TOKENS, corpus.local_copy)
         task = settings["corpus"]
         samples[name] = [Protocol(task, "sample", settings, corpus.source, corpus.local_copy)]
     return replace(plan, protocols=samples)

@@ -32,9 +32,9 @@ if __name__ == "__main__":  # started as a script: the sibling packages lie one 
         sys.exit(2)
 
 from orchestrator.cluster import has_gpu, start_ray
+from orchestrator.dry_run import dry_run
 from orchestrator.errors import InputError, SweepStopped
-from orchestrator.estimate import estimate
-from orchestrator.grid import Plan, count_table, expand
+from orchestrator.grid import Plan, expand
 from orchestrator.interrupt import Interrupt
 from orchestrator.job import Job, JobResult
 from orchestrator.local import run_local
@@ -78,9 +78,7 @@ def run(args: argparse.Namespace, worker: Callable[[], Any] | None = None) -> in
     sweep = load_sweep(args.sweep)
     families = load_models(args.models)
     if args.dry_run:
-        plan = expand(sweep, families, args.sweep, on_gpu=False, check_weights=False)
-        _print_counts(plan, sweep)
-        _print_estimate(plan, sweep, args.db)
+        dry_run(sweep, families, args.sweep, database_url(args.db, sweep.name))
         return 0
 
     store = Store.create(database_url(args.db, sweep.name))
@@ -180,8 +178,8 @@ def _execute(
                 store.record(*batch)
                 for result in batch:
                     progress.update(result)
-        if executor == "ray":
-            progress.worker_seconds = pool.worker_seconds
+        # The local executor is one worker, there all the time.
+        progress.worker_seconds = pool.worker_seconds if executor == "ray" else progress.elapsed()
 
 
 def _device(sweep: Sweep, executor: str) -> str:
@@ -232,36 +230,6 @@ def _record_broken(plan: Plan, sweep: Sweep, store: Store, device: str) -> None:
             store.record(JobResult(job, "failed", error=str(problem), **here()))
 
 
-def _print_counts(plan: Plan, sweep: Sweep) -> None:
-    rows = [("family", "bits", "data type", "experiments"), *count_table(plan)]
-    for family, bits, data_type, count in rows:
-        print(f"{family:<16} {bits:>4}  {data_type:<10} {count:>11}")
-    n_tasks = len(sweep.task_names())
-    n = len(plan.experiments)
-    print(
-        f"{n} experiments x {n_tasks} zero-shot tasks = {n * n_tasks} zero-shot measurements, "
-        f"and {n * len(sweep.corpora)} perplexity measurements"
-    )
-
-
-def _print_estimate(plan: Plan, sweep: Sweep, db: str | None) -> None:
-    """Worker-hours of the whole grid, when the sweep's database holds rows to judge by."""
-    try:
-        store = Store.open(database_url(db, sweep.name))
-    except InputError:
-        print("worker-hours: unknown, there is no database with earlier rows yet (--db)")
-        return
-    found = estimate(store, missing_protocols(plan.experiments, plan.protocols, set()))
-    if found is None:
-        print(f"worker-hours: unknown, {store.url} holds no measurements yet")
-        return
-    scaled = f"; {found.scaled} models never run, scaled by parameters" if found.scaled else ""
-    print(
-        f"about {found.hours:.2g} worker-hours for the whole grid, by the rates of "
-        f"{found.measurements} earlier measurements in {store.url}{scaled}"
-    )
-
-
 def _print_outcome(plan: Plan, failed: int, dropped: int, url: str) -> None:
     if dropped and not failed:
         n = len(plan.experiments) - dropped
@@ -287,6 +255,9 @@ def main(argv: list[str] | None = None, worker: Callable[[], Any] | None = None)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except SweepStopped as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this stopped", file=sys.stderr)
         return 130

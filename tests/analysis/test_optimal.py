@@ -202,6 +202,7 @@ def test_shares_have_intervals_and_the_claim_a_verdict(linear: pd.DataFrame) -> 
         assert mine["share"] == pytest.approx(row.share)
     assert (table["low"] <= table["share"]).all() and (table["share"] <= table["high"]).all()
     assert table["high"].between(0, 1).all()
+    assert (table["undetermined"] < 0.1).all()
     sums = table.groupby("family")["share"].sum()
     np.testing.assert_allclose(sums, 1)
     assert claim is not None and claim.n_families == 2
@@ -222,6 +223,60 @@ def test_verdict_on_universal_optimality(linear: pd.DataFrame, gain: float, verd
     _, claim = certain_shares(keep, "cross_entropy")
     assert claim is not None and claim.verdict == verdict
     assert f"it wins {claim.share:.0%}" in verdict_sentence(claim, "cross_entropy")
+
+
+def test_a_precision_is_judged_only_where_it_reaches(linear: pd.DataFrame) -> None:
+    """4 bit loses nothing, less is ruined, more gains nothing: it is universally optimal."""
+    ideal = linear.copy()
+    loss = ideal["metric"] == "cross_entropy"
+    full = ideal[loss & (ideal["bits"] == 16)].set_index("model")["value"]
+    value = ideal["model"].map(full) + np.where(ideal["bits"] < 4, 1.0, 0.0)
+    ideal = ideal.assign(value=ideal["value"].where(~loss, value), stderr=1e-6)
+    for axis in ("total", "quantized", "nominal"):
+        table, claim = certain_shares(ideal, "cross_entropy", axis)
+        assert claim is not None and claim.verdict == "holds" and claim.share == 1
+        everywhere = table[(table["family"] == EVERY_FAMILY) & (table["bits"] == 4)]
+        assert everywhere["share"].item() == pytest.approx(claim.coverage)
+        assert 0.3 < claim.coverage < 0.95
+
+
+def test_settings_of_one_precision_are_no_contest(linear: pd.DataFrame) -> None:
+    """Two data types of one size compete in one family, precisions in the other."""
+    four = linear[(linear["bits"] == 4) & (linear["family"] == "sotu-neox")]
+    other = four.assign(experiment_id=four["experiment_id"] + "-int", data_type="int")
+    other = other.assign(value=other["value"] + 0.01, exponent_bits=None)
+    opt = linear[(linear["family"] == "sotu-opt") & linear["bits"].isin([4, 5])]
+    table, claim = certain_shares(pd.concat([four, other, opt]), "cross_entropy")
+    assert set(table["family"]) == {"sotu-opt", EVERY_FAMILY}
+    assert claim is not None and claim.n_families == 1
+    assert certain_shares(pd.concat([four, other]), "cross_entropy")[1] is None
+
+
+def test_families_weigh_by_the_budgets_they_are_judged_at(linear: pd.DataFrame) -> None:
+    small = ["sotu-opt-32x2", "sotu-opt-32x4", "sotu-opt-64x2"]  # alone they span little
+    few = (linear["family"] == "sotu-neox") | linear["model"].isin(small)
+    table, _ = certain_shares(linear[few], "cross_entropy", "nominal")
+    shares = table[table["bits"] == 4].set_index("family")["share"]
+    weight = (shares[EVERY_FAMILY] - shares["sotu-opt"]) / (
+        shares["sotu-neox"] - shares["sotu-opt"]
+    )
+    assert 0.6 < weight < 1
+
+
+def test_replicates_that_decide_nothing_are_not_zero(linear: pd.DataFrame) -> None:
+    """Two models: without one of them no curves overlap, which says nothing of who wins."""
+    two = linear[linear["model"].isin(["sotu-neox-32x4", "sotu-neox-64x4"])]
+    two = two[two["bits"].isin([4, 5])].copy()
+    loss = two["metric"] == "cross_entropy"
+    two.loc[loss & (two["bits"] == 5), "value"] += 1.0
+    table, claim = certain_shares(two, "cross_entropy")
+    row = table[(table["family"] == "sotu-neox") & (table["bits"] == 4)].iloc[0]
+    assert row["low_models"] == row["high_models"] == row["share"] == 1
+    assert 0.3 < row["undetermined"] < 0.7  # half of the replicates draw one model twice
+    assert claim is not None and (claim.low_models, claim.undetermined) == (
+        1,
+        row["undetermined"],
+    )
 
 
 def test_no_verdict_without_rivals(linear: pd.DataFrame) -> None:

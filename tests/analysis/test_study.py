@@ -10,9 +10,12 @@ import pytest
 
 from analysis.bootstrap import ItemScores
 from analysis.curves import scaling_curves
+from analysis.markdown import votes
 from analysis.metrics import COLUMNS
 from analysis.study import STUDY_FIGURES, study_document
 from analysis.study_data import read_study, write_study
+from analysis.study_high_precision import high_precision_claims
+from analysis.study_method import method
 from analysis.study_optimum import linear_only
 from tests.analysis.rich import BLOCK_GAIN, OUTLIER_GAIN, rich_results, with_table_2
 
@@ -114,6 +117,65 @@ def test_what_cannot_be_tested_is_left_out(results: pd.DataFrame) -> None:
         assert absent not in text
     with pytest.raises(ValueError, match="no experiment has one"):
         study_document(*with_items(results[results["task"] != "sotu"]), "Nothing", {})
+
+
+def at_high_precision(of_four: float, error: float) -> str:
+    """The verdict on 6 to 8 bit where a factor's effects are `of_four` times those at 4 bit."""
+    results = rich_results()
+    results = results[results["metric"] == "cross_entropy"]
+    plain = results["experiment_id"].str.replace("-linear-.*", "-linear", regex=True)
+    base = plain.map(results.set_index("experiment_id")["value"])
+    scale = np.where(results["bits"] >= 6, of_four, 1.0)
+    value = base + scale * (results["value"] - base)
+    rng, items = np.random.default_rng(0), {}
+    luck = rng.normal(0, 0.6, N_ITEMS)  # a value's standard error is 0.1, above every effect
+    for id_, mean in zip(results["experiment_id"], value, strict=True):
+        own = rng.normal(0, error * np.sqrt(N_ITEMS), N_ITEMS)
+        items[id_] = (mean + luck + own - own.mean()).astype(np.float32)
+
+    def scores(ids: Sequence[str], task: str, metric: str) -> Mapping[str, np.ndarray]:
+        return {i: items[i] for i in ids} if metric == "cross_entropy" else {}
+
+    linear = linear_only(results.assign(value=value, stderr=0.1))
+    (claim,) = high_precision_claims(linear, scores)
+    return claim.verdict
+
+
+def test_nothing_at_high_precision_is_beside_four_bit_and_paired() -> None:
+    assert at_high_precision(0.05, error=0.0005) == "holds"
+    assert at_high_precision(0.6, error=0.0005) == "does not hold"  # still below a value's error
+    assert at_high_precision(0.05, error=0.03) == "open"
+
+
+def test_the_rule_over_several_comparisons() -> None:
+    some = ["holds"] * 2 + ["does not hold"] * 10
+    assert votes(some) == "does not hold"
+    assert votes(["holds", "does not hold"]) == "holds in part" and votes(["holds"]) == "holds"
+    assert votes(["open", "open", "does not hold"]) == "open"
+
+
+def test_the_design_is_read_off_the_experiments(stored: Path) -> None:
+    results, scores = read_study(stored)
+    text = study_document(results, scores, "A study", {})
+    assert "outliers at 3 and 4 bit and blocks of 64;" in text
+    moved = results["outlier_fraction"] > 0
+    wider = results.assign(block_size=results["block_size"].where(~moved, 256))
+    assert "outliers at 3 and 4 bit and blocks of 256;" in study_document(wider, scores, "A", {})
+
+
+def test_neighbouring_windows_that_resemble_each_other_are_told(stored: Path) -> None:
+    results, scores = with_items(rich_results())
+    drift = np.linspace(0, 3, N_ITEMS).astype(np.float32)
+
+    def alike(ids: Sequence[str], task: str, metric: str) -> Mapping[str, np.ndarray]:
+        return {i: x + drift for i, x in scores(ids, task, metric).items()}
+
+    found = [
+        float(found[1])
+        for given in (scores, alike)
+        if (found := re.search(r"correlate by ([+-]\S+) in", "".join(method(results, given))))
+    ]
+    assert len(found) == 2 and abs(found[0]) < 0.4 and found[1] > 0.8
 
 
 def test_every_figure_of_a_study_can_be_drawn() -> None:

@@ -1,5 +1,6 @@
 """`kbit outliers`, `kbit bench latency --db` and `kbit study`: measured, stored, written up."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from analysis.latency import LATENCY, ROOFLINE
 from analysis.outliers import PAIRS, TASK
+from kbit.optimal import _cache_bits
 from orchestrator.paths import ROOT
 from orchestrator.reading import read_results
 from orchestrator.store import Store
@@ -95,6 +97,31 @@ def test_mistakes_are_one_line(database: Path, tmp_path: Path) -> None:
         code, _, err = kbit(*arguments)
         assert code == 2 and words in err and len(err.splitlines()) == 1, err
     assert not (tmp_path / "x").exists()
+
+
+def test_damaged_studies_are_one_line(database: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "whole"
+    assert kbit("study", folder, "--db", database, "--text-only")[0] == 0
+    rows, items = ((folder / name).read_bytes() for name in ("results.csv.gz", "items.npz"))
+    for name, content, words in (
+        ("results.csv.gz", b"no gzip at all", "results.csv.gz cannot be read"),
+        ("results.csv.gz", rows[: len(rows) // 2], "results.csv.gz cannot be read"),
+        ("results.csv.gz", gzip.compress(b"a,b\n1,2\n"), "lacks the column(s) source"),
+        ("items.npz", items[: len(items) // 2], "items.npz cannot be read"),
+    ):
+        (folder / "results.csv.gz").write_bytes(rows)
+        (folder / "items.npz").write_bytes(items)
+        (folder / name).write_bytes(content)
+        code, _, err = kbit("study", folder, "--text-only")
+        assert code == 2 and words in err and len(err.splitlines()) == 1, err
+    code, _, err = kbit("study", folder / "items.npz", "--text-only")
+    assert code == 2 and "is a file" in err and len(err.splitlines()) == 1, err
+
+
+def test_a_config_that_is_no_mapping_sizes_no_context(tmp_path: Path) -> None:
+    for config in ("[1, 2]", '{"n_layer": 2, "n_head": "two", "n_embd": 8}', "not JSON"):
+        (tmp_path / "config.json").write_text(config)
+        assert _cache_bits(str(tmp_path)) is None
 
 
 def test_the_study_s_sweep_is_large_enough() -> None:

@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 
-from orchestrator.adaptive import MARGIN, Sample, dominated
+from orchestrator.adaptive import MARGIN, MIN_WINDOWS, Sample, dominated
 from orchestrator.errors import InputError
+from orchestrator.grid import expand
+from orchestrator.models import load_models
+from orchestrator.screening import SAMPLE_TOKENS, sample_plan
+from orchestrator.spec import load_sweep
 from orchestrator.store import Store
 from orchestrator.sweep import main
 
@@ -87,6 +91,18 @@ def test_rarely_drops_the_true_best():
     assert wrong <= 0.05 * 200
 
 
+def test_too_few_windows_rule_nothing_out():
+    """One window has no spread, two hardly any: no confidence could be stated."""
+    samples = curve("good", 1, 0) + curve("second", 1, 0.05) + curve("bad", 1, 1.0, noise=0.01)
+
+    def of(windows: int) -> list[Sample]:
+        return [Sample(s.experiment_id, s.setting, s.bits, s.losses[:windows]) for s in samples]
+
+    for windows in (1, 2, MIN_WINDOWS - 1):
+        assert dominated(of(windows)) == set()
+    assert settings_of(dominated(of(MIN_WINDOWS))) == {"bad"}
+
+
 STUDY = """
 models: [sotu-neox-32x2, sotu-neox-64x2]
 strategy: adaptive
@@ -129,6 +145,24 @@ def test_sweep_stores_at_which_stage_a_setting_was_dropped(run):
     code, store, out = run(STUDY.replace("adaptive", "full"))
     assert code == 0
     assert f"{len(scored)} stored, {len(dropped)} to do" in out
+
+
+@pytest.mark.parametrize("context", ["", "context: 2048\n", "context: 128\n"])
+def test_sample_has_windows_enough_at_any_context(tmp_path, context):
+    study = tmp_path / "study.yaml"
+    study.write_text(STUDY.replace("sotu-neox-64x2", "opt-1.3b") + context)
+    sweep = load_sweep(study)
+    samples = sample_plan(expand(sweep, load_models(), study, on_gpu=False), sweep)
+    assert set(samples.protocols) == {"sotu-neox-32x2", "opt-1.3b"}
+    for (sample,) in samples.protocols.values():
+        assert SAMPLE_TOKENS / sample.settings["context"] >= 16
+        assert sample.settings["context"] == (128 if "128" in context else 256)
+
+
+def test_a_listed_model_that_no_grid_is_for_is_not_sampled(run):
+    one = STUDY.replace("all]}", "all], models: [sotu-neox-32x2]}")
+    code, store, _ = run(one.replace("sotu-neox-64x2", "sotu-neox"))
+    assert code == 0 and set(store.results()["model"]) == {"sotu-neox-32x2"}
 
 
 def test_without_a_corpus_there_is_nothing_to_sample(run, tmp_path, capsys):

@@ -51,6 +51,9 @@ def test_family_keys_are_defaults_for_its_models(tmp_path):
     [
         ("families: [", "not valid YAML"),
         ("models: {}", "families"),
+        ("{families: {}, 1: 2, x: 3}", "1: unknown key"),
+        ("families: {f: {models: [{name: a, hub: x, 3: y}]}}", r"models\.0\.3: Keys should be"),
+        ("families: {f: {models: [{name: a, path: x, revision: y}]}}", "revision: goes with hub"),
         ("families: {f: {models: [{name: a, hub: x, size: 3}]}}", r"models\.0\.size: unknown key"),
         ("families: {f: {models: [{name: a}]}}", "exactly one of hub and path"),
         ("families: {f: {models: [{name: a, hub: x, path: y}]}}", "exactly one of hub and path"),
@@ -77,6 +80,45 @@ def test_missing_and_truncated_weights_are_named(tmp_path, local_model):
     weights.unlink()
     with pytest.raises(ModelInputError, match="missing"):
         entry(path).checked_revision()
+
+
+def test_a_tokenizer_of_another_content_is_another_experiment(tmp_path, local_model):
+    def revision(tokenizer: str) -> str:
+        text = f"families: {{f: {{models: [{{name: a, hub: x/a, {tokenizer}}}]}}}}"
+        return entry(write(tmp_path, text)).checked_revision()
+
+    for name in ("one", "same", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vocab.json").write_text(name.replace("same", "one"))
+    assert revision("revision: main") == revision("tokenizer: x/a") == "main"  # its own
+    assert revision("tokenizer: one") == revision("tokenizer: same")
+    named = ["revision: main", "tokenizer: one", "tokenizer: other", "tokenizer: x/b"]
+    assert len({revision(tokenizer) for tokenizer in named}) == 4
+    (tmp_path / "one" / "vocab.json").unlink()
+    with pytest.raises(ModelInputError, match="tokenizer: .*one holds no tokenizer files"):
+        revision("tokenizer: one")
+
+
+@pytest.mark.parametrize(
+    ("file", "counts"),
+    [("config.json", True), ("tokenizer.json", True), ("modeling_mine.py", True),
+     ("README.md", False)],
+)  # fmt: skip
+def test_fingerprint_follows_what_decides_scores(tmp_path, local_model, file, counts):
+    path = write(tmp_path, "families:\n  mine:\n    models: [{name: mine, path: mine}]\n")
+    before = entry(path).checked_revision()
+    (local_model / file).write_text('{"changed": true}')
+    assert (entry(path).checked_revision() != before) == counts
+
+
+def test_fingerprint_sees_the_middle_of_the_weights(tmp_path, local_model):
+    path = write(tmp_path, "families:\n  mine:\n    models: [{name: mine, path: mine}]\n")
+    weights = torch.zeros(2 << 20)
+    save_file({"w": weights}, local_model / "model.safetensors")
+    before = entry(path).checked_revision()
+    weights[1 << 20] = 1  # 4 MiB from either end
+    save_file({"w": weights}, local_model / "model.safetensors")
+    assert entry(path).checked_revision() != before
 
 
 def test_fingerprint_follows_the_weights(tmp_path, local_model):

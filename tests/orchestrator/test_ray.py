@@ -97,6 +97,16 @@ class NodeWorker:
         return JobResult(job, "done", seconds_score=1.0, host=host)  # too slow for batches
 
 
+class SlowStart:
+    """Takes a second to start, and no time to work."""
+
+    def __init__(self) -> None:
+        time.sleep(1)
+
+    def run(self, job: Job) -> JobResult:
+        return JobResult(job, "done")
+
+
 def jobs_of(count: int, device: str = "cpu", **model) -> list[Job]:
     entry = ModelEntry(family="f", hub="m", **{"name": "m", **model})
     return [
@@ -168,3 +178,10 @@ def test_models_share_a_gpu_only_as_often_as_models_yaml_says(cluster, tmp_path)
     assert all("," not in gpus for gpus in served["small"])
     [alone] = {"0", "1", "2"} - set(gpus.split(","))  # used beside the large model, by two
     assert len(served["small"][alone]) == 2
+
+
+def test_workers_time_counts_from_their_start(cluster):
+    cluster.add_node(num_cpus=1, num_gpus=0)
+    pool = Pool(jobs_of(1), SlowStart)
+    assert sum(len(results) for results in pool.results()) == 1
+    assert 1 <= pool.worker_seconds < 60

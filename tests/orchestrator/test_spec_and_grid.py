@@ -25,8 +25,8 @@ def sweep_file(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def plan_of(path: Path, check_weights: bool = False):
-    return expand(load_sweep(path), load_models(), path, False, check_weights=check_weights)
+def plan_of(path: Path):
+    return expand(load_sweep(path), load_models(), path, on_gpu=False)
 
 
 def protocol_ids(tmp_path: Path, text: str) -> set[str]:
@@ -55,7 +55,7 @@ def test_ids_follow_what_changes_a_score_and_nothing_else(tmp_path):
 
 
 def test_local_revision_follows_the_weights(tmp_path):
-    plan = plan_of(sweep_file(tmp_path, GOOD), check_weights=True)
+    plan = plan_of(sweep_file(tmp_path, GOOD))
     assert plan.experiments[0].revision.startswith("local-")
     assert not plan.broken
 
@@ -124,6 +124,8 @@ def test_exponent_bits_by_precision(tmp_path):
         (("tasks: sotu", "corpora: no-such-corpus"), r"corpora\.0: .*no-such-corpus"),
         (("tasks: sotu", "corpora: []"), r"nothing to measure"),
         (("grids:", "grids: ["), r"not valid YAML"),
+        (("limit: 10", "10: limit"), r"study\.yaml: 10: Keys should be strings"),
+        (("block_size: 64", "64: block_size"), r"grids\.0\.64: Keys should be strings"),
     ],
 )
 def test_mistakes_are_one_line_with_file_key_and_reason(tmp_path, change, message):

@@ -218,6 +218,43 @@ class TestStore:
         assert "3 stored, 0 to do" in capsys.readouterr().out
 
 
+def test_a_database_that_is_gone_ends_a_sweep_in_one_line(postgres, study, capsys):
+    from orchestrator.sweep import main
+    from tests.orchestrator.faulty import FaultyWorker
+
+    name = f"t{uuid.uuid4().hex}"
+    admin = create_engine(postgres.format("postgres"), isolation_level="AUTOCOMMIT")
+
+    class Cuts(FaultyWorker):
+        """Its second job ends with every connection of the database cut, and none let in."""
+
+        def run(self, job: Job) -> JobResult:
+            if job.experiment.config.bits == 4:
+                with admin.connect() as connection:
+                    connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
+                    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = "
+                    connection.execute(text(f"{cut}'{name}'"))
+            return super().run(job)
+
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    url = postgres.format(name)
+    store = Store.create(url)
+    command = [str(study), "--db", url, "--executor", "local"]
+    assert main(command, lambda: Cuts({}, study)) == 3
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "error: postgresql" in error
+    for read in (store.stored_measurements, store.attempts, store.results):
+        with pytest.raises(SweepStopped, match="cannot be read") as stopped:
+            read()
+        assert "\n" not in str(stopped.value)
+    with admin.connect() as connection:
+        connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
+    assert main(command, lambda: FaultyWorker({}, study)) == 0
+    assert Store.open(url).results()["experiment_id"].nunique() == 3
+    admin.dispose()
+
+
 def _record_some(url: str, _process: int) -> None:
     store = Store.create(url)
     for bits in range(2, 16):

@@ -212,7 +212,14 @@ def test_dry_run_estimates_worker_hours_from_earlier_rows(study, capsys):
     assert sweep(study, "--dry-run") == 0
     hours = float(capsys.readouterr().out.split("about ")[1].split()[0])
     assert hours == pytest.approx(seconds / 3600, rel=0.1)
+    study.write_text(study.read_text().replace("[16, 4, 3]", "[16, 4, 3, 2]"))
+    assert sweep(study, "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert "3 stored, 1 to do" in out
+    whole, rest = float(out.split("about ")[1].split()[0]), float(out.split("grid, ")[1].split()[0])
+    assert rest == pytest.approx(whole / 4, rel=0.1)
     study.write_text(study.read_text().replace("[sotu-neox-32x2]", "[sotu-neox-128x4]"))
+    study.write_text(study.read_text().replace("[16, 4, 3, 2]", "[16, 4, 3]"))
     assert sweep(study, "--dry-run") == 0
     out = capsys.readouterr().out
     larger = float(out.split("about ")[1].split()[0])

@@ -1,0 +1,71 @@
+"""`kbit sweep --dry-run`: what a sweep asks for, how much of it is stored, how long the rest takes.
+
+Starts nothing and writes nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from orchestrator.errors import InputError
+from orchestrator.estimate import estimate, measured_rates, newest_dtype
+from orchestrator.grid import Plan, count_table, expand
+from orchestrator.models import ModelEntry
+from orchestrator.spec import Sweep
+from orchestrator.store import Store, missing_protocols
+
+
+def dry_run(sweep: Sweep, families: dict[str, list[ModelEntry]], where: Path, url: str) -> None:
+    """Print it. Experiments count as stored in the compute dtype of the database's newest rows,
+    unless the sweep names its device.
+
+    Raises InputError for bad input, and SweepStopped when the database does not answer.
+    """
+    try:
+        store = Store.open(url)
+    except InputError as error:
+        store, absent = None, error
+    on_gpu = sweep.compute.device == "cuda"
+    if sweep.compute.device == "auto" and store is not None:
+        on_gpu = newest_dtype(store) not in (None, "float32")
+    plan = expand(sweep, families, where, on_gpu)
+    for problem in plan.broken.values():
+        print(f"error: {problem}", file=sys.stderr, flush=True)
+    _print_counts(plan, sweep)
+    if store is None:
+        print(f"worker-hours: unknown, no earlier rows to judge by ({absent})")
+    else:
+        _print_rest(plan, store)
+
+
+def _print_counts(plan: Plan, sweep: Sweep) -> None:
+    rows = [("family", "bits", "data type", "experiments"), *count_table(plan)]
+    for family, bits, data_type, count in rows:
+        print(f"{family:<16} {bits:>4}  {data_type:<10} {count:>11}")
+    n_tasks = len(sweep.task_names())
+    n = len(plan.experiments)
+    print(
+        f"{n} experiments x {n_tasks} zero-shot tasks = {n * n_tasks} zero-shot measurements, "
+        f"and {n * len(sweep.corpora)} perplexity measurements"
+    )
+
+
+def _print_rest(plan: Plan, store: Store) -> None:
+    """How many experiments are stored and to do, and the worker-hours of both."""
+    usable = [e for e in plan.experiments if e.model.name not in plan.broken]
+    everything = missing_protocols(usable, plan.protocols, set())
+    missing = missing_protocols(usable, plan.protocols, store.stored_measurements())
+    failed = len(store.failed_experiments().keys() & {e.id for e, _ in missing})
+    note = f", {failed} of these failed before" if failed else ""
+    print(f"{len(usable) - len(missing)} stored, {len(missing)} to do{note}, in {store.url}")
+    rates = measured_rates(store)
+    whole, rest = estimate(rates, everything), estimate(rates, missing)
+    if whole is None or rest is None:
+        print("worker-hours: unknown, nothing comparable is measured there yet")
+        return
+    scaled = f"; {whole.scaled} models never run, scaled by parameters" if whole.scaled else ""
+    print(
+        f"about {whole.hours:.2g} worker-hours for the whole grid, {rest.hours:.2g} for what is to "
+        f"do, by the rates of {rates.measurements} earlier measurements{scaled}"
+    )
