@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, CohereConfig, MistralConfig
 
 from evaluation import scoring
-from evaluation.scoring import TOKENS_PER_BATCH, Scorer, tokens_per_batch
+from evaluation.scoring import TOKENS_PER_BATCH, Scorer, _gather, tokens_per_batch
 from evaluation.sequences import Sequences
 from tests.evaluation.tiny_models import CONFIGS, CONTEXT, VOCAB, tiny_model
 
@@ -206,3 +206,15 @@ def test_a_diverged_model_scores_nan():
         model.transformer.ln_f.weight.fill_(torch.nan)
     scores = Scorer(model, CONTEXT).score(Sequences.of(random_sequences(5)))
     assert np.isnan(scores.logprob).all() and not scores.greedy.all()
+
+
+def test_greedy_is_the_first_of_equal_logits_and_nan_is_the_largest():
+    logits = torch.tensor(
+        [[0.0, 2.0, 2.0], [0.0, 2.0, 2.0], [1.0, 1.0, 1.0], [1.0, torch.nan, 3.0], [0.0, 3.0, 1.0]]
+    )
+    targets = torch.tensor([1, 2, 0, 2, 1])
+    expected = logits.argmax(dim=-1) == targets
+    logprobs, greedy = _gather(logits.clone(), targets)
+    assert greedy.tolist() == expected.tolist() == [True, False, True, False, True]
+    reference = logits.log_softmax(dim=-1)[torch.arange(5), targets]
+    torch.testing.assert_close(logprobs, reference, equal_nan=True)
