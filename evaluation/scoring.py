@@ -203,13 +203,6 @@ def _gather(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     targets = targets.to(logits.device)[:, None]
     logits = logits.float()
     chosen = logits.gather(1, targets)
-    if logits.device.type == "cpu":  # where finding the largest's place takes five times as long
-        largest = logits.amax(dim=-1, keepdim=True)
-        greedy = ~(chosen < largest)[:, 0]  # of equals the first counts; nan is the largest
-        rows = greedy.nonzero()[:, 0]
-        greedy[rows] = logits[rows].argmax(dim=-1) == targets[rows, 0]
-    else:  # where looking at single rows would wait for the device
-        largest, likeliest = logits.max(dim=-1, keepdim=True)
-        greedy = (likeliest == targets)[:, 0]
+    largest, likeliest = logits.max(dim=-1, keepdim=True)
     log_sum = logits.sub_(largest).exp_().sum(dim=-1, keepdim=True).log_()
-    return (chosen - largest - log_sum)[:, 0], greedy
+    return (chosen - largest - log_sum)[:, 0], (likeliest == targets)[:, 0]
