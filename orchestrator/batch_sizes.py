@@ -6,7 +6,7 @@ the same batches only: the largest that every worker could hold.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, select, update
@@ -37,10 +37,7 @@ class _Scoring:
 
 def batch_sizes(connection: Connection) -> dict[Scored, int]:
     """The smallest batch, in tokens, that each model was scored with."""
-    smallest: dict[Scored, int] = {}
-    for scoring in _scorings(connection):
-        smallest[scoring.model] = min(scoring.size, smallest.get(scoring.model, scoring.size))
-    return smallest
+    return _smallest(_scorings(connection))
 
 
 def discard_larger(
@@ -51,19 +48,19 @@ def discard_larger(
     `experiments` and `protocols` are the ids of what the sweep asks for and will score again; all
     else stays. Returns the number of experiments that now lack measurements.
     """
-    smallest = batch_sizes(connection)
+    scorings = _scorings(connection)
+    smallest = _smallest(scorings)
     larger = [
         scoring
-        for scoring in _scorings(connection)
+        for scoring in scorings
         if scoring.size > smallest[scoring.model]
         and scoring.stage == stage
         and scoring.experiment_id in experiments
     ]
     if not larger:
         return 0
-    asked = set(protocols)
-    numbers = [n for id_, n in connection.execute(select(ProtocolRow.id, ProtocolRow.number))
-               if id_ in asked]  # fmt: skip
+    known = connection.execute(select(ProtocolRow.id, ProtocolRow.number))
+    numbers = [number for id_, number in known if id_ in protocols]
     for scoring in larger:
         for table in (MeasurementRow, ItemScoresRow):
             rows = table.experiment == scoring.experiment, table.protocol.in_(numbers)
@@ -71,6 +68,13 @@ def discard_larger(
         attempt = update(AttemptRow).where(AttemptRow.number == scoring.attempt)
         connection.execute(attempt.values(status=OUTGROWN))
     return len({scoring.experiment for scoring in larger})
+
+
+def _smallest(scorings: Iterable[_Scoring]) -> dict[Scored, int]:
+    smallest: dict[Scored, int] = {}
+    for scoring in scorings:
+        smallest[scoring.model] = min(scoring.size, smallest.get(scoring.model, scoring.size))
+    return smallest
 
 
 def _scorings(connection: Connection) -> list[_Scoring]:
