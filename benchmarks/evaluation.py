@@ -129,7 +129,7 @@ def bare_passes(model: PreTrainedModel, requests: list[TaskRequests]) -> None:
 
     @torch.inference_mode()
     def forward(batch: Batch) -> list[Any]:
-        inputs = model_inputs(batch, model.device, model.dtype)
+        inputs = model_inputs(model, batch)
         hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1)
         for positions in batch.positions.to(model.device).long().split(step):
             head(hidden[positions])
@@ -175,6 +175,7 @@ def compare(
     print(f"  {name}: {len(theirs)} requests agree, largest difference {error.max():.1e} nats")
     if not exact:
         return
+    assert scores.greedy is not None
     for i in np.flatnonzero(scores.greedy != [greedy for _, greedy in answers]):
         tokens = sequences.tokens[sequences.starts[i] : sequences.starts[i + 1]]
         margin = tie_margin(model, tokens, int(sequences.scored[i]))

@@ -44,9 +44,9 @@ class LanguageModel(LM):
         self.max_length: int = max_length or resolve_max_length(model.config, tokenizer)
         self.encoder = Encoder(tokenizer)
 
-    def score(self, sequences: Sequences) -> Scores:
+    def score(self, sequences: Sequences, greedy: bool = True) -> Scores:
         """Scores of token sequences, cut on the left to what the model reads."""
-        return Scorer(self.model, self.max_length).score(sequences)
+        return Scorer(self.model, self.max_length).score(sequences, greedy)
 
     def loglikelihood(
         self, requests: Sequence[Any], disable_tqdm: bool = True
@@ -56,6 +56,7 @@ class LanguageModel(LM):
         and for one longer than the model's context."""
         sequences, _ = self._encode("loglikelihood", tuple(r.args for r in requests))
         scores = self.score(sequences)
+        assert scores.greedy is not None
         return list(zip(scores.logprob.tolist(), scores.greedy.tolist(), strict=True))
 
     def loglikelihood_rolling(
@@ -65,7 +66,7 @@ class LanguageModel(LM):
         texts = tuple(request.args for request in requests)
         sequences, owners = self._encode("loglikelihood_rolling", texts)
         totals = [0.0] * len(texts)
-        for owner, logprob in zip(owners, self.score(sequences).logprob, strict=True):
+        for owner, logprob in zip(owners, self.score(sequences, greedy=False).logprob, strict=True):
             totals[owner] += float(logprob)
         return totals
 

@@ -2,9 +2,9 @@
 
 Sequences that begin alike (the choices of one question) form a tree: a row holds its tokens in
 depth-first order, each read once, and a token sees exactly those on its own path. Such a row costs
-the sum of its distinct tokens, at the price of a longer row for the attention. The layout depends
-on the sequences and on the model's shape alone, never on its weights, so two precisions of a model
-are compared on identical batches.
+the sum of its distinct tokens; an attention that goes by a mask computes the pairs of tokens on
+different paths too (`Layout.pair_cost`). The layout depends on the sequences and on the model's
+shape alone, never on its weights, so two precisions of a model are compared on identical batches.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from evaluation.sequences import Sequences
 
 log = logging.getLogger(__name__)
 
-WIDEST_TREE = 2048  # tokens: the mask of a row grows with its square
+WIDEST_TREE = 2048  # tokens: a mask grows with the square
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Layout:
     max_length: tokens the model reads; longer sequences lose tokens on the left.
     tokens_per_batch: positions of a batch, padding counted; a longer sequence stands alone.
     pair_cost: cost of a query-key pair of the attention over that of passing a token through the
-    linear layers; None: the model reads plain sequences only, and nothing is shared.
+    linear layers, 0 where pairs on different paths cost nothing; None: the model reads plain
+    sequences only, and nothing is shared.
     """
 
     max_length: int

@@ -56,7 +56,7 @@ def evaluate_perplexity(
     windows, scored_bytes = _windows(
         _ByContent(tokenizer), corpus, data_files, protocol["data"], window, max_tokens
     )
-    nats = -Scorer(model.eval(), window).score(windows).logprob
+    nats = -Scorer(model.eval(), window).score(windows, greedy=False).logprob
     tokens = windows.scored.astype(np.float64)
     metrics = _metrics(nats, tokens, scored_bytes)
     items = {"cross_entropy": (nats / tokens).astype(np.float32)}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -22,8 +23,7 @@ from evaluation.layout import Batch, Layout, Plan, plan
 from evaluation.model_abilities import (
     head_can_stand_apart,
     model_inputs,
-    pair_cost,
-    reads_trees,
+    tree_pair_cost,
 )
 from evaluation.sequences import Sequences
 
@@ -34,16 +34,17 @@ TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}
 # Logits held at once (fp32 elements): the head is applied in slices of this size ...
 LOGITS_AT_ONCE = {"cpu": 2**18, "cuda": 2**27}
 FEWEST_AT_ONCE = 128  # ... but, lest it is read too often, to so many positions at least
-_Parts = list[tuple[Tensor, Tensor]]  # log-probabilities fp32 [n], greedy bool [n]; in slices
+# Log-probabilities fp32 [n], greedy bool [n] or, where nobody asks, [0]; in slices.
+_Parts = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Scores:
     """Per sequence: summed log-probability in nats, float64 [n], and whether every scored token
-    is the model's most likely one, bool [n]."""
+    is the model's most likely one, bool [n] (None where it was not asked for)."""
 
     logprob: np.ndarray
-    greedy: np.ndarray
+    greedy: np.ndarray | None
 
 
 @dataclass
@@ -86,9 +87,8 @@ class Scorer:
         self._max_length = max_length
         known = model in _traits
         if not known:
-            cost = pair_cost(model) if reads_trees(model) else None
             budget = TOKENS_PER_BATCH[self._kind]
-            _traits[model] = _Traits(head_can_stand_apart(model), cost, budget)
+            _traits[model] = _Traits(head_can_stand_apart(model), tree_pair_cost(model), budget)
         self._of_model = _traits[model]
         if not known and self._kind == "cuda":
             self.probe()
@@ -127,8 +127,8 @@ class Scorer:
         with suppress(torch.OutOfMemoryError):
             self.score(Sequences.of(trees))
 
-    def score(self, sequences: Sequences) -> Scores:
-        """Score sequences, in the order given.
+    def score(self, sequences: Sequences, greedy: bool = True) -> Scores:
+        """Score sequences, in the order given; `greedy`: whether to find the greedy flags too.
 
         Raises ValueError where a continuation exceeds what the model reads, and
         torch.OutOfMemoryError when the longest sequence does not fit by itself.
@@ -137,7 +137,7 @@ class Scorer:
             layout = self.layout
             batches = plan(sequences, layout)
             try:
-                return self._run(batches)
+                return self._run(batches, greedy)
             except torch.OutOfMemoryError:
                 if layout.tokens_per_batch <= batches.longest:
                     raise
@@ -148,28 +148,31 @@ class Scorer:
             if self._kind == "cuda":
                 torch.cuda.empty_cache()
 
-    def _run(self, batches: Plan) -> Scores:
+    def _run(self, batches: Plan, greedy: bool) -> Scores:
         if not batches.batches:
-            return Scores(np.empty(0), np.empty(0, dtype=bool))
+            return Scores(np.empty(0), np.empty(0, dtype=bool) if greedy else None)
+        forward = partial(self._forward, greedy=greedy)
         threads = torch.get_num_threads() if self._kind == "cpu" else 1
         if len(batches.batches) >= threads > 1:
-            scored = _on_threads(self._forward, batches.batches)
+            scored = _on_threads(forward, batches.batches)
         else:
-            scored = [self._forward(batch) for batch in batches.batches]
+            scored = [forward(batch) for batch in batches.batches]
         parts = [part for of_batch in scored for part in of_batch]
-        # Sums are taken here, in float64 and in order: on a GPU they would depend on the run.
-        token_logprobs = torch.cat([part[0] for part in parts]).cpu().numpy().astype(np.float64)
-        token_greedy = torch.cat([part[1] for part in parts]).cpu().numpy()
         starts = np.cumsum(batches.lengths) - batches.lengths
-        scores = Scores(np.empty(len(starts)), np.empty(len(starts), dtype=bool))
-        scores.logprob[batches.order] = np.add.reduceat(token_logprobs, starts)
-        scores.greedy[batches.order] = np.logical_and.reduceat(token_greedy, starts)
-        return scores
+        # Sums are taken here, in float64 and in order: on a GPU they would depend on the run.
+        tokens = torch.cat([part[0] for part in parts]).cpu().numpy().astype(np.float64)
+        logprob = np.empty(len(starts))
+        logprob[batches.order] = np.add.reduceat(tokens, starts)
+        if not greedy:
+            return Scores(logprob, None)
+        flags = np.empty(len(starts), dtype=bool)
+        likeliest = torch.cat([part[1] for part in parts]).cpu().numpy()
+        flags[batches.order] = np.logical_and.reduceat(likeliest, starts)
+        return Scores(logprob, flags)
 
     @torch.inference_mode()  # holds for the thread that enters it
-    def _forward(self, batch: Batch) -> _Parts:
-        """(log-probabilities fp32 [n], greedy bool [n]) of a batch's positions, in slices."""
-        inputs = model_inputs(batch, self.device, self.model.dtype)
+    def _forward(self, batch: Batch, greedy: bool) -> _Parts:
+        inputs = model_inputs(self.model, batch)
         positions = batch.positions.to(self.device, non_blocking=True).long()
         targets = batch.targets.to(self.device, non_blocking=True).long()
         step = self.positions_at_once()
@@ -181,7 +184,7 @@ class Scorer:
             head = torch.nn.Identity()
         chosen = positions.to(values.device).split(step)
         return [
-            _gather(head(values[part]), target)
+            _gather(head(values[part]), target, greedy)
             for part, target in zip(chosen, targets.split(step), strict=True)
         ]
 
@@ -198,11 +201,9 @@ def _on_threads(function: Callable[[Batch], _Parts], batches: Sequence[Batch]) -
         torch.set_num_threads(threads)
 
 
-def _gather(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """In place on the logits, which nothing else holds: several times faster than a log-softmax."""
-    targets = targets.to(logits.device)[:, None]
-    logits = logits.float()
-    chosen = logits.gather(1, targets)
-    largest, likeliest = logits.max(dim=-1, keepdim=True)
-    log_sum = logits.sub_(largest).exp_().sum(dim=-1, keepdim=True).log_()
-    return (chosen - largest - log_sum)[:, 0], (likeliest == targets)[:, 0]
+def _gather(logits: Tensor, targets: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
+    targets = targets.to(logits.device)
+    logprobs = logits.log_softmax(dim=-1, dtype=torch.float32).gather(1, targets[:, None])[:, 0]
+    # Finding the largest takes a CPU longer than all of the softmax.
+    likeliest = logits.argmax(dim=-1) == targets if greedy else targets.new_empty(0)
+    return logprobs, likeliest

@@ -61,6 +61,7 @@ class TaskRequests:
         The first of equally likely choices counts as chosen; nan counts as most likely.
         """
         if not self.are_choices:
+            assert scores.greedy is not None
             by_name = {"perplexity": scores.logprob, "acc": scores.greedy.astype(np.float64)}
             return {name: by_name[name] for name in self.metrics}
         lengths = {"acc": 1.0, "acc_norm": self.characters, "acc_bytes": self.bytes}

@@ -101,7 +101,8 @@ def _evaluate_task(
     requests = task_requests(lm.encoder, protocol, load)
     if requests is None:
         return _judged_by_the_task(lm, load(), protocol)
-    scores = requests.item_scores(lm.score(requests.sequences))
+    answers = lm.score(requests.sequences, greedy=not requests.are_choices)
+    scores = requests.item_scores(answers)
     metrics = [_aggregate(name, items, aggregation_of(name)) for name, items in scores.items()]
     items = {metric: values.astype(np.float32) for metric, values in scores.items()}
     return Measurement(name, protocol, tuple(metrics), items)

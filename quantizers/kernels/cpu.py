@@ -1,16 +1,12 @@
 """The packed kernels on the CPU, compiled by Numba (see `cpu_loops`).
 
-They run without the interpreter lock in as many threads as torch uses. Compiled code is cached on
-disk. Several processes may compile at once: each function has one signature, so all write the same
-file, and Numba replaces files atomically.
+They run without the interpreter lock in as many threads as torch uses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +14,7 @@ from torch import Tensor
 
 from quantizers.codebooks import midpoints_of
 from quantizers.kernels import cpu_loops as loops
+from quantizers.kernels.jit import compiled
 from quantizers.kernels.reference import padded_table
 from quantizers.packing import n_words
 
@@ -27,23 +24,12 @@ _CHUNK = 2**14
 _PIECES = 8
 
 
-@cache
-def _compiled(function: Callable[..., None], signature: str) -> Callable[..., None]:
-    import numba  # takes half a second: only when needed
-
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    try:
-        return numba.njit(signature, cache=True, **options)(function)
-    except RuntimeError:  # no folder on this machine can hold the cache
-        return numba.njit(signature, **options)(function)
-
-
 def _encoder() -> Callable[..., None]:
-    return _compiled(loops.encode, "void(f4[::1], f4[::1], f4[::1], f4[::1], i8, i8, i8, u4[::1])")
+    return compiled(loops.encode, "void(f4[::1], f4[::1], f4[::1], f4[::1], i8, i8, i8, u4[::1])")
 
 
 def _decoder() -> Callable[..., None]:
-    return _compiled(loops.decode, "void(u4[::1], f4[::1], f4[::1], f4[::1], i8, i8, i8, f4[::1])")
+    return compiled(loops.decode, "void(u4[::1], f4[::1], f4[::1], f4[::1], i8, i8, i8, f4[::1])")
 
 
 def _in_threads(n: int, run: Callable[[int, int], None]) -> None:
@@ -157,7 +143,7 @@ def _look_up(
     entries = fast.entries_of(table, bits)
     entry = f"i{entries.itemsize}[::1]"
     signature = f"void(u4[::1], f4[::1], f4[::1], {entry}, i8, i8, i8, i8, f4[::1], u2[::1])"
-    lookup = _compiled(fast.lookup_of(bits), signature)
+    lookup = compiled(fast.lookup_of(bits), signature)
     kind = {torch.float32: fast.FP32, torch.float16: fast.FP16, torch.bfloat16: fast.BF16}
     wide = out.dtype == torch.float32
 

@@ -68,6 +68,17 @@ def test_shared_prefixes_are_read_once_where_the_model_can(architecture):
     assert sum(read) >= plain if architecture == "bloom" else sum(read) < 0.7 * plain
 
 
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_trees_are_scored_alike_with_the_masks_of_torchs_attention(architecture, monkeypatch):
+    sequences = Sequences.of(branching_sequences(60))
+    without_masks = Scorer(tiny_model(architecture), CONTEXT).score(sequences)
+    model = tiny_model(architecture)
+    monkeypatch.setattr(model, "set_attn_implementation", lambda name: None)
+    with_masks = Scorer(model, CONTEXT).score(sequences)
+    np.testing.assert_allclose(without_masks.logprob, with_masks.logprob, atol=1e-4, rtol=1e-6)
+    assert (without_masks.greedy == with_masks.greedy).all()
+
+
 def test_models_with_a_window_of_attention_share_nothing():
     torch.manual_seed(0)
     config = MistralConfig(
@@ -108,7 +119,7 @@ def test_threads_that_share_out_batches_give_the_same_numbers(architecture, monk
         shared = scorer.score(sequences)
         assert torch.get_num_threads() == 3
         with monkeypatch.context() as patch:
-            patch.setattr(scorer, "_forward", lambda batch: 1 / 0)
+            patch.setattr(scorer, "_forward", lambda batch, greedy: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 scorer.score(sequences)
         assert torch.get_num_threads() == 3
@@ -158,17 +169,19 @@ def test_the_largest_batch_is_tried_first_when_probing():
     assert max(seen) <= 256
 
 
-def test_probing_tries_the_masks_of_trees_too():
-    model, masks = tiny_model("gpt_neox"), []
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # with and without a mask
+def test_probing_tries_trees_too(dtype):
+    model, tried = tiny_model("gpt_neox").to(dtype), []
     scorer = Scorer(model, CONTEXT)
     hook = model.base_model.register_forward_pre_hook(
-        lambda module, args, kwargs: masks.append(kwargs.get("attention_mask")), with_kwargs=True
+        lambda module, args, kwargs: tried.append((kwargs["input_ids"], "position_ids" in kwargs)),
+        with_kwargs=True,
     )
     scorer.probe()
     hook.remove()
-    assert masks[0] is None
-    rows, _, width, _ = masks[1].shape
-    assert rows * width > 0.9 * TOKENS_PER_BATCH["cpu"]
+    assert not tried[0][1]
+    trees = [ids for ids, is_tree in tried if is_tree]
+    assert trees[0].numel() > 0.9 * TOKENS_PER_BATCH["cpu"]
 
 
 def test_a_sequence_too_large_by_itself_is_an_error():
@@ -208,13 +221,20 @@ def test_a_diverged_model_scores_nan():
     assert np.isnan(scores.logprob).all() and not scores.greedy.all()
 
 
+def test_greedy_flags_are_left_out_where_nobody_asks():
+    scorer, sequences = Scorer(tiny_model("gpt2"), CONTEXT), Sequences.of(random_sequences(20))
+    asked, spared = scorer.score(sequences), scorer.score(sequences, greedy=False)
+    assert spared.greedy is None and (spared.logprob == asked.logprob).all()
+    assert scorer.score(Sequences.of([]), greedy=False).greedy is None
+
+
 def test_greedy_is_the_first_of_equal_logits_and_nan_is_the_largest():
     logits = torch.tensor(
         [[0.0, 2.0, 2.0], [0.0, 2.0, 2.0], [1.0, 1.0, 1.0], [1.0, torch.nan, 3.0], [0.0, 3.0, 1.0]]
     )
     targets = torch.tensor([1, 2, 0, 2, 1])
     expected = logits.argmax(dim=-1) == targets
-    logprobs, greedy = _gather(logits.clone(), targets)
+    logprobs, greedy = _gather(logits, targets, greedy=True)
     assert greedy.tolist() == expected.tolist() == [True, False, True, False, True]
     reference = logits.log_softmax(dim=-1)[torch.arange(5), targets]
     torch.testing.assert_close(logprobs, reference, equal_nan=True)
