@@ -5,8 +5,10 @@ They run without the interpreter lock in as many threads as torch uses.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -49,11 +51,18 @@ def _in_threads(n: int, run: Callable[[int, int], None]) -> None:
         for first in firsts:  # the interpreter lock keeps two threads from taking the same
             run(first, min(first + piece, n))
 
-    with ThreadPoolExecutor(threads - 1) as pool:
-        others = [pool.submit(take_pieces) for _ in range(threads - 1)]
-        take_pieces()
-        for other in others:
-            other.result()
+    pool = _helpers(threads - 1, os.getpid())
+    others = [pool.submit(take_pieces) for _ in range(threads - 1)]
+    take_pieces()
+    for other in others:
+        other.result()
+
+
+@lru_cache(maxsize=1)
+def _helpers(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads that stay: the system starts a new one on its parent's core, and takes longer to move
+    it than a matrix takes. A fork of this process has none of them, so it makes its own."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="kbit-cpu")
 
 
 def _for_chunks(n: int, work: Callable[[int, int, Tensor], None]) -> None:
@@ -72,7 +81,13 @@ def _for_chunks(n: int, work: Callable[[int, int, Tensor], None]) -> None:
 
 
 def _fp32(constants: Tensor | None) -> np.ndarray:
-    return np.empty(0, np.float32) if constants is None else constants.float().numpy()
+    """By chunks: torch's own threads, once started, keep a core busy for a while."""
+    if constants is None:
+        return np.empty(0, np.float32)
+    wide = torch.empty(constants.numel())
+    for part, narrow in zip(wide.split(_CHUNK), constants.split(_CHUNK), strict=True):
+        part.copy_(narrow)
+    return wide.numpy()
 
 
 def quantize_packed(
