@@ -2,8 +2,9 @@
 
     python benchmarks/evaluation.py [--limit 1000] [--data FOLDER] [--json FILE]
 
-The tasks of ../shared/data on embedded models of about 150 thousand and one million
-parameters; with a GPU, on GPT-NeoX models of 70M, 410M and 1.4B with random weights instead.
+The tasks of ../shared/data, and by itself its WikiText-2 as the harness's rolling task, on embedded
+models of about 150 thousand and one million parameters; with a GPU, on GPT-NeoX models of 70M, 410M
+and 1.4B with random weights instead.
 
 Counted for the harness: `evaluate` with an HFLM that is already loaded, on tasks whose data is
 already loaded (building requests, tokenizing, scoring, metrics), without its bootstrap; a line of
@@ -25,6 +26,7 @@ import os
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -48,11 +50,13 @@ from evaluation.local_tasks import build_task
 from evaluation.measurement import Measurement
 from evaluation.model_abilities import model_inputs
 from evaluation.scoring import Scorer
+from evaluation.sequences import Sequences
 from evaluation.task_requests import TaskRequests, task_requests
-from evaluation.zero_shot import evaluate_zero_shot, load_task
+from evaluation.zero_shot import LoadedTask, evaluate_zero_shot, load_task
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = ("lambada_openai", "hellaswag", "piqa", "winogrande", "arc_easy", "copa")
+TEXTS = ("wikitext",)
 EMBEDDED = ("sotu-neox-32x2", "sotu-neox-128x2")
 RANDOM = {"70M": (512, 6, 8), "410M": (1024, 24, 16), "1.4B": (2048, 24, 16)}
 MAX_LENGTH = 512  # more than the embedded models' context: every continuation fits
@@ -69,13 +73,29 @@ class RecordingHFLM(HFLM):
         super().__init__(
             model, tokenizer=tokenizer, batch_size=batch, max_length=MAX_LENGTH, logits_cache=False
         )
-        self.answers: dict[tuple[str, int, int], tuple[float, bool]] = {}
+        self.answers: dict[tuple[str, int, int], Any] = {}
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:
-        answers = super().loglikelihood(requests, disable_tqdm=True)
+        return self._keep(requests, super().loglikelihood(requests, disable_tqdm=True))
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[Any]:
+        return self._keep(requests, super().loglikelihood_rolling(requests, disable_tqdm=True))
+
+    def _keep(self, requests: list[Any], answers: list[Any]) -> list[Any]:
         for request, answer in zip(requests, answers, strict=True):
             self.answers[request.task_name, request.doc_id, request.idx] = answer
         return answers
+
+
+def data_files(data: Path, folder: Path) -> dict[str, str]:
+    """Where each task's data lies; WikiText-2 is cut into pages, as in the harness's data set."""
+    lines = (data / "wikitext2_test.raw.txt").read_text(encoding="utf-8").splitlines(True)
+    starts = [i for i, x in enumerate(lines) if x.startswith(" = ") and not x.startswith(" = = ")]
+    ends = [*starts[1:], len(lines)]
+    pages = ["".join(lines[a:b]) for a, b in zip(starts, ends, strict=True)]
+    rows = "".join(json.dumps({"page": page}) + "\n" for page in pages)
+    (folder / "wikitext.jsonl").write_text(rows, encoding="utf-8")
+    return dict.fromkeys(TASKS, str(data)) | dict.fromkeys(TEXTS, str(folder))
 
 
 def embedded(name: str) -> PreTrainedModel:
@@ -104,9 +124,11 @@ def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - started, result
 
 
-def run_harness(peer: HFLM, data: str, limit: int | None) -> tuple[float, dict[str, Any]]:
+def run_harness(
+    peer: HFLM, files: dict[str, str], limit: int | None
+) -> tuple[float, dict[str, Any]]:
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars
-        tasks = {name: build_task(name, data) for name in TASKS}
+        tasks = {name: build_task(name, data) for name, data in files.items()}
         for task in tasks.values():
             task.set_config("num_fewshot", 0)
         run = partial(evaluate, peer, tasks, limit=limit, bootstrap_iters=0, log_samples=False)
@@ -122,7 +144,7 @@ def run_bootstrap(logprobs: np.ndarray) -> float:
         return seconds(partial(stderr, logprobs.tolist()))[0]
 
 
-def bare_passes(model: PreTrainedModel, requests: list[TaskRequests]) -> None:
+def bare_passes(model: PreTrainedModel, tasks: list[Sequences]) -> None:
     """Base model and head over the batches of our layout, and nothing else; on the same threads."""
     scorer, head = Scorer(model, MAX_LENGTH), model.get_output_embeddings()
     step = scorer.positions_at_once()
@@ -135,8 +157,8 @@ def bare_passes(model: PreTrainedModel, requests: list[TaskRequests]) -> None:
             head(hidden[positions])
         return []
 
-    for of_task in requests:
-        batches = plan(of_task.sequences, scorer.layout).batches
+    for sequences in tasks:
+        batches = plan(sequences, scorer.layout).batches
         if model.device.type == "cpu" and torch.get_num_threads() > 1:
             scoring._on_threads(forward, batches)
         else:
@@ -152,27 +174,29 @@ def tie_margin(model: PreTrainedModel, tokens: np.ndarray, scored: int) -> float
     return float((top[:, 0] - top[:, 1]).min())
 
 
+def agree(name: str, ours: np.ndarray, theirs: np.ndarray, exact: bool) -> None:
+    """Raises AssertionError where log-probabilities are not the harness's."""
+    tolerance = 1e-4 + 1e-6 * np.abs(theirs) if exact else 0.05 + 0.01 * np.abs(theirs)
+    error = np.abs(ours - theirs)
+    worst = int((error / tolerance).argmax())
+    assert (error <= tolerance).all(), (name, worst, error[worst])
+    print(f"  {name}: {len(theirs)} requests agree, largest difference {error.max():.1e} nats")
+
+
 def compare(
     model: PreTrainedModel,
     lm: LanguageModel,
-    name: str,
+    loaded: LoadedTask,
     requests: TaskRequests,
     measured: Measurement,
     peer: RecordingHFLM,
-    limit: int | None,
-    data: str,
 ) -> None:
     """Raises AssertionError where our scores are not the harness's; prints the ties."""
-    exact = model.dtype == torch.float32
+    exact, name = model.dtype == torch.float32, measured.task
     scores, sequences = lm.score(requests.sequences), requests.sequences
-    loaded = load_task(name, limit, data, measured.protocol["data"])
     answers = [peer.answers[name, r.doc_id, r.idx] for r in loaded.requests]
     theirs = np.array([value for value, _ in answers])
-    tolerance = 1e-4 + 1e-6 * np.abs(theirs) if exact else 0.05 + 0.01 * np.abs(theirs)
-    error = np.abs(scores.logprob - theirs)
-    worst = int((error / tolerance).argmax())
-    assert (error <= tolerance).all(), (name, loaded.requests[worst].args, error[worst])
-    print(f"  {name}: {len(theirs)} requests agree, largest difference {error.max():.1e} nats")
+    agree(name, scores.logprob, theirs, exact)
     if not exact:
         return
     assert scores.greedy is not None
@@ -193,38 +217,53 @@ def compare(
             assert len(top) == 2 and np.ptp(top) <= 1e-4, (name, metric, number)
 
 
-def benchmark(model: PreTrainedModel, case: str, data: str, limit: int | None, note: Any) -> None:
+def compare_texts(lm: LanguageModel, loaded: LoadedTask, peer: RecordingHFLM, exact: bool) -> None:
+    """The same for whole texts."""
+    theirs = [peer.answers[r.task_name, r.doc_id, r.idx] for r in loaded.requests]
+    ours = np.array(lm.loglikelihood_rolling(loaded.requests))
+    agree(str(loaded.requests[0].task_name), ours, np.array(theirs), exact)
+
+
+def benchmark(
+    model: PreTrainedModel, case: str, files: dict[str, str], limit: int | None, note: Any
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "tokenizer")
-    lm, files = LanguageModel(model, tokenizer, MAX_LENGTH), dict.fromkeys(TASKS, data)
-    run = partial(evaluate_zero_shot, lm, TASKS, limit, files)
+    lm = LanguageModel(model, tokenizer, MAX_LENGTH)
+    run = partial(evaluate_zero_shot, lm, list(files), limit, files)
     first, measured = seconds(run)
     runs = [seconds(run) for _ in range(ROUNDS)]
     for _, again in runs:
         assert [m.metrics for m in again] == [m.metrics for m in measured]
     ours = statistics.median(taken for taken, _ in runs)
-    requests = {}
-    for m in measured:
-        found = task_requests(lm.encoder, m.protocol, partial(load_task, m.task, limit, data))
-        assert found is not None
-        requests[m.task] = found
-    bare_runs = [
-        seconds(partial(bare_passes, model, list(requests.values()))) for _ in range(ROUNDS)
-    ]
-    bare = statistics.median(taken for taken, _ in bare_runs)
+    loaded = {m.task: load_task(m.task, limit, files[m.task], m.protocol["data"]) for m in measured}
+    requests = {
+        m.task: task_requests(lm.encoder, m.protocol, partial(loaded.get, m.task)) for m in measured
+    }
+    sequences = {name: of_task.sequences for name, of_task in requests.items() if of_task}
+    for name in sorted(loaded.keys() - sequences.keys()):
+        texts = [request.args[0] for request in loaded[name].requests]
+        sequences[name], _ = lm.encoder.windows(texts, MAX_LENGTH)
+    passes = partial(bare_passes, model, list(sequences.values()))
+    bare = statistics.median(seconds(passes)[0] for _ in range(ROUNDS))
     peer = RecordingHFLM(model, tokenizer)
-    theirs, results = run_harness(peer, data, limit)
-    n = sum(len(r.sequences) for r in requests.values())
+    theirs, results = run_harness(peer, files, limit)
+    n = sum(len(of_task.requests) for of_task in loaded.values())
     note(case, "throughput", n / ours, "requests/s", "lm-eval HFLM", n / theirs, theirs / ours)
     note(case, "seconds", ours, "s", "lm-eval HFLM", theirs, theirs / ours)
-    by_default = theirs + run_bootstrap(measured[0].items["perplexity"])
-    note(case, "with its bootstrap", ours, "s", "lm-eval HFLM", by_default, by_default / ours)
+    if "perplexity" in measured[0].items:
+        by_default = theirs + run_bootstrap(measured[0].items["perplexity"])
+        note(case, "with its bootstrap", ours, "s", "lm-eval HFLM", by_default, by_default / ours)
     note(case, "first configuration", first, "s", "lm-eval HFLM", theirs, theirs / first)
     note(case, "over bare forwards", ours, "s", "bare forwards", bare, bare / ours)
     for m in measured:
-        compare(model, lm, m.task, requests[m.task], m, peer, limit, data)
+        of_task = requests[m.task]
+        if of_task is None:
+            compare_texts(lm, loaded[m.task], peer, model.dtype == torch.float32)
+        else:
+            compare(model, lm, loaded[m.task], of_task, m, peer)
         for metric in m.metrics:
             value = results[m.task][f"{metric.name},none"]
-            if metric.name == "perplexity" and model.dtype == torch.float32:
+            if not metric.name.startswith("acc") and model.dtype == torch.float32:
                 assert abs(metric.value / value - 1) <= 1e-5, (m.task, metric.value, value)
 
 
@@ -248,7 +287,7 @@ def main(argv: list[str] | None = None) -> int:
         records.append(dict(zip(KEYS, (*row, device), strict=True)))
         case, metric, value, unit, other, other_value, ratio = row
         beside = f"{other} {other_value:.4g}"
-        print(f"{case:18} {metric:20} {value:9.4g} {unit:10} {beside:22} {ratio:6.2f}x", flush=True)
+        print(f"{case:21} {metric:20} {value:9.4g} {unit:10} {beside:22} {ratio:6.2f}x", flush=True)
 
     print(device)
     cases: dict[str, Callable[[], PreTrainedModel]]
@@ -258,8 +297,12 @@ def main(argv: list[str] | None = None) -> int:
         }
     else:
         cases = {name: partial(embedded, name) for name in EMBEDDED}
-    for case, make in cases.items():
-        benchmark(make(), case, str(args.data), args.limit or None, note)
+    with tempfile.TemporaryDirectory() as folder:
+        files = data_files(args.data, Path(folder))
+        for case, make in cases.items():
+            model, limit = make(), args.limit or None
+            benchmark(model, case, {name: files[name] for name in TASKS}, limit, note)
+            benchmark(model, f"{case} texts", {name: files[name] for name in TEXTS}, limit, note)
     if args.json:
         args.json.write_text(json.dumps(records, indent=1) + "\n")
     return 0
