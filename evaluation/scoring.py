@@ -205,5 +205,5 @@ def _gather(logits: Tensor, targets: Tensor, greedy: bool) -> tuple[Tensor, Tens
     targets = targets.to(logits.device)
     logprobs = logits.log_softmax(dim=-1, dtype=torch.float32).gather(1, targets[:, None])[:, 0]
     # Finding the largest takes a CPU longer than all of the softmax.
-    likeliest = logits.argmax(dim=-1) == targets if greedy else targets.new_empty(0)
+    likeliest = logits.max(dim=-1).indices == targets if greedy else targets.new_empty(0)
     return logprobs, likeliest
