@@ -8,27 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import (
-    Connection,
-    Engine,
-    create_engine,
-    event,
-    func,
-    insert,
-    inspect,
-    make_url,
-    select,
-    text,
-)
-from sqlalchemy.exc import DatabaseError, DBAPIError, SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, Engine, func, inspect, select, text
+from sqlalchemy.exc import DBAPIError
 
 from orchestrator.batch_sizes import batch_sizes, discard_larger
+from orchestrator.engine import (
+    connect,
+    let_readers_in,
+    make_tables,
+    one_line,
+    schema_version,
+    sqlite_file,
+)
 from orchestrator.errors import InputError, SweepStopped
 from orchestrator.item_scores import unpack_scores
 from orchestrator.lock import serialize_setup, sweep_lock
@@ -36,57 +31,17 @@ from orchestrator.migrate import migrate
 from orchestrator.recording import write_results
 from orchestrator.schema import (
     RESULT_COLUMNS,
-    RESULTS_VIEW,
     SCHEMA_VERSION,
     AttemptRow,
-    Base,
     ExperimentRow,
     ItemScoresRow,
     MeasurementRow,
-    Meta,
     ProtocolRow,
 )
 
 if TYPE_CHECKING:  # reading a database must not wait for torch
     from orchestrator.experiment import Experiment, Protocol
     from orchestrator.job import JobResult
-
-BUSY_SECONDS = 60
-
-
-def _one_line(error: BaseException) -> str:
-    cause = getattr(error, "orig", None) or error
-    return " ".join(str(cause).split())
-
-
-def _sqlite_engine(url: str) -> Engine:
-    """SQLite with immediate write transactions: deferred ones lose writes under contention."""
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
-
-    @event.listens_for(engine, "connect")
-    def _on_connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # transactions are begun below, not by the driver
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA synchronous = NORMAL")
-
-    @event.listens_for(engine, "begin")
-    def _on_begin(connection: Any) -> None:
-        writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
-
-
-def _without_password(url: str) -> str:
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except SQLAlchemyError:
-        return url
-
-
-def _sqlite_file(url: str) -> Path | None:
-    database = make_url(url).database if url.startswith("sqlite:///") else None
-    return Path(database) if database else None
 
 
 class Store:
@@ -103,84 +58,38 @@ class Store:
 
         Raises InputError for a database that is not ours, of a newer schema, or not writable.
         """
-        if file := _sqlite_file(url):
-            cls._make_folder(file.parent)
-        store = cls._connect(url)
+        if file := sqlite_file(url):
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                reason = f"cannot be made: {error.strerror}"
+                raise InputError(f"{file.parent}: {reason}; give --db") from None
+        store = cls(connect(url))
         try:
             with store._writer.begin() as connection:
                 serialize_setup(connection)
                 if not inspect(connection).get_table_names():
-                    Base.metadata.create_all(connection)
-                    connection.execute(text(RESULTS_VIEW))
-                    facts = {"application": "kbit", "schema_version": str(SCHEMA_VERSION)}
-                    rows = [{"key": key, "value": value} for key, value in facts.items()]
-                    connection.execute(insert(Meta), rows)
-                elif (version := store._version()) < SCHEMA_VERSION:
+                    make_tables(connection)
+                elif (version := schema_version(store.engine, store.url)) < SCHEMA_VERSION:
                     migrate(connection, version)
-            if url.startswith("sqlite"):
-                # Readers never wait for the writer, and it never for them. Kept by the file.
-                with store.engine.connect() as connection:
-                    raw = connection.connection.dbapi_connection
-                    assert raw is not None
-                    connection.rollback()
-                    raw.cursor().execute("PRAGMA journal_mode = WAL")
+            let_readers_in(store.engine)
         except DBAPIError as error:
-            raise InputError(f"{store.url}: cannot be written: {_one_line(error)}") from None
+            raise InputError(f"{store.url}: cannot be written: {one_line(error)}") from None
         return store
 
     @classmethod
     def open(cls, url: str) -> Store:
         """Open an existing database for reading. Raises InputError when there is none."""
-        file = _sqlite_file(url)
+        file = sqlite_file(url)
         if file and not file.is_file():
             raise InputError(f"{file}: no such database; run a sweep first or give --db")
-        store = cls._connect(url)
-        if (version := store._version()) < SCHEMA_VERSION:
+        store = cls(connect(url))
+        if (version := schema_version(store.engine, store.url)) < SCHEMA_VERSION:
             raise InputError(
                 f"{store.url}: schema version {version} is older than {SCHEMA_VERSION}; start its "
                 "sweep again to bring it up to date"
             )
         return store
-
-    @staticmethod
-    def _make_folder(folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be made: {error.strerror}; give --db") from None
-
-    @classmethod
-    def _connect(cls, url: str) -> Store:
-        try:
-            engine = _sqlite_engine(url) if url.startswith("sqlite") else create_engine(url)
-            with engine.connect() as connection:
-                connection.execute(text("SELECT 1"))
-                if url.startswith("sqlite"):
-                    connection.execute(text("SELECT count(*) FROM sqlite_master"))
-        except (SQLAlchemyError, ImportError) as error:
-            raise InputError(
-                f"{_without_password(url)}: not a usable database: {_one_line(error)}"
-            ) from None
-        if engine.dialect.name not in ("sqlite", "postgresql"):
-            raise InputError(f"{_without_password(url)}: use sqlite:/// or postgresql+psycopg://")
-        return cls(engine)
-
-    def _version(self) -> int:
-        """The schema version. Raises InputError when the database is not ours, or newer."""
-        try:
-            with Session(self.engine) as session:
-                meta = {row.key: row.value for row in session.scalars(select(Meta))}
-        except DatabaseError:
-            meta = {}
-        if meta.get("application") != "kbit":
-            raise InputError(f"{self.url}: not a kbit database; give another --db")
-        version = meta.get("schema_version", "")
-        if not version.isdigit() or not 1 <= int(version) <= SCHEMA_VERSION:
-            raise InputError(
-                f"{self.url}: schema version {version}, this kbit writes {SCHEMA_VERSION}; use a "
-                "new --db or the kbit that wrote it"
-            )
-        return int(version)
 
     # Writing
 
@@ -201,7 +110,7 @@ class Store:
                 write_results(connection, results)
         except DBAPIError as error:
             raise SweepStopped(
-                f"{self.url}: cannot be written: {_one_line(error)}; results up to here are stored"
+                f"{self.url}: cannot be written: {one_line(error)}; results up to here are stored"
             ) from None
 
     def discard_larger_batches(
@@ -213,7 +122,7 @@ class Store:
             with self._writer.begin() as connection:
                 return discard_larger(connection, stage, experiments, protocols)
         except DBAPIError as error:
-            raise SweepStopped(f"{self.url}: cannot be written: {_one_line(error)}") from None
+            raise SweepStopped(f"{self.url}: cannot be written: {one_line(error)}") from None
 
     # Asking
 
@@ -225,7 +134,7 @@ class Store:
                 yield connection
         except (DBAPIError, pd.errors.DatabaseError) as error:
             cause = error if isinstance(error, DBAPIError) else error.__cause__ or error
-            raise SweepStopped(f"{self.url}: cannot be read: {_one_line(cause)}") from None
+            raise SweepStopped(f"{self.url}: cannot be read: {one_line(cause)}") from None
 
     def batch_sizes(self) -> dict[tuple[str, str], int]:
         """(model, compute dtype) -> the smallest batch, in tokens, it was scored with."""
