@@ -150,12 +150,11 @@ def bare_passes(model: PreTrainedModel, tasks: list[Sequences]) -> None:
     step = scorer.positions_at_once()
 
     @torch.inference_mode()
-    def forward(batch: Batch) -> list[Any]:
+    def forward(batch: Batch) -> Any:
         inputs = model_inputs(model, batch)
         hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1)
         for positions in batch.positions.to(model.device).long().split(step):
             head(hidden[positions])
-        return []
 
     for sequences in tasks:
         batches = plan(sequences, scorer.layout).batches

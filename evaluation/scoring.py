@@ -34,8 +34,8 @@ TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}
 # Logits held at once (fp32 elements): the head is applied in slices of this size ...
 LOGITS_AT_ONCE = {"cpu": 2**18, "cuda": 2**27}
 FEWEST_AT_ONCE = 128  # ... but, lest it is read too often, to so many positions at least
-# Log-probabilities fp32 [n], greedy bool [n] or, where nobody asks, [0]; in slices.
-_Parts = list[tuple[Tensor, Tensor]]
+# Log-probabilities fp32 [n], greedy bool [n] or, where nobody asks, [0].
+_TokenScores = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -157,39 +157,47 @@ class Scorer:
             scored = _on_threads(forward, batches.batches)
         else:
             scored = [forward(batch) for batch in batches.batches]
-        parts = [part for of_batch in scored for part in of_batch]
         starts = np.cumsum(batches.lengths) - batches.lengths
         # Sums are taken here, in float64 and in order: on a GPU they would depend on the run.
-        tokens = torch.cat([part[0] for part in parts]).cpu().numpy().astype(np.float64)
+        tokens = torch.cat([logprobs for logprobs, _ in scored]).cpu().numpy().astype(np.float64)
         logprob = np.empty(len(starts))
         logprob[batches.order] = np.add.reduceat(tokens, starts)
         if not greedy:
             return Scores(logprob, None)
+        of_tokens = torch.cat([flags for _, flags in scored]).cpu().numpy()
         flags = np.empty(len(starts), dtype=bool)
-        likeliest = torch.cat([part[1] for part in parts]).cpu().numpy()
-        flags[batches.order] = np.logical_and.reduceat(likeliest, starts)
+        flags[batches.order] = np.logical_and.reduceat(of_tokens, starts)
         return Scores(logprob, flags)
 
     @torch.inference_mode()  # holds for the thread that enters it
-    def _forward(self, batch: Batch, greedy: bool) -> _Parts:
+    def _forward(self, batch: Batch, greedy: bool) -> _TokenScores:
+        # What stays is put before what goes: among the logits it would keep freed memory in pieces
+        # too small for the next logits.
+        n = len(batch.positions)
+        logprobs = torch.empty(n, device=self.device)
+        flags = torch.empty(n if greedy else 0, dtype=torch.bool, device=self.device)
         inputs = model_inputs(self.model, batch)
-        positions = batch.positions.to(self.device, non_blocking=True).long()
-        targets = batch.targets.to(self.device, non_blocking=True).long()
-        step = self.positions_at_once()
         if self._of_model.head_apart:
             values = self.model.base_model(**inputs).last_hidden_state.flatten(0, 1)
             head = self.model.get_output_embeddings()
         else:
             values = self.model(**inputs).logits.flatten(0, 1)
             head = torch.nn.Identity()
-        chosen = positions.to(values.device).split(step)
-        return [
-            _gather(head(values[part]), target, greedy)
-            for part, target in zip(chosen, targets.split(step), strict=True)
-        ]
+        positions = batch.positions.to(values.device, non_blocking=True).long()
+        targets = batch.targets.to(self.device, non_blocking=True).long()
+        step = self.positions_at_once()
+        for start in range(0, n, step):
+            some = slice(start, start + step)
+            logits = head(values[positions[some]])
+            logprobs[some], likeliest = _gather(logits, targets[some], greedy)
+            if likeliest is not None:
+                flags[some] = likeliest
+        return logprobs, flags
 
 
-def _on_threads(function: Callable[[Batch], _Parts], batches: Sequence[Batch]) -> list[_Parts]:
+def _on_threads(
+    function: Callable[[Batch], _TokenScores], batches: Sequence[Batch]
+) -> list[_TokenScores]:
     """Each batch on one thread of this process's. Threads that split every operation instead wait
     for each other hundreds of times a batch, and many times longer where the cores are shared."""
     threads = torch.get_num_threads()
@@ -201,9 +209,9 @@ def _on_threads(function: Callable[[Batch], _Parts], batches: Sequence[Batch]) -
         torch.set_num_threads(threads)
 
 
-def _gather(logits: Tensor, targets: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
+def _gather(logits: Tensor, targets: Tensor, greedy: bool) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities of the targets, fp32 [n], and, if asked for, whether each is likeliest."""
     targets = targets.to(logits.device)
     logprobs = logits.log_softmax(dim=-1, dtype=torch.float32).gather(1, targets[:, None])[:, 0]
     # Finding the largest takes a CPU longer than all of the softmax.
-    likeliest = logits.max(dim=-1).indices == targets if greedy else targets.new_empty(0)
-    return logprobs, likeliest
+    return logprobs, logits.max(dim=-1).indices == targets if greedy else None

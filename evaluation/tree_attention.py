@@ -37,9 +37,13 @@ def tree_attention(
 
     query fp32 [rows, heads, width, d]; key and value have as many heads or a divisor of that;
     depth int32 [rows, width]: each token's place in its sequence, in depth-first order. All on the
-    CPU. Softmax in fp32 within 1e-6 of torch's.
+    CPU. Softmax in fp32 within 1e-6 of torch's. Raises ValueError for other shapes.
     """
     rows, heads, width, size = query.shape
+    alike = key.shape == value.shape == (rows, key.shape[1], width, size)
+    if not alike or heads % key.shape[1] or depth.shape != (rows, width):
+        shapes = ", ".join(str(list(x.shape)) for x in (query, key, value, depth))
+        raise ValueError(f"query, key, value and depth do not go together: {shapes}")
     padded = -(-size // _UNROLLED) * _UNROLLED
     scores, powers = np.empty((_TOGETHER, width), np.float32), np.empty(width, np.float32)
     keys, values = (np.zeros((padded, width), np.float32) for _ in range(2))

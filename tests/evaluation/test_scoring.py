@@ -235,6 +235,7 @@ def test_greedy_is_the_first_of_equal_logits_and_nan_is_the_largest():
     targets = torch.tensor([1, 2, 0, 2, 1])
     expected = logits.argmax(dim=-1) == targets
     logprobs, greedy = _gather(logits, targets, greedy=True)
+    assert greedy is not None
     assert greedy.tolist() == expected.tolist() == [True, False, True, False, True]
     reference = logits.log_softmax(dim=-1)[torch.arange(5), targets]
     torch.testing.assert_close(logprobs, reference, equal_nan=True)

@@ -76,3 +76,17 @@ def test_what_is_not_a_number_stays_on_its_path(bad):
     kept = torch.ones(depth.shape, dtype=torch.bool)
     kept[0, leaf] = False
     torch.testing.assert_close(ours[kept].double(), expected[kept], atol=2e-6, rtol=2e-6)
+
+
+def test_shapes_that_do_not_go_together_are_refused():
+    depth, _ = rows_of_trees()
+    q, k, v = random_inputs(tuple(depth.shape), 4, 2, 8)
+    wrong = [
+        (q, k, v[..., :4], depth),
+        (q, k[:, :, 1:], v[:, :, 1:], depth),
+        (q[:, :3], k, v, depth),
+        (q, k, v, depth[:1]),
+    ]
+    for arguments in wrong:
+        with pytest.raises(ValueError, match="do not go together"):
+            tree_attention(*arguments, 0.3)
