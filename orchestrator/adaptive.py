@@ -46,7 +46,7 @@ def may_win_by_loss(samples: Sequence[Sample], share: float) -> set[str]:
     All have the same windows, which are `share` of those scored in full.
     """
     field = _Field(samples)
-    if not field.comparable or len(samples[0].losses) < MIN_ITEMS:
+    if not field.comparable:
         return field.everything
     may = field.may_lead("losses", field.reached, share, CONFIDENCE)
     return field.needed(may, field.loss)
@@ -55,7 +55,7 @@ def may_win_by_loss(samples: Sequence[Sample], share: float) -> set[str]:
 def near_by_loss(samples: Sequence[Sample], share: float) -> set[str]:
     """Ids of one family's experiments that may win by accuracy; `share` of the windows as above."""
     field = _Field(samples)
-    if not field.comparable or len(samples[0].losses) < MIN_ITEMS:
+    if not field.comparable:
         return field.everything
     return field.bearing(field.near(share))
 
@@ -96,7 +96,7 @@ class _Field:
         self.loss = self.mean("losses")  # [curves, budgets], inf where a curve has no value
         self.loss[:, np.isfinite(self.loss).sum(axis=0) < 2] = np.inf  # nothing to compare
         self.reached = np.isfinite(self.loss)
-        self.comparable = bool(self.reached.any())
+        self.comparable = len(samples[0].losses) >= MIN_ITEMS and bool(self.reached.any())
 
     def mean(self, name: str) -> np.ndarray:
         values = [[_mean(getattr(sample, name)) for sample in curve] for curve in self.curves]
