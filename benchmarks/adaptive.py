@@ -3,9 +3,9 @@
 
     python benchmarks/adaptive.py [SWEEP] [--db DB] [--json FILE]
 
-Runs an adaptive sweep, then the rest of its grid into the same database (half an hour on two
-cores; what the database holds is not run again), and compares: the time spent, and the bit-optimal
-setting at every budget where the full grid's lead exceeds two standard errors.
+Runs an adaptive sweep, then the rest of its grid into a copy of the database, DB with `-full` (half
+an hour on two cores; what the databases hold is not run again), and compares: the time spent, and
+the bit-optimal setting at every budget where the full grid's lead exceeds two standard errors.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ import argparse
 import json
 import os
 import platform
+import sqlite3
 import sys
 import tempfile
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -25,6 +28,7 @@ import pandas as pd
 import yaml
 
 from analysis.bootstrap import ItemScores
+from analysis.metrics import curve_points
 from analysis.optimal import answers_at, competitors, overlap_range
 from orchestrator.paths import ROOT, database_url
 from orchestrator.reading import read_item_scores, read_results
@@ -35,31 +39,45 @@ BUDGETS = 200  # evenly in log(bits), where at least two curves of the full grid
 METRICS = ("cross_entropy", "zero_shot")
 
 
-def run_both(sweep: Path, url: str) -> None:
-    """The adaptive sweep, then everything it left out."""
+def run_both(sweep: Path, url: str) -> str:
+    """The adaptive sweep, then everything it left out; the URL of the database with everything."""
+    _run(sweep, url)
+    adaptive = Path(url.removeprefix("sqlite:///"))
+    full = adaptive.with_name(f"{adaptive.stem}-full{adaptive.suffix}")
+    if not full.exists():
+        with closing(sqlite3.connect(adaptive)) as source, closing(sqlite3.connect(full)) as target:
+            source.backup(target)
     with tempfile.TemporaryDirectory() as folder:
-        full = Path(folder) / sweep.name
-        full.write_text(yaml.safe_dump(yaml.safe_load(sweep.read_text()) | {"strategy": "full"}))
-        for path in (sweep, full):
-            if run_sweep([str(path), "--db", url]):
-                sys.exit(f"error: the sweep of {path} is not complete")
+        study = Path(folder) / sweep.name
+        study.write_text(yaml.safe_dump(yaml.safe_load(sweep.read_text()) | {"strategy": "full"}))
+        _run(study, f"sqlite:///{full}")
+    return f"sqlite:///{full}"
 
 
-def seconds_spent(attempts: pd.DataFrame) -> tuple[float, float, float]:
-    """Seconds quantizing and scoring: the sample, the full protocol of what it kept, and of all."""
-    spent = attempts["seconds_quantize"] + attempts["seconds_score"]
-    dropped = attempts.loc[attempts["status"] == "dropped", "experiment_id"]
-    full = attempts["stage"] == "full"
-    kept = full & ~attempts["experiment_id"].isin(dropped)
-    return float(spent[~full].sum()), float(spent[kept].sum()), float(spent[full].sum())
+def _run(sweep: Path, url: str) -> None:
+    if run_sweep([str(sweep), "--db", url]):
+        sys.exit(f"error: the sweep of {sweep} is not complete")
+
+
+def seconds_spent(attempts: pd.DataFrame) -> tuple[float, float]:
+    """Seconds quantizing and scoring: of the samples, and of what was scored in full.
+
+    What was scored in two attempts counts as quantized once: so it would be in a full grid.
+    """
+    sampled = attempts[attempts["stage"] != "full"]
+    whole = attempts[attempts["stage"] == "full"].groupby("experiment_id")
+    return (
+        float(sampled["seconds_quantize"].sum() + sampled["seconds_score"].sum()),
+        float(whole["seconds_quantize"].max().sum() + whole["seconds_score"].sum().sum()),
+    )
 
 
 def compare_answers(
-    everything: pd.DataFrame, kept: pd.DataFrame, metric: str, scores: ItemScores
+    everything: pd.DataFrame, adaptive: pd.DataFrame, metric: str, scores: ItemScores
 ) -> tuple[int, int, int]:
     """Budgets that the full grid answers significantly; where the answer is the same; all."""
     significant = same = asked = 0
-    fields, fewer = competitors(everything, metric, "total"), competitors(kept, metric, "total")
+    fields, fewer = competitors(everything, metric, "total"), competitors(adaptive, metric, "total")
     for family, curves in fields.items():
         span = overlap_range(curves)
         if span is None:
@@ -67,9 +85,9 @@ def compare_answers(
         budgets = list(np.geomspace(*span, BUDGETS))
         ours = answers_at(fewer[family], budgets)
         asked += len(budgets)
-        for full, adaptive in zip(answers_at(curves, budgets, scores), ours, strict=True):
+        for full, found in zip(answers_at(curves, budgets, scores), ours, strict=True):
             significant += full.significant
-            same += full.significant and adaptive.setting == full.setting
+            same += full.significant and found.setting == full.setting
     return significant, same, asked
 
 
@@ -80,7 +98,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     url = database_url(arguments.db, "adaptive-beside-full")
-    run_both(arguments.sweep, url)
+    everything = Store.open(run_both(arguments.sweep, url))
     records = []
 
     def note(metric, value, unit, peer="", peer_value=None, ratio=None):
@@ -92,21 +110,18 @@ def main() -> None:
         print(f"{metric:<58} {value:>9.1f} {unit}{beside}", flush=True)
 
     store = Store.open(url)
-    attempts = store.attempts()
-    sample, kept, full = seconds_spent(attempts)
-    dropped = set(attempts.loc[attempts["status"] == "dropped", "experiment_id"])
-    note("experiments scored in full", attempts["experiment_id"].nunique() - len(dropped), "",
-         "full grid", attempts["experiment_id"].nunique())  # fmt: skip
-    note("seconds of the sample", sample, "s")
+    sample, kept = seconds_spent(store.attempts())
+    _, full = seconds_spent(everything.attempts())
+    grid, results = read_results(everything), read_results(store)
+    for metric in METRICS:
+        n, of = (len(curve_points(rows, metric)) for rows in (results, grid))
+        note(f"{metric}: experiments scored in full", n, "", "full grid", of)
+    note("seconds of the samples", sample, "s")
     note("seconds in all", sample + kept, "s", "full grid", full, full / (sample + kept))
     note("share of the full grid's seconds", 100 * (sample + kept) / full, "%")
-    results = read_results(store)
-    rest = results[~results["experiment_id"].isin(dropped)]
+    scores = partial(read_item_scores, everything)
     for metric in METRICS:
-        found = compare_answers(
-            results, rest, metric, lambda ids, task, name: read_item_scores(store, ids, task, name)
-        )
-        significant, same, asked = found
+        significant, same, asked = compare_answers(grid, results, metric, scores)
         note(f"{metric}: same answer, of {asked} budgets", same, "", "significant", significant)
     if arguments.json:
         arguments.json.write_text(json.dumps(records, indent=1) + "\n")

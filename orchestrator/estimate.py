@@ -9,7 +9,7 @@ from statistics import median
 import pandas as pd
 from sqlalchemy import case, func, select
 
-from orchestrator.experiment import SAMPLE_METRIC, Experiment, Protocol
+from orchestrator.experiment import SAMPLE, Experiment, Protocol
 from orchestrator.schema import AttemptRow, ExperimentRow, MeasurementRow, ProtocolRow
 from orchestrator.store import Store
 
@@ -75,7 +75,7 @@ def measured_rates(store: Store) -> Rates:
             func.max(case((MeasurementRow.metric == "tokens", MeasurementRow.value))).label("read"),
         )
         .join(ProtocolRow, ProtocolRow.number == MeasurementRow.protocol)
-        .where(MeasurementRow.metric != SAMPLE_METRIC)
+        .where(~MeasurementRow.metric.endswith(SAMPLE, autoescape=True))
         .group_by(MeasurementRow.experiment, ProtocolRow.id)
     )
     with store.reading() as connection:

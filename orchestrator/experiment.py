@@ -28,7 +28,7 @@ class Protocol:
     """
 
     task: str
-    kind: str  # "task" | "corpus" | "sample" (a few tokens of a corpus, for adaptive sweeps)
+    kind: str  # "task" | "corpus" | "sample" (a few items of either, for adaptive sweeps)
     settings: dict[str, Any] = field(hash=False)
     source: str
     data_files: str | None = None
@@ -60,12 +60,14 @@ class Experiment:
         )
 
 
-SAMPLE_METRIC = "cross_entropy_sample"
+SAMPLE = "_sample"  # what the metrics of a sample end in
 
 
 def as_sample(measured: Measurement) -> Measurement:
-    """A corpus measurement as a sample's: its own metric, so that no analysis takes it for more."""
-    metric = replace(measured.metric("cross_entropy"), name=SAMPLE_METRIC)
+    """A measurement as a sample's: metrics of its own, so that no analysis takes it for more."""
+    metrics = [measured.metric(name) for name in measured.items]
     return replace(
-        measured, metrics=(metric,), items={SAMPLE_METRIC: measured.items["cross_entropy"]}
+        measured,
+        metrics=tuple(replace(metric, name=metric.name + SAMPLE) for metric in metrics),
+        items={name + SAMPLE: scores for name, scores in measured.items.items()},
     )

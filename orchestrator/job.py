@@ -20,7 +20,7 @@ class Job:
     protocols: list[Protocol]
     device: str  # "cpu" | "cuda"
     threads: int
-    stage: str = "full"  # "screen": the small sample of an adaptive sweep
+    stage: str = "full"  # "screen", "screen_tasks": the samples of an adaptive sweep
     tokens_per_batch: int | None = None  # at most: memory ran out with more
 
 

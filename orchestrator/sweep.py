@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ if __name__ == "__main__":  # started as a script: the sibling packages lie one 
 from orchestrator.cluster import has_gpu, start_ray
 from orchestrator.dry_run import dry_run
 from orchestrator.errors import InputError, SweepStopped
+from orchestrator.experiment import Protocol
 from orchestrator.grid import Plan, expand
 from orchestrator.interrupt import Interrupt
 from orchestrator.job import Job, JobResult
@@ -42,7 +43,7 @@ from orchestrator.models import ModelEntry, load_models
 from orchestrator.paths import ROOT, database_url
 from orchestrator.progress import SweepProgress
 from orchestrator.provenance import here
-from orchestrator.screening import drop, sample_plan
+from orchestrator.screening import Verdict, corpus_sample, in_full, judge, task_sample
 from orchestrator.spec import Sweep, load_sweep
 from orchestrator.store import Store, missing_protocols
 
@@ -111,27 +112,58 @@ def _run(
     for problem in plan.broken.values():
         print(f"error: {problem}", file=sys.stderr, flush=True)
     _record_broken(plan, sweep, store, device)
-    dropped: set[str] = set()
+    verdict = None
     with Interrupt() as interrupt:
+        stage = partial(
+            _run_stage,
+            args=args,
+            sweep=sweep,
+            store=store,
+            device=device,
+            worker=worker,
+            interrupt=interrupt,
+        )
         if sweep.strategy == "adaptive":
-            samples = sample_plan(plan, sweep)
-            print("first a sample of every experiment:", flush=True)
-            _run_stage(samples, "screen", args, sweep, store, device, worker, interrupt)
-            if not interrupt.asked:
-                dropped = drop(plan, samples, store)
-                print(f"{len(dropped)} experiments dropped after the sample", flush=True)
+            verdict = _screen(plan, sweep, store, stage, interrupt)
         if not interrupt.asked:
-            rest = replace(plan, experiments=[e for e in plan.experiments if e.id not in dropped])
-            _run_stage(rest, "full", args, sweep, store, device, worker, interrupt)
+            stage(in_full(plan, verdict) if verdict else [plan], "full")
     if interrupt.asked:
         raise KeyboardInterrupt
     failed = store.failed_experiments().keys() & {e.id for e in plan.experiments}
-    _print_outcome(plan, len(failed), len(dropped), store.url)
+    _print_outcome(plan, len(failed), verdict, store.url)
     return 2 if plan.broken else 1 if failed else 0
 
 
-def _run_stage(
+def _screen(
     plan: Plan,
+    sweep: Sweep,
+    store: Store,
+    run_stage: Callable[[list[Plan], str], None],
+    interrupt: Interrupt,
+) -> Verdict | None:
+    """Sample first; None where interrupted."""
+    corpus = corpus_sample(plan, sweep)
+    print("first a sample of every experiment:", flush=True)
+    run_stage([corpus], "screen")
+    if interrupt.asked:
+        return None
+    tasks = task_sample(plan, corpus, sweep, store)
+    if any(tasks.protocols.values()):
+        print("then a sample of the tasks, for those near the best by loss:", flush=True)
+        run_stage([tasks], "screen_tasks")
+    if interrupt.asked:
+        return None
+    verdict = judge(plan, corpus, tasks, sweep, store)
+    print(f"{_dropped(plan, verdict)} experiments dropped after the samples", flush=True)
+    return verdict
+
+
+def _dropped(plan: Plan, verdict: Verdict) -> int:
+    return len(plan.experiments) - len(verdict.corpora | verdict.tasks)
+
+
+def _run_stage(
+    parts: list[Plan],
     stage: str,
     args: argparse.Namespace,
     sweep: Sweep,
@@ -142,15 +174,27 @@ def _run_stage(
 ) -> None:
     """Do what is missing; again for models whose memory ran out on the way, in smaller batches."""
     retry_failed = args.retry_failed
-    asked = {e.id for e in plan.experiments}, {p.id for ps in plan.protocols.values() for p in ps}
     while True:
-        jobs = _missing_jobs(plan, sweep, store, device, retry_failed, stage)
+        jobs = _missing_jobs(parts, sweep, store, device, retry_failed, stage)
         _execute(jobs, sweep, args.executor, store, worker, interrupt)
-        outgrown = 0 if interrupt.asked else store.discard_larger_batches(stage, *asked)
+        outgrown = 0 if interrupt.asked else _discard_larger_batches(parts, stage, store)
         if not outgrown:
             return
         print(f"memory ran out: {outgrown} experiments again in smaller batches", flush=True)
         retry_failed = False  # once a sweep
+
+
+def _discard_larger_batches(parts: list[Plan], stage: str, store: Store) -> int:
+    """Of what was asked for, and no more; the number of experiments that now lack measurements."""
+    asked: dict[str, set[str]] = {}
+    for plan in parts:
+        protocols = {p.id for ps in plan.protocols.values() for p in ps}
+        for experiment in plan.experiments:
+            asked[experiment.id] = asked.get(experiment.id, set()) | protocols
+    alike: dict[frozenset[str], set[str]] = {}
+    for id_, of_one in asked.items():
+        alike.setdefault(frozenset(of_one), set()).add(id_)
+    return sum(store.discard_larger_batches(stage, ids, ps) for ps, ids in alike.items())
 
 
 def _execute(
@@ -198,18 +242,26 @@ def _device(sweep: Sweep, executor: str) -> str:
 
 
 def _missing_jobs(
-    plan: Plan, sweep: Sweep, store: Store, device: str, retry_failed: bool, stage: str
+    parts: list[Plan], sweep: Sweep, store: Store, device: str, retry_failed: bool, stage: str
 ) -> list[Job]:
-    usable = [e for e in plan.experiments if e.model.name not in plan.broken]
+    """What the database lacks of the parts of a plan, one job an experiment, model by model."""
+    experiments = {e.id: e for plan in parts for e in plan.experiments}
+    usable = {id_ for id_, e in experiments.items() if e.model.name not in parts[0].broken}
     stored = store.stored_measurements()
     failed = {} if retry_failed else store.failed_experiments()
-    missing = missing_protocols(usable, plan.protocols, stored)
-    todo = [(e, p) for e, p in missing if e.id not in failed]
+    missing: dict[str, list[Protocol]] = {}
+    for plan in parts:
+        wanted = [e for e in plan.experiments if e.id in usable]
+        for experiment, lacking in missing_protocols(wanted, plan.protocols, stored):
+            missing.setdefault(experiment.id, []).extend(lacking)
+    todo = [(experiments[id_], lacking) for id_, lacking in missing.items() if id_ not in failed]
+    order = {name: i for i, name in enumerate(parts[0].protocols)}
+    todo.sort(key=lambda one: order[one[0].model.name])
     skipped = len(missing) - len(todo)
     note = f", {skipped} failed before (--retry-failed tries them again)" if skipped else ""
     asked = f"{len(sweep.task_names())} tasks and {len(sweep.corpora)} corpora"
     print(
-        f"{len(plan.experiments)} experiments x {'1 sample' if stage == 'screen' else asked}: "
+        f"{len(experiments)} experiments x {asked if stage == 'full' else '1 sample'}: "
         f"{len(usable) - len(missing)} stored, {len(todo)} to do{note}",
         flush=True,
     )
@@ -230,16 +282,17 @@ def _record_broken(plan: Plan, sweep: Sweep, store: Store, device: str) -> None:
             store.record(JobResult(job, "failed", error=str(problem), **here()))
 
 
-def _print_outcome(plan: Plan, failed: int, dropped: int, url: str) -> None:
-    if dropped and not failed:
-        n = len(plan.experiments) - dropped
-        print(f"{n} experiments are stored in full, {dropped} as dropped by their sample, in {url}")
-    elif failed:
-        print(
-            f"{failed} of {len(plan.experiments)} experiments have failed: kbit status --db {url}"
-        )
+def _print_outcome(plan: Plan, failed: int, verdict: Verdict | None, url: str) -> None:
+    n = len(plan.experiments)
+    if failed:
+        print(f"{failed} of {n} experiments have failed: kbit status --db {url}")
+    elif verdict is None:
+        print(f"all {n} experiments are stored in {url}")
     else:
-        print(f"all {len(plan.experiments)} experiments are stored in {url}")
+        print(
+            f"{len(verdict.corpora)} experiments are stored on corpora, {len(verdict.tasks)} on "
+            f"tasks, {_dropped(plan, verdict)} as dropped by their samples, in {url}"
+        )
 
 
 def main(argv: list[str] | None = None, worker: Callable[[], Any] | None = None) -> int:

@@ -162,12 +162,21 @@ def measure(model: Any, tokenizer: Any, protocol: Protocol) -> Measurement:
 
 
 def _score(model: Any, tokenizer: Any, protocol: Protocol) -> Measurement:
+    score = _score_task if "task" in protocol.settings else _score_corpus
+    measured = score(model, tokenizer, protocol)
+    return as_sample(measured) if protocol.kind == "sample" else measured
+
+
+def _score_task(model: Any, tokenizer: Any, protocol: Protocol) -> Measurement:
     settings = protocol.settings
-    if protocol.kind == "task":
-        lm = LanguageModel(model, tokenizer, max_length=settings["context"])
-        local = {protocol.source: protocol.data_files} if protocol.data_files else {}
-        return evaluate_zero_shot(lm, [protocol.source], settings["limit"], local)[0]
-    measured = evaluate_perplexity(
+    lm = LanguageModel(model, tokenizer, max_length=settings["context"])
+    local = {protocol.source: protocol.data_files} if protocol.data_files else {}
+    return evaluate_zero_shot(lm, [protocol.source], settings["limit"], local)[0]
+
+
+def _score_corpus(model: Any, tokenizer: Any, protocol: Protocol) -> Measurement:
+    settings = protocol.settings
+    return evaluate_perplexity(
         model,
         tokenizer,
         protocol.source,
@@ -175,7 +184,6 @@ def _score(model: Any, tokenizer: Any, protocol: Protocol) -> Measurement:
         settings["max_tokens"],
         protocol.data_files,
     )
-    return as_sample(measured) if protocol.kind == "sample" else measured
 
 
 def _cuda_context_is_broken(error: Exception) -> bool:
