@@ -156,8 +156,8 @@ def main() -> None:
 
         started = time.perf_counter()
         experiments = grid(arguments.jobs)
-        protocols = {e.model.name: PROTOCOLS for e in experiments}
-        missing = missing_protocols(experiments, protocols, store.stored_measurements())
+        asked = [(experiment, PROTOCOLS) for experiment in experiments]
+        missing = missing_protocols(asked, store.stored_measurements())
         seconds = time.perf_counter() - started
         assert not missing, len(missing)
         note("plan a full database", "grid, ids and what is missing", seconds, "s")

@@ -6,7 +6,7 @@ the same batches only: the largest that every worker could hold.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, select, update
@@ -41,11 +41,11 @@ def batch_sizes(connection: Connection) -> dict[Scored, int]:
 
 
 def discard_larger(
-    connection: Connection, stage: str, experiments: Collection[str], protocols: Collection[str]
+    connection: Connection, stage: str, asked: Mapping[str, Collection[str]]
 ) -> int:
     """Discard what a stage of a sweep scored in larger batches than a model could hold later on.
 
-    `experiments` and `protocols` are the ids of what the sweep asks for and will score again; all
+    `asked`: experiment id -> ids of the protocols that the sweep asks for and will score again; all
     else stays. Returns the number of experiments that now lack measurements.
     """
     scorings = _scorings(connection)
@@ -55,13 +55,15 @@ def discard_larger(
         for scoring in scorings
         if scoring.size > smallest[scoring.model]
         and scoring.stage == stage
-        and scoring.experiment_id in experiments
+        and scoring.experiment_id in asked
     ]
     if not larger:
         return 0
-    known = connection.execute(select(ProtocolRow.id, ProtocolRow.number))
-    numbers = [number for id_, number in known if id_ in protocols]
+    query = select(ProtocolRow.id, ProtocolRow.number)
+    known = connection.execute(query).tuples().all()
     for scoring in larger:
+        again = asked[scoring.experiment_id]
+        numbers = [number for id_, number in known if id_ in again]
         for table in (MeasurementRow, ItemScoresRow):
             rows = table.experiment == scoring.experiment, table.protocol.in_(numbers)
             connection.execute(delete(table).where(*rows))

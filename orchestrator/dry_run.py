@@ -53,9 +53,9 @@ def _print_counts(plan: Plan, sweep: Sweep) -> None:
 
 def _print_rest(plan: Plan, store: Store) -> None:
     """How many experiments are stored and to do, and the worker-hours of both."""
-    usable = [e for e in plan.experiments if e.model.name not in plan.broken]
-    everything = missing_protocols(usable, plan.protocols, set())
-    missing = missing_protocols(usable, plan.protocols, store.stored_measurements())
+    usable = [(e, asked) for e, asked in plan.asked if e.model.name not in plan.broken]
+    everything = missing_protocols(usable, set())
+    missing = missing_protocols(usable, store.stored_measurements())
     failed = len(store.failed_experiments().keys() & {e.id for e, _ in missing})
     note = f", {failed} of these failed before" if failed else ""
     print(f"{len(usable) - len(missing)} stored, {len(missing)} to do{note}, in {store.url}")

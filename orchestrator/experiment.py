@@ -60,6 +60,8 @@ class Experiment:
         )
 
 
+Asked = tuple[Experiment, list[Protocol]]  # what a sweep asks for of an experiment
+
 SAMPLE = "_sample"  # what the metrics of a sample end in
 
 

@@ -11,7 +11,7 @@ from evaluation.corpora import corpus_name
 from evaluation.perplexity import perplexity_protocol
 from evaluation.zero_shot import task_protocol
 from orchestrator.errors import InputError, ModelInputError
-from orchestrator.experiment import Experiment, Protocol
+from orchestrator.experiment import Asked, Experiment, Protocol
 from orchestrator.models import ModelEntry
 from orchestrator.spec import Grid, Sweep, select_models
 from quantizers.config import QuantConfig
@@ -24,6 +24,11 @@ class Plan:
     experiments: list[Experiment]
     protocols: dict[str, list[Protocol]]  # by model name: the context may differ
     broken: dict[str, ModelInputError]
+
+    @property
+    def asked(self) -> list[Asked]:
+        """Every experiment with its protocols."""
+        return [(e, self.protocols[e.model.name]) for e in self.experiments]
 
 
 def grid_configs(grid: Grid, where: str) -> Iterator[QuantConfig]:

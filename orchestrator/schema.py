@@ -87,9 +87,8 @@ class AttemptRow(Base):
     number: Mapped[int] = mapped_column(primary_key=True)
     experiment: Mapped[int] = mapped_column(ForeignKey("experiments.number"), index=True)
     status: Mapped[str] = mapped_column(String(16))  # done | failed | lost | dropped | outgrown
-    stage: Mapped[str] = mapped_column(
-        String(16), server_default="full"
-    )  # full | screen | screen_tasks
+    # full | screen | screen_tasks
+    stage: Mapped[str] = mapped_column(String(16), server_default="full")
     error: Mapped[str | None] = mapped_column(Text)
     finished_at: Mapped[str] = mapped_column(String(32))
     host: Mapped[str] = mapped_column(String(256))

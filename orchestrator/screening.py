@@ -26,7 +26,7 @@ from orchestrator.adaptive import (
     near_by_loss,
 )
 from orchestrator.errors import InputError
-from orchestrator.experiment import SAMPLE, Experiment, Protocol
+from orchestrator.experiment import SAMPLE, Asked, Experiment, Protocol
 from orchestrator.grid import Plan
 from orchestrator.item_scores import unpack_scores
 from orchestrator.job import Job, JobResult
@@ -83,21 +83,23 @@ def task_sample(plan: Plan, samples: Plan, sweep: Sweep, store: Store) -> Plan:
         ]
         for name, asked in plan.protocols.items()
     }
-    near = _chosen(plan, samples, store, partial(near_by_loss, share=_share_of_tokens(sweep)))
+    rule = partial(near_by_loss, share=_share_of_tokens(sweep))
+    near = _chosen(plan, samples, _stored(store, _ids(samples)), rule)
     return Plan([e for e in plan.experiments if e.id in near], protocols, plan.broken)
 
 
 def judge(plan: Plan, corpus: Plan, tasks: Plan, sweep: Sweep, store: Store) -> Verdict:
     """Whom the samples leave to score in full; what is dropped is recorded, once."""
     of_tokens = _share_of_tokens(sweep)
-    by_loss = _chosen(plan, corpus, store, partial(may_win_by_loss, share=of_tokens))
+    stored = _stored(store, _ids(corpus) | _ids(tasks))
+    by_loss = _chosen(plan, corpus, stored, partial(may_win_by_loss, share=of_tokens))
     by_accuracy = near = {e.id for e in tasks.experiments}
     if any(tasks.protocols.values()):
         share = SAMPLE_ITEMS / sweep.limit if sweep.limit else 0.0
         rule = partial(may_win_by_accuracy, share_of_windows=of_tokens, share=share)
         by_accuracy = set()
         for task_set in _task_sets(sweep.task_names()):
-            by_accuracy |= _chosen(plan, corpus, store, rule, tasks, task_set)
+            by_accuracy |= _chosen(plan, corpus, stored, rule, task_set)
     elif not sweep.tasks:
         by_accuracy = set()
     verdict = Verdict(by_loss, by_accuracy)
@@ -105,16 +107,11 @@ def judge(plan: Plan, corpus: Plan, tasks: Plan, sweep: Sweep, store: Store) -> 
     return verdict
 
 
-def in_full(plan: Plan, verdict: Verdict) -> list[Plan]:
-    """The parts of the plan that the verdict leaves: corpora, and tasks."""
-    return [
-        Plan(
-            [e for e in plan.experiments if e.id in chosen],
-            {name: [p for p in ps if p.kind == kind] for name, ps in plan.protocols.items()},
-            plan.broken,
-        )
-        for kind, chosen in (("corpus", verdict.corpora), ("task", verdict.tasks))
-    ]
+def in_full(plan: Plan, verdict: Verdict) -> list[Asked]:
+    """What the verdict leaves of the plan."""
+    chosen = {"corpus": verdict.corpora, "task": verdict.tasks}
+    asked = [(e, [p for p in ps if e.id in chosen[p.kind]]) for e, ps in plan.asked]
+    return [(experiment, protocols) for experiment, protocols in asked if protocols]
 
 
 def _share_of_tokens(sweep: Sweep) -> float:
@@ -133,13 +130,12 @@ def _task_sets(tasks: Collection[str]) -> list[dict[str, str]]:
 def _chosen(
     plan: Plan,
     corpus: Plan,
-    store: Store,
+    stored: tuple[dict[str, float], dict[str, dict]],
     rule: Callable[[list[Sample]], set[str]],
-    tasks: Plan | None = None,
     task_set: dict[str, str] | None = None,
 ) -> set[str]:
     """Ids that a rule chooses among the samples of each family; what has no sample is chosen."""
-    bits, scores = _stored(store, _ids(corpus) | (_ids(tasks) if tasks else set()))
+    bits, scores = stored
     fields: dict[tuple[str, int], list[Sample]] = defaultdict(list)
     chosen = set()
     for experiment in plan.experiments:

@@ -6,7 +6,7 @@ or not at all; recording a result again changes nothing; readers never block the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -40,7 +40,7 @@ from orchestrator.schema import (
 )
 
 if TYPE_CHECKING:  # reading a database must not wait for torch
-    from orchestrator.experiment import Experiment, Protocol
+    from orchestrator.experiment import Asked
     from orchestrator.job import JobResult
 
 
@@ -113,14 +113,12 @@ class Store:
                 f"{self.url}: cannot be written: {one_line(error)}; results up to here are stored"
             ) from None
 
-    def discard_larger_batches(
-        self, stage: str, experiments: Collection[str], protocols: Collection[str]
-    ) -> int:
+    def discard_larger_batches(self, stage: str, asked: Mapping[str, Collection[str]]) -> int:
         """Discard scores from larger batches than their model could hold later; the number of
         experiments (see orchestrator.batch_sizes). Raises SweepStopped as `record` does."""
         try:
             with self._writer.begin() as connection:
-                return discard_larger(connection, stage, experiments, protocols)
+                return discard_larger(connection, stage, asked)
         except DBAPIError as error:
             raise SweepStopped(f"{self.url}: cannot be written: {one_line(error)}") from None
 
@@ -220,21 +218,12 @@ class Store:
         return unpack_scores(blob)
 
 
-def missing_protocols(
-    experiments: Iterable[Experiment],
-    protocols: dict[str, list[Protocol]],
-    stored: set[tuple[str, str]],
-) -> list[tuple[Experiment, list[Protocol]]]:
-    """The experiments that lack measurements, with the ones each lacks.
-
-    `protocols` holds what is asked of each model, by its name.
-    """
-    keyed = {model: [(p.id, p) for p in asked] for model, asked in protocols.items()}
+def missing_protocols(asked: Iterable[Asked], stored: set[tuple[str, str]]) -> list[Asked]:
+    """The experiments that lack measurements, with the protocols each lacks."""
     missing = []
-    for experiment in experiments:
+    for experiment, protocols in asked:
         id_ = experiment.id
-        asked = keyed[experiment.model.name]
-        lacking = [p for key, p in asked if (id_, key) not in stored]
+        lacking = [p for p in protocols if (id_, p.id) not in stored]
         if lacking:
             missing.append((experiment, lacking))
     return missing

@@ -34,7 +34,7 @@ if __name__ == "__main__":  # started as a script: the sibling packages lie one 
 from orchestrator.cluster import has_gpu, start_ray
 from orchestrator.dry_run import dry_run
 from orchestrator.errors import InputError, SweepStopped
-from orchestrator.experiment import Protocol
+from orchestrator.experiment import Asked
 from orchestrator.grid import Plan, expand
 from orchestrator.interrupt import Interrupt
 from orchestrator.job import Job, JobResult
@@ -116,6 +116,7 @@ def _run(
     with Interrupt() as interrupt:
         stage = partial(
             _run_stage,
+            plan=plan,
             args=args,
             sweep=sweep,
             store=store,
@@ -126,7 +127,7 @@ def _run(
         if sweep.strategy == "adaptive":
             verdict = _screen(plan, sweep, store, stage, interrupt)
         if not interrupt.asked:
-            stage(in_full(plan, verdict) if verdict else [plan], "full")
+            stage(in_full(plan, verdict) if verdict else plan.asked, "full")
     if interrupt.asked:
         raise KeyboardInterrupt
     failed = store.failed_experiments().keys() & {e.id for e in plan.experiments}
@@ -138,19 +139,19 @@ def _screen(
     plan: Plan,
     sweep: Sweep,
     store: Store,
-    run_stage: Callable[[list[Plan], str], None],
+    run_stage: Callable[[list[Asked], str], None],
     interrupt: Interrupt,
 ) -> Verdict | None:
     """Sample first; None where interrupted."""
     corpus = corpus_sample(plan, sweep)
     print("first a sample of every experiment:", flush=True)
-    run_stage([corpus], "screen")
+    run_stage(corpus.asked, "screen")
     if interrupt.asked:
         return None
     tasks = task_sample(plan, corpus, sweep, store)
     if any(tasks.protocols.values()):
         print("then a sample of the tasks, for those near the best by loss:", flush=True)
-        run_stage([tasks], "screen_tasks")
+        run_stage(tasks.asked, "screen_tasks")
     if interrupt.asked:
         return None
     verdict = judge(plan, corpus, tasks, sweep, store)
@@ -163,8 +164,9 @@ def _dropped(plan: Plan, verdict: Verdict) -> int:
 
 
 def _run_stage(
-    parts: list[Plan],
+    asked: list[Asked],
     stage: str,
+    plan: Plan,
     args: argparse.Namespace,
     sweep: Sweep,
     store: Store,
@@ -174,27 +176,15 @@ def _run_stage(
 ) -> None:
     """Do what is missing; again for models whose memory ran out on the way, in smaller batches."""
     retry_failed = args.retry_failed
+    ids = {e.id: {p.id for p in protocols} for e, protocols in asked}
     while True:
-        jobs = _missing_jobs(parts, sweep, store, device, retry_failed, stage)
+        jobs = _missing_jobs(asked, plan, sweep, store, device, retry_failed, stage)
         _execute(jobs, sweep, args.executor, store, worker, interrupt)
-        outgrown = 0 if interrupt.asked else _discard_larger_batches(parts, stage, store)
+        outgrown = 0 if interrupt.asked else store.discard_larger_batches(stage, ids)
         if not outgrown:
             return
         print(f"memory ran out: {outgrown} experiments again in smaller batches", flush=True)
         retry_failed = False  # once a sweep
-
-
-def _discard_larger_batches(parts: list[Plan], stage: str, store: Store) -> int:
-    """Of what was asked for, and no more; the number of experiments that now lack measurements."""
-    asked: dict[str, set[str]] = {}
-    for plan in parts:
-        protocols = {p.id for ps in plan.protocols.values() for p in ps}
-        for experiment in plan.experiments:
-            asked[experiment.id] = asked.get(experiment.id, set()) | protocols
-    alike: dict[frozenset[str], set[str]] = {}
-    for id_, of_one in asked.items():
-        alike.setdefault(frozenset(of_one), set()).add(id_)
-    return sum(store.discard_larger_batches(stage, ids, ps) for ps, ids in alike.items())
 
 
 def _execute(
@@ -242,26 +232,23 @@ def _device(sweep: Sweep, executor: str) -> str:
 
 
 def _missing_jobs(
-    parts: list[Plan], sweep: Sweep, store: Store, device: str, retry_failed: bool, stage: str
+    asked: list[Asked],
+    plan: Plan,
+    sweep: Sweep,
+    store: Store,
+    device: str,
+    retry_failed: bool,
+    stage: str,
 ) -> list[Job]:
-    """What the database lacks of the parts of a plan, one job an experiment, model by model."""
-    experiments = {e.id: e for plan in parts for e in plan.experiments}
-    usable = {id_ for id_, e in experiments.items() if e.model.name not in parts[0].broken}
-    stored = store.stored_measurements()
+    usable = [(e, protocols) for e, protocols in asked if e.model.name not in plan.broken]
     failed = {} if retry_failed else store.failed_experiments()
-    missing: dict[str, list[Protocol]] = {}
-    for plan in parts:
-        wanted = [e for e in plan.experiments if e.id in usable]
-        for experiment, lacking in missing_protocols(wanted, plan.protocols, stored):
-            missing.setdefault(experiment.id, []).extend(lacking)
-    todo = [(experiments[id_], lacking) for id_, lacking in missing.items() if id_ not in failed]
-    order = {name: i for i, name in enumerate(parts[0].protocols)}
-    todo.sort(key=lambda one: order[one[0].model.name])
+    missing = missing_protocols(usable, store.stored_measurements())
+    todo = [(e, p) for e, p in missing if e.id not in failed]
     skipped = len(missing) - len(todo)
     note = f", {skipped} failed before (--retry-failed tries them again)" if skipped else ""
-    asked = f"{len(sweep.task_names())} tasks and {len(sweep.corpora)} corpora"
+    whole = f"{len(sweep.task_names())} tasks and {len(sweep.corpora)} corpora"
     print(
-        f"{len(experiments)} experiments x {asked if stage == 'full' else '1 sample'}: "
+        f"{len(asked)} experiments x {whole if stage == 'full' else '1 sample'}: "
         f"{len(usable) - len(missing)} stored, {len(todo)} to do{note}",
         flush=True,
     )

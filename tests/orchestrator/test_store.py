@@ -85,12 +85,12 @@ class TestStore:
             scored_in_batches_of(100, 6, stage="screen"),
             scored_in_batches_of(50, 6, other),
         )
-        asked = [experiment(bits).id for bits in (3, 4, 6)]
-        assert store.discard_larger_batches("full", asked, [PROTOCOL.id]) == 2
+        asked = {experiment(bits).id: {PROTOCOL.id} for bits in (3, 4, 6)}
+        assert store.discard_larger_batches("full", asked) == 2
         left = {(5, PROTOCOL.id), (4, other.id), (6, PROTOCOL.id), (6, other.id)}
         assert store.stored_measurements() == {(experiment(b).id, p) for b, p in left}
         assert store.batch_sizes() == {("m", "float32"): 50}
-        assert store.discard_larger_batches("full", asked, [PROTOCOL.id]) == 0  # once
+        assert store.discard_larger_batches("full", asked) == 0  # once
         with pytest.raises(KeyError):
             store.item_scores(experiment(3).id, PROTOCOL.task, "acc")
 
@@ -115,9 +115,8 @@ class TestStore:
         store = Store.create(url)
         store.record(result(4))
         other = Protocol("sotu", "corpus", {"max_tokens": 9}, "sotu")
-        missing = missing_protocols(
-            [experiment(4), experiment(3)], {"m": [PROTOCOL, other]}, store.stored_measurements()
-        )
+        asked = [(experiment(bits), [PROTOCOL, other]) for bits in (4, 3)]
+        missing = missing_protocols(asked, store.stored_measurements())
         assert [(e.config.bits, [p.task for p in ps]) for e, ps in missing] == [
             (4, ["sotu"]),
             (3, ["sotu_blank", "sotu"]),
