@@ -20,10 +20,10 @@ from pathlib import Path
 
 import torch
 
-from quantizers.kernels.tuning import MACROS
+from quantizers.kernels import tuning
 
 SOURCES = Path(__file__).parent / "cuda"
-FAMILIES = ("dequantize", "quantize", "multiply")
+FAMILIES = ("dequantize", "quantize", "gemv", "multiply")
 C_TYPES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "float"}
 
 _importing = threading.Lock()  # cuda.core fails when two threads import it at once
@@ -43,7 +43,7 @@ class BuildError(RuntimeError):
 
 def source(family: str) -> str:
     """The whole source of a kernel family: nothing is included from elsewhere."""
-    parts = ("instructions.cuh", "common.cuh", f"{family}.cu")
+    parts = ("instructions.cuh", "common.cuh", "lane_table.cuh", f"{family}.cu")
     return "\n".join((SOURCES / part).read_text() for part in parts)
 
 
@@ -55,8 +55,12 @@ def quantize_name(bits: int, dtype: torch.dtype, one_pass: bool) -> str:
     return f"quantize<{bits}, {C_TYPES[dtype]}, {_bool(one_pass)}>"
 
 
-def multiply_name(bits: int, dtype: torch.dtype, tiles: tuple[int, int]) -> str:
-    return f"multiply<{bits}, {C_TYPES[dtype]}, {tiles[0]}, {tiles[1]}>"
+def gemv_name(bits: int, dtype: torch.dtype) -> str:
+    return f"gemv<{bits}, {C_TYPES[dtype]}>"
+
+
+def multiply_name(bits: int, dtype: torch.dtype, x_tiles: int, chunks: int, fine: bool) -> str:
+    return f"multiply<{bits}, {C_TYPES[dtype]}, {x_tiles}, {chunks}, {_bool(fine)}>"
 
 
 def _bool(value: bool) -> str:
@@ -110,7 +114,7 @@ def compile_instances(
         options = ProgramOptions(
             std="c++17",
             arch=arch,
-            define_macro=[(key, str(value)) for key, value in MACROS.items()],
+            define_macro=[(key, str(value)) for key, value in tuning.macros(arch).items()],
             ptxas_options=["-v"],
         )
         log = io.StringIO()
@@ -125,7 +129,7 @@ def compile_instances(
 
 
 def _key(family: str, name: str, arch: str) -> str:
-    parts = [source(family), name, arch, nvrtc_version(), MACROS]
+    parts = [source(family), name, arch, nvrtc_version(), tuning.macros(arch)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -11,14 +11,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from quantizers.codebooks import integer
-from quantizers.kernels import build, launches, reference
-from quantizers.kernels.launches import Launch
+from quantizers.kernels import build, launches, reference, tuning
+from quantizers.kernels.launches import Launch, Limits
 
 log = logging.getLogger(__name__)
 
@@ -62,14 +63,12 @@ def dequantize_packed(
 ) -> Tensor | None:
     if n == 0:
         return None
-    launch, out = launches.dequantize(
-        words, absmax, mean, codebook, bits, block, n, dtype, processors(words.device)
-    )
+    launch, out = launches.dequantize(words, absmax, mean, codebook, bits, block, n, dtype)
 
     def check() -> bool:
         sample = _sample_stream(bits, launch, dtype, words.device)
         args = (*sample, 1000, dtype)
-        trial, result = launches.dequantize(*args, processors=1)
+        trial, result = launches.dequantize(*args)
         result.fill_(torch.nan)
         start(trial, words.device)
         return _equal_bits(result, reference.dequantize_packed(*args))
@@ -139,30 +138,37 @@ def multiply(
     block: int,
     d_out: int,
 ) -> Tensor | None:
-    planned = launches.multiply(x, words, absmax, codebook, bias, bits, block, d_out)
-    if planned is None:
-        return None
-    launch, y = planned
     device = x.device
+    available = limits(device)
+    for plan in (launches.gemv, launches.multiply):
+        plan = partial(plan, limits=available)
+        planned = plan(x, words, absmax, codebook, bias, bits, block, d_out)
+        if planned is not None:
+            launch, y = planned
+            if _run(launch, device, partial(_proves_product, plan, x, bits, block)):
+                return y
+    return None
 
-    def check() -> bool:
-        """Rows of the identity give columns of the dequantized matrix, bit for bit."""
-        m, d_in, rows = x.shape[0], 2 * launches.FUSED_COLUMNS, 40
-        n = rows * d_in
-        values = torch.linspace(-1, 1, n, device=device).to(x.dtype)
-        scales = torch.linspace(0.1, 2, n // 64, device=device).to(x.dtype)
-        table = integer(bits)
-        packed = reference.quantize_packed(values, scales, None, table, bits, 64)
-        weights = reference.dequantize_packed(packed, scales, None, table, bits, 64, n, x.dtype)
-        columns = (torch.arange(m, device=device) * 37 + 5) % d_in
-        chosen = torch.nn.functional.one_hot(columns, d_in).to(x.dtype)
-        trial = launches.multiply(chosen, packed, scales, table, None, bits, 64, rows)
-        assert trial is not None
-        trial[1].fill_(torch.nan)
-        start(trial[0], device)
-        return torch.equal(trial[1], weights.view(rows, d_in).T[columns])
 
-    return y if _run(launch, device, check) else None
+def _proves_product(plan: Callable[..., Any], x: Tensor, bits: int, block: int) -> bool:
+    """Rows of the identity give columns of the dequantized matrix, bit for bit."""
+    (m, _), device, dtype = x.shape, x.device, x.dtype
+    d_in, rows, block = 2 * launches.FUSED_COLUMNS, 40, 16 if block == 16 else 64
+    n = rows * d_in
+    values = torch.linspace(-1, 1, n, device=device).to(dtype)
+    scales = torch.linspace(0.1, 2, n // block, device=device).to(dtype)
+    table = integer(bits)
+    packed = reference.quantize_packed(values, scales, None, table, bits, block)
+    weights = reference.dequantize_packed(packed, scales, None, table, bits, block, n, dtype)
+    for first in (5, 100, 250):
+        columns = (torch.arange(m, device=device) * 37 + first) % d_in
+        chosen = torch.nn.functional.one_hot(columns, d_in).to(dtype)
+        launch, y = plan(chosen, packed, scales, table, None, bits, block, rows)
+        y.fill_(torch.nan)
+        start(launch, device)
+        if not torch.equal(y, weights.view(rows, d_in).T[columns]):
+            return False
+    return True
 
 
 def _sample_values(dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -223,8 +229,24 @@ def _load(launch: Launch, device: torch.device) -> Any:
     binary = build.build(launch.family, launch.name, f"sm_{major}{minor}")
     with torch.cuda.device(device):
         Device(device.index or 0).set_current()
-        code = ObjectCode.from_cubin(binary.code, symbol_mapping={launch.name: binary.symbol})
-        return code.get_kernel(launch.name)
+        symbols = {launch.name: binary.symbol.encode()}  # as `Program.compile` gives them
+        code = ObjectCode.from_cubin(binary.code, symbol_mapping=symbols)
+        kernel = code.get_kernel(launch.name)
+        if launch.shared:
+            _allow_shared(kernel, device)
+        return kernel
+
+
+def _allow_shared(kernel: Any, device: torch.device) -> None:
+    """Dynamic shared memory beyond 48 KiB needs permission. Raises RuntimeError if refused."""
+    from cuda.bindings import driver
+
+    most = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    (error,) = driver.cuKernelSetAttribute(
+        most, limits(device).shared, kernel.handle, driver.CUdevice(device.index or 0)
+    )
+    if error != driver.CUresult.CUDA_SUCCESS:
+        raise RuntimeError(f"no {limits(device).shared} bytes of shared memory: {error}")
 
 
 def start(launch: Launch, device: torch.device) -> None:
@@ -239,7 +261,7 @@ def start(launch: Launch, device: torch.device) -> None:
         Device(device.index or 0).set_current()
         enqueue(
             torch.cuda.current_stream(device),
-            LaunchConfig(grid=launch.blocks, block=launch.threads),
+            LaunchConfig(grid=launch.blocks, block=launch.threads, shmem_size=launch.shared),
             _kernels[launch.name, device.index or 0],
             *arguments,
         )
@@ -248,3 +270,13 @@ def start(launch: Launch, device: torch.device) -> None:
 def processors(device: torch.device) -> int:
     """Multiprocessors of a device."""
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def limits(device: torch.device) -> Limits:
+    """What the products with packed weights may take of a device."""
+    properties: Any = torch.cuda.get_device_properties(device)
+    return Limits(
+        properties.multi_processor_count,
+        properties.shared_memory_per_block_optin,
+        tuning.gemv_threads(f"sm_{properties.major}{properties.minor}"),
+    )

@@ -11,13 +11,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quantizers.codebooks import midpoints_of
 from quantizers.kernels import build, tuning
+from quantizers.kernels.search import search_of
 from quantizers.packing import n_words
 
 _ONE_BLOCK = 62  # any index shifted by so much is 0
-FUSED_COLUMNS = 128  # the fused multiply takes so many columns at a time
+FUSED_COLUMNS = 128  # the fused products take so many columns at a time
+GEMV_COLUMNS = 1024  # of them a warp of gemv
 MOST_SHARED_BITS = 8  # tables of more bits do not fit shared memory
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a device has for a product with packed weights."""
+
+    processors: int  # multiprocessors
+    shared: int  # bytes of shared memory that a block may have
+    gemv_threads: int  # that a block of gemv may have
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,7 @@ class Launch:
     blocks: int
     threads: int
     arguments: tuple[Tensor | int | None, ...]
+    shared: int = 0  # bytes of dynamic shared memory a block
 
 
 def dequantize(
@@ -40,7 +51,6 @@ def dequantize(
     block: int,
     n: int,
     dtype: torch.dtype,
-    processors: int,
 ) -> tuple[Launch, Tensor]:
     """The weights, [n]; arguments as `kernels.dequantize_packed` takes them."""
     out = torch.empty(n, dtype=dtype, device=words.device)
@@ -53,7 +63,7 @@ def dequantize(
     launch = Launch(
         "dequantize",
         build.dequantize_name(bits, dtype, whole_groups),
-        _blocks(n, 8 * tuning.DEQUANTIZE_THREADS * unroll, tuning.DEQUANTIZE_BLOCKS, processors),
+        -(-n // (8 * tuning.DEQUANTIZE_THREADS * unroll)),
         tuning.DEQUANTIZE_THREADS,
         (
             words,
@@ -117,6 +127,7 @@ def _quantize(
 ) -> tuple[Launch, Tensor]:
     words = torch.empty(n_words(values.numel(), bits), dtype=torch.int32, device=values.device)
     threads = tuning.QUANTIZE_THREADS
+    search = search_of(codebook, bits, values.device)
     launch = Launch(
         "quantize",
         build.quantize_name(bits, values.dtype, problem is not None),
@@ -126,16 +137,77 @@ def _quantize(
             _aligned(values),
             absmax,
             mean,
-            _tree(codebook, bits).to(values.device),
+            search.midpoints,
+            search.first,
             words,
             problem,
             values.numel(),
             block,
             shift,
             int(absmax.dtype == torch.bfloat16),
+            search.key_shift,
+            search.widest,
+            int(search.near_zero),
         ),
     )
     return launch, words
+
+
+def gemv(
+    x: Tensor,
+    words: Tensor,
+    absmax: Tensor,
+    codebook: Tensor,
+    bias: Tensor | None,
+    bits: int,
+    block: int,
+    d_out: int,
+    limits: Limits,
+) -> tuple[Launch, Tensor] | None:
+    """y = W x + bias for one row, x [1, d_in] and y [1, d_out]; else as `multiply`.
+
+    The weights are not rounded to 16 bit: the sum of a block's products is scaled, in fp32.
+    """
+    d_in = x.shape[1]
+    segments = -(-d_in // GEMV_COLUMNS)
+    most_warps = limits.gemv_threads // 32
+    if x.shape[0] != 1 or segments > most_warps or d_out * d_in >= 2**31:
+        return None
+    shift = _covered_shift(x, absmax, bias, bits, block, d_out)
+    # With few rows fewer of them at a time, so that each is fetched while another is multiplied.
+    groups = max(1, min(most_warps // segments, d_out // (tuning.GEMV_ROWS * limits.processors)))
+    warps = segments * groups
+    shared = _gemv_shared(bits, warps)
+    if shift is None or shift < 5 or shared > limits.shared:
+        return None
+    y = torch.empty(1, d_out, dtype=x.dtype, device=x.device)
+    launch = Launch(
+        "gemv",
+        build.gemv_name(bits, x.dtype),
+        min(limits.processors, -(-d_out // groups)),
+        32 * warps,
+        (
+            _aligned(x),
+            _aligned(words),
+            _aligned(absmax),
+            codebook.to(x.device),
+            bias,
+            y,
+            d_in,
+            d_out,
+            min(shift, 31),
+            codebook.numel(),
+            segments,
+        ),
+        shared,
+    )
+    return launch, y
+
+
+def _gemv_shared(bits: int, warps: int) -> int:
+    """Bytes of shared memory of gemv.cu: rings, table, the sums of two batches of 32 rows."""
+    ring = (2 if bits == 8 else 4) * 128 * bits  # at 2 bit not used
+    return _rings_and_table(bits, ring, warps) + 2 * 32 * warps * 4
 
 
 def multiply(
@@ -147,14 +219,69 @@ def multiply(
     bits: int,
     block: int,
     d_out: int,
+    limits: Limits,
 ) -> tuple[Launch, Tensor] | None:
     """y = x W^T + bias, x [m, d_in] and y [m, d_out] in the 16-bit type of absmax and bias."""
     m, d_in = x.shape
-    shift = _log2(block, d_out * d_in, smallest=16)
+    shift = _covered_shift(x, absmax, bias, bits, block, d_out)
+    if shift is None or not 1 <= m <= tuning.MAX_FUSED_ROWS or d_out * d_in >= 2**31:
+        return None
+    x_tiles, chunks = -(-m // 8), tuning.multiply_chunks(bits)
+    all_segments = -(-d_in // (chunks * FUSED_COLUMNS))
+    for most_warps in (tuning.MULTIPLY_THREADS // 32, 8, 4):
+        passes = -(-all_segments // most_warps)
+        segments = -(-all_segments // passes)
+        groups = most_warps // segments
+        shared = _multiply_shared(bits, x_tiles, chunks, segments * groups)
+        if shared <= limits.shared:
+            break
+    else:
+        return None
+    y = torch.empty(m, d_out, dtype=x.dtype, device=x.device)
+    launch = Launch(
+        "multiply",
+        build.multiply_name(bits, x.dtype, x_tiles, chunks, fine=shift < 6),
+        min(limits.processors, -(-d_out // (16 * groups))),
+        32 * segments * groups,
+        (
+            _aligned(x),
+            _aligned(words),
+            _aligned(absmax),
+            codebook.to(x.device),
+            bias,
+            y,
+            m,
+            d_in,
+            d_out,
+            min(shift, 31),
+            codebook.numel(),
+            segments,
+            passes,
+        ),
+        shared,
+    )
+    return launch, y
+
+
+def _multiply_shared(bits: int, x_tiles: int, chunks: int, warps: int) -> int:
+    """Bytes of shared memory of multiply.cu: as gemv.cu, and the sums of 16 tiles kept."""
+    ring = 2 * chunks * 16 * (16 * bits + (16 if bits == 8 else 0))
+    return _rings_and_table(bits, ring, warps) + (2 * warps + 16) * 16 * 8 * x_tiles * 4
+
+
+def _rings_and_table(bits: int, ring: int, warps: int) -> int:
+    """Bytes up to the end of the rings: as many as fit lie below the table, the rest above."""
+    table = 2**16 if 8 % bits == 0 else 2 ** (bits * (2 if bits <= 4 else 1)) * 128
+    return 2 * table + max(0, warps - (table - 1024) // ring) * ring
+
+
+def _covered_shift(
+    x: Tensor, absmax: Tensor, bias: Tensor | None, bits: int, block: int, d_out: int
+) -> int | None:
+    """log2 of the block size; None for what no product with packed weights covers."""
+    d_in = x.shape[1]
     covered = (
-        shift is not None
-        and bits <= MOST_SHARED_BITS
-        and 1 <= m <= tuning.MAX_FUSED_ROWS
+        bits <= MOST_SHARED_BITS
         and d_in >= FUSED_COLUMNS
         and d_in % FUSED_COLUMNS == 0
         and d_out >= 1
@@ -162,30 +289,7 @@ def multiply(
         and x.dtype == absmax.dtype
         and (bias is None or bias.dtype == x.dtype)
     )
-    if not covered or shift is None:
-        return None
-    y = torch.empty(m, d_out, dtype=x.dtype, device=x.device)
-    tiles = tuning.multiply_tiles(m, bits)
-    launch = Launch(
-        "multiply",
-        build.multiply_name(bits, x.dtype, tiles),
-        -(-d_out // (16 * tiles[1])),
-        tuning.MULTIPLY_THREADS,
-        (
-            _aligned(x),
-            _aligned(words),
-            absmax,
-            codebook.to(x.device),
-            bias,
-            y,
-            m,
-            d_in,
-            d_out,
-            shift,
-            codebook.numel(),
-        ),
-    )
-    return launch, y
+    return _log2(block, d_out * d_in, smallest=16) if covered else None
 
 
 def _log2(block: int, n: int, smallest: int) -> int | None:
@@ -204,17 +308,3 @@ def _blocks(n: int, tile: int, resident: int, processors: int) -> int:
 def _aligned(tensor: Tensor) -> Tensor:
     """Vector loads take 16 bytes at multiples of 16: a view that begins elsewhere is copied."""
     return tensor.clone() if tensor.data_ptr() % 16 else tensor
-
-
-def _tree(codebook: Tensor, bits: int) -> Tensor:
-    """The midpoints, padded with inf, as a search tree in breadth-first order: fp32 [2^bits].
-
-    Node 1 is the root, node i has the children 2i and 2i + 1; node 0 is not used.
-    """
-    midpoints = torch.full((2**bits - 1,), torch.inf)
-    midpoints[: codebook.numel() - 1] = midpoints_of(codebook.cpu())
-    tree = torch.full((2**bits,), torch.inf)
-    for level in range(bits):
-        step = 2 ** (bits - level)
-        tree[2**level : 2 ** (level + 1)] = midpoints[step // 2 - 1 :: step]
-    return tree

@@ -8,30 +8,39 @@ from __future__ import annotations
 
 # Threads a block, and groups of 8 weights that a thread has in flight.
 DEQUANTIZE_THREADS = 256
-DEQUANTIZE_UNROLL = 4
-DEQUANTIZE_RESIDENT = 4
+DEQUANTIZE_UNROLL = 2
+DEQUANTIZE_RESIDENT = 8
 
 # Eight weights a thread: blocks of up to QUANTIZE_THREADS * 8 weights are quantized in one pass.
 QUANTIZE_THREADS = 512
-QUANTIZE_RESIDENT = 2
+QUANTIZE_RESIDENT = 3  # for fp32 weights, and above 8 bit, one less
 
-MULTIPLY_THREADS = 256
-MULTIPLY_RESIDENT = 3
-MULTIPLY_RESIDENT_WIDE = 2  # with more than 8 rows of x
+# The products with packed weights fill a table once a block: one block a multiprocessor.
+MULTIPLY_THREADS = 512
 
-MACROS = {name: value for name, value in list(globals().items()) if name.isupper()}
+_MACROS = {name: value for name, value in list(globals().items()) if name.isupper()}
 
 # Thread blocks launched for each multiprocessor; they walk over the tensor together.
-DEQUANTIZE_BLOCKS = 8
-QUANTIZE_BLOCKS = 4
+QUANTIZE_BLOCKS = 12
+
+
+def gemv_threads(arch: str) -> int:
+    """Most threads of a gemv's block: 1024 leave 64 registers each, enough on Hopper only."""
+    return 1024 if arch == "sm_90" else 512
+
+
+def macros(arch: str) -> dict[str, int]:
+    """What the kernels' source is compiled with for an architecture."""
+    return {**_MACROS, "GEMV_THREADS": gemv_threads(arch)}
+
+
+# Rows of W that each group of a gemv's warps shall have at least.
+GEMV_ROWS = 8
 
 # Rows of x up to which the fused multiply is used; above, dequantize and cuBLAS.
 MAX_FUSED_ROWS = 16
 
 
-def multiply_tiles(rows: int, bits: int) -> tuple[int, int]:
-    """(tiles of 8 rows of x, tiles of 16 rows of W) a warp of the fused multiply takes."""
-    if rows <= 8:
-        return 1, 1
-    # With twice the x to read, twice the rows of W share it. Above 4 bit that would spill.
-    return 2, 2 if bits <= 4 else 1
+def multiply_chunks(bits: int) -> int:
+    """Chunks of 128 columns that a warp of the fused multiply takes: what shared memory holds."""
+    return 2 if bits <= 4 else 1

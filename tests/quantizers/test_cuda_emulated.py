@@ -17,7 +17,7 @@ from quantizers.kernels.tuning import (
     DEQUANTIZE_THREADS,
     DEQUANTIZE_UNROLL,
     QUANTIZE_THREADS,
-    multiply_tiles,
+    multiply_chunks,
 )
 from tests.quantizers.cuda_on_cpu.run import Emulator
 
@@ -32,6 +32,7 @@ CASES = [(k, (HALF, BF16, FULL)[k % 3], block) for k in range(2, 9) for block in
 CASES += [(3, HALF, 16), (5, HALF, 4096), (8, FULL, 10**9), (6, BF16, 1), (7, HALF, 100)]
 CASES += [(9, HALF, 64), (12, BF16, 33), (15, FULL, 64)]
 ONE_PASS = [(k, (HALF, BF16, FULL)[k % 3]) for k in range(2, 9)]
+LIMITS = launches.Limits(processors=2, shared=232_448, gemv_threads=1024)
 ROWS_AND_COLUMNS = [(1, 128), (5, 256), (16, 128), (17, 384), (40, 1280)]
 
 
@@ -58,9 +59,19 @@ def quantizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def multiplier(tmp_path_factory):
-    names = [build.multiply_name(k, HALF, (1, 1)) for k in range(2, 9)]
-    names += [build.multiply_name(k, BF16, multiply_tiles(16, k)) for k in (2, 3, 4, 7, 8)]
+    names = [
+        build.multiply_name(k, dtype, x_tiles, multiply_chunks(k), fine)
+        for k in range(2, 9)
+        for dtype, x_tiles in ((HALF, 1), (BF16, 2))
+        for fine in (False, True)
+    ]
     return Emulator("multiply", names, tmp_path_factory.mktemp("multiply"))
+
+
+@pytest.fixture(scope="module")
+def gemv(tmp_path_factory):
+    names = [build.gemv_name(k, t) for k in range(2, 9) for t in (HALF, BF16)]
+    return Emulator("gemv", names, tmp_path_factory.mktemp("gemv"))
 
 
 def weights_of(n, dtype, seed=0):
@@ -83,7 +94,7 @@ def test_dequantize(dequantizer, case):
             table = codebook("dynamic" if bits % 2 else "int", bits)
             q = quantize(weights_of(n, dtype, n), table, bits, block, centered)
             args = (q.packed, q.absmax, q.mean, table, bits, block, n, dtype)
-            launch, out = launches.dequantize(*args, processors=1)
+            launch, out = launches.dequantize(*args)
             poisoned(out)
             dequantizer.run(launch)
             assert same_bits(out, reference.dequantize_packed(*args)), n
@@ -146,7 +157,7 @@ def product_case(bits, dtype, d_out, d_in, block, m):
 
 def run_product(multiplier, q, x, bias=None):
     args = (q.packed, q.absmax, q.codebook, bias, q.bits, q.block_size, q.shape[0])
-    launch, y = launches.multiply(x, *args)
+    launch, y = launches.multiply(x, *args, LIMITS)
     poisoned(y)
     multiplier.run(launch)
     return y
@@ -156,12 +167,46 @@ def run_product(multiplier, q, x, bias=None):
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_product_with_the_identity_is_the_dequantized_matrix(multiplier, bits, d_out, d_in):
     """As long as every slot of the tensor-core product gets the right row and column."""
-    q, _ = product_case(bits, HALF, d_out, d_in, (16, 64, 4096)[bits % 3], 1)
+    q, _ = product_case(bits, HALF, d_out, d_in, (16, 64, 4096, 32, 128)[bits % 5], 1)
     eye = torch.eye(d_in, dtype=HALF)
     expected = dequantize(q).T
     for start in range(0, min(d_in, 256), 8):
         y = run_product(multiplier, q, eye[start : start + 8])
         assert torch.equal(y, expected[start : start + 8])
+
+
+def run_gemv(gemv, q, x, bias=None):
+    args = (q.packed, q.absmax, q.codebook, bias, q.bits, q.block_size, q.shape[0])
+    launch, y = launches.gemv(x, *args, LIMITS)
+    poisoned(y)
+    gemv.run(launch)
+    return y
+
+
+# Columns: less than a segment, a part of a second one, a segment a warp; rows: fewer than there are
+# groups of warps, and batches of 32 rows that end within.
+@pytest.mark.parametrize(
+    ("d_out", "d_in", "block"),
+    [(3, 128, 32), (67, 1152, 64), (67, 1152, 4096), (67, 1152, 10**9)]
+    + [(150, 16384, 64), (2100, 256, 32)],
+)
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_gemv_with_the_identity_is_the_dequantized_matrix(gemv, bits, block, d_out, d_in):
+    q, _ = product_case(bits, HALF, d_out, d_in, block, 1)
+    for column in (0, d_in // 2 + 17, d_in - 1):
+        x = torch.zeros(1, d_in).half()
+        x[0, column] = 1
+        assert torch.equal(run_gemv(gemv, q, x)[0], dequantize(q)[:, column])
+
+
+@pytest.mark.parametrize("dtype", [HALF, BF16], ids=str)
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_gemv(gemv, bits, dtype):
+    q, x = product_case(bits, dtype, 70, 2176, 64, 1)
+    bias = torch.randn(70).to(dtype)
+    exact = x.double() @ dequantize(q).double().T + bias.double()
+    y = run_gemv(gemv, q, x, bias)
+    assert (y - exact).norm() <= (2e-3 if dtype == HALF else 1.1e-2) * exact.norm()
 
 
 @pytest.mark.parametrize("m", [9, 16])
@@ -171,6 +216,15 @@ def test_wide_product_with_the_identity(multiplier, bits, m):
     for start in range(0, 128 - m, m):
         rows = torch.eye(128, dtype=BF16)[start : start + m]
         assert torch.equal(run_product(multiplier, q, rows), dequantize(q).T[start : start + m])
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+def test_product_of_more_columns_than_a_block_takes_at_once(multiplier, bits):
+    """And of more rows than it keeps the sums of: several passes over several portions of rows."""
+    q, _ = product_case(bits, BF16, 550, 4224, 64, 1)
+    columns = [0, 1, 127, 128, 2047, 2048, 4095, 4096, 4223]
+    x = torch.nn.functional.one_hot(torch.tensor(columns), 4224).to(BF16)
+    assert torch.equal(run_product(multiplier, q, x), dequantize(q)[:, columns].T)
 
 
 @pytest.mark.parametrize("m", [1, 2, 7, 8])
@@ -199,18 +253,18 @@ def test_products_the_kernel_does_not_cover(change):
     case = {"d_in": 256, "m": 4, "block": 64, "bits": 4, "x": HALF, **change}
     q, x = product_case(case["bits"], HALF, 16, case["d_in"], case["block"], case["m"])
     args = (q.packed, q.absmax, q.codebook, None, q.bits, q.block_size, 16)
-    assert launches.multiply(x.to(case["x"]), *args) is None
+    assert launches.multiply(x.to(case["x"]), *args, LIMITS) is None
 
 
 def test_an_index_beyond_the_codebook_is_nan(dequantizer, multiplier):
     words = torch.full((64,), -1, dtype=torch.int32)  # 4-bit int has 15 values
     absmax = torch.ones(8).half()
     args = (words, absmax, None, integer(4), 4, 64, 512, BF16)
-    launch, out = launches.dequantize(*args, processors=1)
+    launch, out = launches.dequantize(*args)
     dequantizer.run(launch)
     assert out.isnan().all()
     launch, y = launches.multiply(
-        torch.ones(1, 128).half(), words, absmax, integer(4), None, 4, 64, 4
+        torch.ones(1, 128).half(), words, absmax, integer(4), None, 4, 64, 4, LIMITS
     )
     multiplier.run(launch)
     assert y.isnan().all()

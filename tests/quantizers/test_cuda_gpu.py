@@ -130,8 +130,11 @@ def test_product_on_random_input(poison, bits, dtype, m):
         q = packed_matrix(bits, dtype, d_out, d_in, seed=m)
         x = torch.randn(m, d_in, device=CUDA, dtype=dtype)
         bias = torch.randn(d_out, device=CUDA, dtype=dtype)
-        exact = x.double() @ dequantize(q).double().T + bias
-        error = (product(q, x, bias) - exact).norm() / exact.norm()
+        weight = dequantize(q).double()
+        exact = x.double() @ weight.T + bias
+        # One product alone may cancel: what it is a sum of says how large it could be.
+        size = torch.maximum(exact.norm(), x.double().norm() * weight.norm() / d_in**0.5)
+        error = (product(q, x, bias) - exact).norm() / size
         assert error <= (2e-3 if dtype == torch.float16 else 1.1e-2)
 
 
@@ -204,7 +207,7 @@ def test_every_family_was_checked_against_plain_torch():
     q = quantize(values, integer(4), 4, 64)
     args = (q.packed, q.absmax, None, q.codebook, 4, 64, 1000, torch.float16)
     assert torch.equal(dequantize(q), reference.dequantize_packed(*args))
-    launch, _ = launches.dequantize(*args, processors=1)
+    launch, _ = launches.dequantize(*args)
     assert launch.name == build.dequantize_name(4, torch.float16, True)
     assert (launch.name, 0) in gpu._kernels
 

@@ -9,7 +9,7 @@ import torch
 from quantizers import kernels
 from quantizers.blockwise import dequantize, quantize
 from quantizers.codebooks import codebook, integer
-from quantizers.kernels import build, checks, gpu
+from quantizers.kernels import build, checks, gpu, launches
 from tests.quantizers.cuda_on_cpu.run import Emulator
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -18,8 +18,10 @@ HALF = torch.float16
 NAMES = {
     "dequantize": [build.dequantize_name(3, HALF, fast) for fast in (True, False)],
     "quantize": [build.quantize_name(3, HALF, one_pass) for one_pass in (True, False)],
-    "multiply": [build.multiply_name(3, HALF, tiles) for tiles in ((1, 1), (2, 2))],
+    "gemv": [build.gemv_name(3, HALF)],
+    "multiply": [build.multiply_name(3, HALF, tiles, 2, False) for tiles in (1, 2)],
 }
+RESULT = {"dequantize": 4, "quantize": 5, "gemv": 5, "multiply": 5}  # among a launch's arguments
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,7 @@ def started(monkeypatch, emulators):
     monkeypatch.setattr(gpu, "_kernels", {})
     monkeypatch.setattr(gpu, "unsupported", lambda device: None)
     monkeypatch.setattr(gpu, "processors", lambda device: 2)
+    monkeypatch.setattr(gpu, "limits", lambda device: launches.Limits(2, 232_448, 1024))
     monkeypatch.setattr(gpu, "_load", lambda launch, device: b"a kernel")
     monkeypatch.setattr(gpu, "start", start)
     return names
@@ -85,7 +88,7 @@ def test_multiply(started, m):
     x = torch.eye(256).half()[7 : 7 + m]
     y = gpu.multiply(x, q.packed, q.absmax, q.codebook, None, 3, 64, 40)
     assert torch.equal(y, dequantize(q).view(40, 256).T[7 : 7 + m])
-    assert len(started) == 2
+    assert len(started) == 4  # three to prove itself
     many = torch.ones(17, 256).half()
     assert gpu.multiply(many, q.packed, q.absmax, q.codebook, None, 3, 64, 40) is None
     assert gpu.failures() == {}
@@ -96,7 +99,7 @@ def test_a_kernel_that_is_wrong_on_this_device_is_not_used(started, monkeypatch,
 
     def start(launch, device):
         right(launch, device)
-        result = launch.arguments[{"dequantize": 4, "quantize": 4, "multiply": 5}[launch.family]]
+        result = launch.arguments[RESULT[launch.family]]
         result.view(torch.uint8)[-1] ^= 1  # one bit
 
     monkeypatch.setattr(gpu, "start", start)

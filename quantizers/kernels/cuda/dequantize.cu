@@ -18,8 +18,28 @@ dequantize(const unsigned* __restrict__ stream, const Constant* __restrict__ abs
            long long bf16) {
     constexpr bool SHARED_TABLE = K <= 8;
     constexpr int UNROLL = WHOLE_GROUPS ? DEQUANTIZE_UNROLL : 1;
+    constexpr int TILE = DEQUANTIZE_THREADS * UNROLL;  // groups
+    constexpr int WORDS = DEQUANTIZE_THREADS * K / 4;  // of DEQUANTIZE_THREADS groups
     __shared__ float table[SHARED_TABLE ? 1 << K : 1];
     const float nan = __uint_as_float(0x7fc00000u);
+    const long long groups = (n + GROUP - 1) / GROUP;
+    const long long tile = static_cast<long long>(blockIdx.x) * TILE;
+
+    // Most tiles: no group is short or the last, and no bound needs a look. All loads first, before
+    // the table's: the more of them in flight, the better memory latency hides.
+    const bool whole = WHOLE_GROUPS && tile + TILE < groups;
+    Codes<K> codes[UNROLL];
+    float scale[UNROLL], center[UNROLL];
+    if (whole) {
+        const unsigned* words = stream + tile / 4 * K + threadIdx.x * K / 4;
+#pragma unroll
+        for (int u = 0; u < UNROLL; ++u) {
+            codes[u].load_inside(words + u * WORDS, (threadIdx.x * K & 3) * 8);
+            const long long owner = (tile + u * DEQUANTIZE_THREADS + threadIdx.x) >> shift;
+            scale[u] = constant(absmax, owner, bf16);
+            center[u] = mean ? constant(mean, owner, bf16) : 0.0f;
+        }
+    }
     if (SHARED_TABLE) {
         for (int i = threadIdx.x; i < 1 << K; i += DEQUANTIZE_THREADS)
             table[i] = i < n_codes ? codebook[i] : nan;
@@ -39,8 +59,8 @@ dequantize(const unsigned* __restrict__ stream, const Constant* __restrict__ abs
     // One group wherever it lies: at the end of the tensor, over the end of a block.
     auto careful = [&](long long group) {
         const long long first = group * GROUP;
-        Codes<K> codes;
-        codes.load(stream, group, last_word);
+        Codes<K> own;
+        own.load(stream, group, last_word);
         long long owner = WHOLE_GROUPS ? group >> shift : first / block;
         long long left = WHOLE_GROUPS ? GROUP : (owner + 1) * block - first;
         float scale = constant(absmax, owner, bf16);
@@ -56,7 +76,7 @@ dequantize(const unsigned* __restrict__ stream, const Constant* __restrict__ abs
                     center = mean ? constant(mean, owner, bf16) : 0.0f;
                 }
             }
-            weights[i] = weight(codes.code(i), scale, center);
+            weights[i] = weight(own.code(i), scale, center);
         }
         if (first + GROUP <= n) {
             store(out + first, weights);
@@ -67,39 +87,20 @@ dequantize(const unsigned* __restrict__ stream, const Constant* __restrict__ abs
         }
     };
 
-    const long long groups = (n + GROUP - 1) / GROUP;
-    constexpr int TILE = DEQUANTIZE_THREADS * UNROLL;
-    constexpr int WORDS = DEQUANTIZE_THREADS * K / 4;  // of so many groups
-    for (long long tile = static_cast<long long>(blockIdx.x) * TILE; tile < groups;
-         tile += static_cast<long long>(gridDim.x) * TILE) {
-        if (WHOLE_GROUPS && tile + TILE < groups) {
-            // Most tiles: no group is short or the last, and no bound needs a look.
-            const unsigned* words = stream + tile / 4 * K + threadIdx.x * K / 4;
-            const unsigned offset = (threadIdx.x * K & 3) * 8;
-            Codes<K> codes[UNROLL];
-            float scale[UNROLL], center[UNROLL];
-            // All loads first: the more of them in flight, the better memory latency hides.
+    if (whole) {
+        T* to = out + (tile + threadIdx.x) * GROUP;
 #pragma unroll
-            for (int u = 0; u < UNROLL; ++u) {
-                codes[u].load_inside(words + u * WORDS, offset);
-                const long long owner = (tile + u * DEQUANTIZE_THREADS + threadIdx.x) >> shift;
-                scale[u] = constant(absmax, owner, bf16);
-                center[u] = mean ? constant(mean, owner, bf16) : 0.0f;
-            }
-            T* to = out + (tile + threadIdx.x) * GROUP;
+        for (int u = 0; u < UNROLL; ++u) {
+            alignas(16) T weights[GROUP];
 #pragma unroll
-            for (int u = 0; u < UNROLL; ++u) {
-                alignas(16) T weights[GROUP];
-#pragma unroll
-                for (int i = 0; i < GROUP; ++i)
-                    weights[i] = weight(codes[u].code(i), scale[u], center[u]);
-                store(to + u * DEQUANTIZE_THREADS * GROUP, weights);
-            }
-        } else {
-            for (int u = 0; u < UNROLL; ++u) {
-                const long long group = tile + u * DEQUANTIZE_THREADS + threadIdx.x;
-                if (group < groups) careful(group);
-            }
+            for (int i = 0; i < GROUP; ++i)
+                weights[i] = weight(codes[u].code(i), scale[u], center[u]);
+            store(to + u * DEQUANTIZE_THREADS * GROUP, weights);
+        }
+    } else {
+        for (int u = 0; u < UNROLL; ++u) {
+            const long long group = tile + u * DEQUANTIZE_THREADS + threadIdx.x;
+            if (group < groups) careful(group);
         }
     }
 }

@@ -77,3 +77,106 @@ __device__ __forceinline__ void mma<BF16>(float (&c)[4], const unsigned (&a)[4],
                                           const unsigned (&b)[2]) {
     KBIT_MMA("bf16");
 }
+
+// --- shared memory by its own addresses, which take one register and no conversion ---
+
+#define DYNAMIC_SHARED(name) extern __shared__ unsigned char name[]
+using Shared = unsigned;
+constexpr int MOST_RESERVED = 1024;  // bytes of it that the system keeps, below what is ours
+
+__device__ __forceinline__ Shared shared_address(const void* p) {
+    return static_cast<Shared>(__cvta_generic_to_shared(p));
+}
+
+// What is kept in a register where the compiler would rather compute it again and again.
+__device__ __forceinline__ Shared kept(Shared address) {
+    asm volatile("" : "+r"(address));
+    return address;
+}
+__device__ __forceinline__ float kept(float x) {
+    asm volatile("" : "+f"(x));
+    return x;
+}
+
+// Byte i of `word` in place of the second byte of an address.
+__device__ __forceinline__ Shared with_byte(Shared address, unsigned word, int i) {
+    return __byte_perm(address, word, 0x3200 | (4 + i) << 4);
+}
+
+// (a & b) | c, which the compiler would take for two.
+__device__ __forceinline__ unsigned and_or(unsigned a, unsigned b, unsigned c) {
+    unsigned d;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
+// Volatile, since other threads and copies write: but only single loads are kept in order by it.
+__device__ __forceinline__ void load_shared(Shared from, float (&x)[1]) {
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x[0]) : "r"(from));
+}
+__device__ __forceinline__ void load_shared(Shared from, float (&x)[2]) {
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x[0]), "=f"(x[1]) : "r"(from));
+}
+__device__ __forceinline__ void load_shared(Shared from, float (&x)[4]) {
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
+                 : "r"(from));
+}
+__device__ __forceinline__ void load_shared(Shared from, unsigned (&x)[1]) {
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(x[0]) : "r"(from));
+}
+__device__ __forceinline__ void load_shared(Shared from, unsigned (&x)[2]) {
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(x[0]), "=r"(x[1]) : "r"(from));
+}
+__device__ __forceinline__ void load_shared(Shared from, unsigned (&x)[4]) {
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                 : "r"(from));
+}
+__device__ __forceinline__ void store_shared(Shared to, float x) {
+    asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(x) : "memory");
+}
+__device__ __forceinline__ void store_shared(Shared to, const float (&x)[4]) {
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(x[0]), "f"(x[1]), "f"(x[2]),
+                 "f"(x[3])
+                 : "memory");
+}
+__device__ __forceinline__ void store_shared_zeros(Shared to) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(to), "r"(0u) : "memory");
+}
+
+// 16 bytes from global to shared memory, past the registers, in groups that end with a commit.
+// `wait_copies` waits until at most PENDING of the thread's groups are on their way.
+__device__ __forceinline__ void copy_async(Shared to, const void* global) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(global)
+                 : "memory");
+}
+
+__device__ __forceinline__ void commit_copies() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+template <int PENDING> __device__ __forceinline__ void wait_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+// fp32 to fp16 toward zero, two at once: `low` in the lower half of the register.
+__device__ __forceinline__ unsigned truncate_pair(float low, float high) {
+    unsigned pair;
+    asm("cvt.rz.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+
+// 1 / x, perhaps an ulp off. x and 1 / x must be normal.
+__device__ __forceinline__ float reciprocal(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// The greater one, and NaN if either is.
+__device__ __forceinline__ float greatest(float a, float b) {
+    float y;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}

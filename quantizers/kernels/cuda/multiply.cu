@@ -1,192 +1,213 @@
 // y = x W^T (+ bias) for few rows of x, straight from the packed W: what is read follows the bits.
 //
 // Weights are dequantized in registers to exactly what `dequantize` gives and go into tensor-core
-// products with fp32 sums, so up to 8 rows of x cost what one costs. A warp takes 16 rows of W and
-// 128 columns at a time; a lane takes 32 neighbouring columns (K whole words) of two rows. Which
-// column meets which slot of the product does not matter as long as W and x agree.
-//
-// Look-ups have no bank conflicts: each lane reads a copy of the table in banks of its own, up to
-// 4 bit one of all pairs of codes (two banks), above one of single codes (one bank).
+// products with fp32 sums, so up to 8 rows of x cost what one costs. A warp keeps its columns of x
+// in registers and goes down the rows of W, 16 at a time; then the warps' sums are added up. Codes
+// come through a ring in shared memory, one step ahead. A lane takes 32 neighbouring columns (K
+// whole words) of two rows: which column meets which slot of the product does not matter as long as
+// W and x agree.
 
-template <int K> struct Lookup {
-    static constexpr int WIDTH = K <= 4 ? 2 : 1;  // codes a look-up takes
-    static constexpr int BYTES = (1 << K * WIDTH) * 128;
+constexpr int CHUNK = 128;            // columns that the 4 lanes of a row take together
+constexpr int MULTIPLY_SLOTS = 2;     // of a warp's ring
+constexpr int MULTIPLY_KEPT = 16;     // tiles of 16 rows whose sums a block keeps over its passes
 
-    static __device__ __forceinline__ void fill(float* table, const float* codebook,
-                                                long long n_codes) {
-        for (int i = threadIdx.x; i < BYTES / 4; i += MULTIPLY_THREADS) {
-            const int entry = i / 32;
-            const int code = WIDTH == 1 ? entry : i % 2 ? entry >> K : entry & ((1 << K) - 1);
-            table[i] = code < n_codes ? codebook[code] : __uint_as_float(0x7fc00000u);
-        }
-    }
-
-    // Bits [bit, bit + K WIDTH) of the words, times 128, plus the offset of the lane's copy.
-    static __device__ __forceinline__ unsigned address(const unsigned (&word)[K], int bit,
-                                                       unsigned copy) {
-        constexpr unsigned MASK = ((1u << K * WIDTH) - 1) << 7;
-        const int at = bit / 32, offset = bit % 32;
-        const unsigned field = offset < 7 ? word[at] << (7 - offset)
-            : offset + K * WIDTH > 32
-            ? __funnelshift_r(word[at], word[at + 1 < K ? at + 1 : at], offset - 7)
-            : word[at] >> (offset - 7);
-        return (field & MASK) | copy;
-    }
-
-    // Values of the codes 2 p and 2 p + 1.
-    static __device__ __forceinline__ float2 pair(const unsigned char* table,
-                                                  const unsigned (&word)[K], int p, unsigned copy) {
-        if constexpr (WIDTH == 2) {
-            return *reinterpret_cast<const float2*>(table + address(word, 2 * p * K, copy));
-        } else {
-            float2 values;
-            values.x = *reinterpret_cast<const float*>(table + address(word, 2 * p * K, copy));
-            values.y = *reinterpret_cast<const float*>(table + address(word, (2 * p + 1) * K, copy));
-            return values;
-        }
-    }
-};
-
-// A lane's share of 16 rows x 128 columns: rows lane / 4 and + 8, 32 columns of each.
-template <int K, typename T> struct Share {
-    unsigned word[2][K];
-    T scale[2][2];  // of each row's first and last 16 columns
-
-    // first: the element of W that each row's columns begin with.
-    __device__ __forceinline__ void load(const unsigned* stream, const T* absmax,
-                                         const long long (&first)[2], long long shift) {
-        constexpr int WORDS = K % 4 == 0 ? 4 : K % 2 == 0 ? 2 : 1;  // a load
-        struct alignas(4 * WORDS) Load {
-            unsigned word[WORDS];
-        };
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const unsigned* codes = stream + first[half] / 32 * K;
-#pragma unroll
-            for (int i = 0; i < K / WORDS; ++i) {
-                const Load load = reinterpret_cast<const Load*>(codes)[i];
-#pragma unroll
-                for (int j = 0; j < WORDS; ++j) word[half][i * WORDS + j] = load.word[j];
-            }
-            const T* owner = absmax + (first[half] >> shift);
-            scale[half][0] = owner[0];
-            scale[half][1] = owner[shift == 4];  // blocks of 16, or one for all 32 columns
-        }
-    }
-};
-
-// x [m, d_in], y [m, d_out], m <= 8 X_TILES; d_in a multiple of 128; block of 2^shift >= 16.
-template <int K, typename T, int X_TILES, int ROW_TILES>
-__global__ void __launch_bounds__(MULTIPLY_THREADS, X_TILES == 1 ? MULTIPLY_RESIDENT : MULTIPLY_RESIDENT_WIDE)
+// x [m, d_in], y [m, d_out], m <= 8 X_TILES; d_in a multiple of 128, d_in d_out < 2^31; block of
+// 2^shift >= 16, shift < 32. CHUNKS: chunks of a warp, its segment of the row. `segments` warps share
+// rows; a row takes `passes` of them. FINE: blocks of 16 or 32, so that lanes have scales of their
+// own.
+template <int K, typename T, int X_TILES, int CHUNKS, bool FINE>
+__global__ void __launch_bounds__(MULTIPLY_THREADS, 1)
 multiply(const T* __restrict__ x, const unsigned* __restrict__ stream,
          const T* __restrict__ absmax, const float* __restrict__ codebook,
          const T* __restrict__ bias, T* __restrict__ y, long long m, long long d_in,
-         long long d_out, long long shift, long long n_codes) {
-    constexpr int WARPS = MULTIPLY_THREADS / 32, CHUNK = 128;
-    constexpr int ROWS = 16 * ROW_TILES, COLUMNS = 8 * X_TILES;
-    constexpr int SUM_BYTES = WARPS * ROWS * COLUMNS * 4;
-    // First the table, at the end the warps' sums.
-    alignas(16) __shared__ unsigned char
-        memory[Lookup<K>::BYTES > SUM_BYTES ? Lookup<K>::BYTES : SUM_BYTES];
+         long long d_out, long long shift, long long n_codes, long long segments,
+         long long passes) {
+    using Table = LaneTable<K>;
+    constexpr int COLUMNS = 8 * X_TILES, SUMS = 16 * COLUMNS;  // of a tile: rows x columns of y
+    // A lane's loads of 16 bytes, 32 bytes apart, would meet in the same banks at 8 bit.
+    constexpr int ROW = 16 * K + (K == 8 ? 16 : 0);  // bytes, of a chunk
+    constexpr int SLOT = CHUNKS * 16 * ROW, RING = MULTIPLY_SLOTS * SLOT;
+    constexpr int BEFORE = (Table::BYTES - MOST_RESERVED) / RING;  // rings that fit below the table
 
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int g = lane / 4, t = lane % 4;
-    const unsigned copy = Lookup<K>::WIDTH == 2 ? lane % 16 * 8 : lane * 4;
-    const long long first_row = static_cast<long long>(blockIdx.x) * ROWS;
-    const int chunks = static_cast<int>(d_in / CHUNK);
+    const int groups = warps / static_cast<int>(segments);  // tiles the block works on at a time
+    const int segment = warp % static_cast<int>(segments), group = warp / static_cast<int>(segments);
+    const Shared table = Table::place(), after = table + Table::BYTES;
+    const Shared ring = kept(warp < BEFORE ? shared_address(dynamic_memory) + warp * RING
+                                           : after + (warp - BEFORE) * RING);
+    const Shared sums = after + (warps < BEFORE ? 0 : warps - BEFORE) * RING;  // two of each warp
+    const Shared kept_sums = sums + 2 * warps * SUMS * 4;
+    const Shared from = kept(ring + g * ROW + t * 4 * K);
+    const Shared copy = kept(table + lane % Table::COPIES * (4 * Table::WIDTH));
 
-    // Where the lane reads next. Rows beyond the last are that one again: read, and not written.
-    constexpr int STEP = WARPS * CHUNK;
-    const long long column = warp * CHUNK + t * 32;
-    long long first[ROW_TILES][2];
+    const int rows = static_cast<int>(d_out), columns = static_cast<int>(d_in);
+    const int row_words = columns / 32 * K;
+    const int tiles = (rows + 15) / 16, block_tile = blockIdx.x * groups, stride = gridDim.x * groups;
+    const int steps = (tiles - block_tile + stride - 1) / stride;
+    const int kept_steps = MULTIPLY_KEPT / groups;
+
+    // What comes next: steps in portions of `kept_steps`, each in all passes.
+    int next_begin = 0, next_pass = 0, next_step = 0, next_slot = 0;
+    // Scales in pairs, fine ones of a lane's halves of 16 columns in a chunk and row. Else each lane
+    // has the pair of both halves of 64 columns of another row and chunk: 16 rows are read at once.
+    unsigned next_scales[FINE ? 2 * CHUNKS : 1];
+    auto fetch = [&] {
+        if (next_step < steps) {
+            const int row = (block_tile + group + next_step * stride) * 16;
+            const int first = (next_pass * static_cast<int>(segments) + segment) * CHUNKS * CHUNK;
 #pragma unroll
-    for (int r = 0; r < ROW_TILES; ++r)
+            for (int i = 0; i < CHUNKS * 16 * K; i += 32) {  // pieces of 16 bytes
+                const int piece = i + lane;
+                const int chunk = piece / (16 * K), of = piece / K % 16, part = piece % K;
+                if (piece < CHUNKS * 16 * K && row + of < rows && first + chunk * CHUNK < columns)
+                    copy_async(ring + next_slot * SLOT + (chunk * 16 + of) * ROW + part * 16,
+                               stream + static_cast<unsigned>(row + of) * row_words + first / 32 * K
+                                   + chunk * 4 * K + part * 4);
+            }
+            const unsigned last = static_cast<unsigned>(rows) * columns - 1;
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const long long row = first_row + r * 16 + half * 8 + g;
-            first[r][half] = (row < d_out ? row : d_out - 1) * d_in + column;
+            for (int i = 0; i < (FINE ? 2 * CHUNKS : 1); ++i) {
+                const int of = FINE ? i % 2 * 8 + g : lane / CHUNKS % 16;
+                const int chunk = FINE ? i / 2 : lane % CHUNKS;
+                const unsigned weight = static_cast<unsigned>(row + of) * columns + first
+                                        + chunk * CHUNK + (FINE ? t * 32 : 0);
+                const unsigned here = weight < last ? weight : last;
+                if (shift == (FINE ? 4 : 6))
+                    next_scales[i] = reinterpret_cast<const unsigned*>(absmax)[here / (FINE ? 32 : 128)];
+                else
+                    next_scales[i] = absmax[here >> shift].bits * 0x10001u;
+            }
         }
-    const T* x_columns[X_TILES];
-#pragma unroll
-    for (int i = 0; i < X_TILES; ++i)
-        x_columns[i] = x + (i * 8 + g < m ? i * 8 + g : m - 1) * d_in + column;
-
-    Share<K, T> next[ROW_TILES];
-    auto load_next = [&] {
-#pragma unroll
-        for (int r = 0; r < ROW_TILES; ++r) {
-            next[r].load(stream, absmax, first[r], shift);
-#pragma unroll
-            for (int half = 0; half < 2; ++half) first[r][half] += STEP;
+        commit_copies();
+        next_slot ^= 1;
+        const int end = next_begin + kept_steps < steps ? next_begin + kept_steps : steps;
+        if (++next_step == end) {
+            if (++next_pass == passes) {
+                next_pass = 0;
+                next_begin = end;
+            }
+            next_step = next_begin;
         }
     };
-    if (warp < chunks) load_next();
-    Lookup<K>::fill(reinterpret_cast<float*>(memory), codebook, n_codes);
+    // Codes that are never copied are zeros, and meet columns of zeros.
+    for (int i = lane; i < RING / 16; i += 32) store_shared_zeros(ring + i * 16);
+    __syncwarp();
+    fetch();
+    Table::fill(codebook, n_codes);
     __syncthreads();
 
-    float sum[ROW_TILES][X_TILES][4] = {};
-    for (int chunk = warp; chunk < chunks; chunk += WARPS) {
-        Share<K, T> share[ROW_TILES];
-#pragma unroll
-        for (int r = 0; r < ROW_TILES; ++r) share[r] = next[r];
-        if (chunk + WARPS < chunks) load_next();
-
-        // Each lane's first 16 columns, then its other 16: all at once would not fit registers.
-#pragma unroll
-        for (int part = 0; part < 2; ++part) {
-            Vector columns[X_TILES][2];  // of row g of x, two values a word
+    int slot = 0, parity = 0;
+    for (int begin = 0; begin < steps; begin += kept_steps) {
+        for (int pass = 0; pass < passes; ++pass) {
+            // The lane's columns of row g of each tile of x: two values a word.
+            unsigned values[X_TILES][CHUNKS][16];
+            const int first = (pass * static_cast<int>(segments) + segment) * CHUNKS * CHUNK + t * 32;
 #pragma unroll
             for (int i = 0; i < X_TILES; ++i)
 #pragma unroll
-                for (int j = 0; j < 2; ++j)
-                    columns[i][j] = reinterpret_cast<const Vector*>(x_columns[i])[2 * part + j];
-            // Four products over 16 columns: 4 of every lane.
+                for (int chunk = 0; chunk < CHUNKS; ++chunk) {
+                    const bool there = i * 8 + g < m && first + chunk * CHUNK < columns;
+                    const T* some = x + (i * 8 + g) * d_in + first + chunk * CHUNK;
 #pragma unroll
-            for (int step = 0; step < 4; ++step) {
+                    for (int j = 0; j < 4; ++j) {
+                        Vector loaded = {};
+                        if (there) loaded = reinterpret_cast<const Vector*>(some)[j];
 #pragma unroll
-                for (int r = 0; r < ROW_TILES; ++r) {
-                    unsigned a[4];
-#pragma unroll
-                    for (int slot = 0; slot < 4; ++slot) {
-                        const int half = slot % 2, p = 8 * part + 2 * step + slot / 2;
-                        const float2 value = Lookup<K>::pair(memory, share[r].word[half], p, copy);
-                        const float scale = widen(share[r].scale[half][part]);
-                        a[slot] =
-                            narrow_pair<T>(__fmul_rn(value.x, scale), __fmul_rn(value.y, scale));
-                    }
-#pragma unroll
-                    for (int i = 0; i < X_TILES; ++i) {
-                        const unsigned b[2] = {columns[i][step / 2].word[step % 2 * 2],
-                                               columns[i][step / 2].word[step % 2 * 2 + 1]};
-                        mma<T>(sum[r][i], a, b);
+                        for (int w = 0; w < 4; ++w) values[i][chunk][4 * j + w] = loaded.word[w];
                     }
                 }
+
+            for (int step = begin; step < begin + kept_steps && step < steps; ++step) {
+                wait_copies<0>();
+                __syncwarp();  // all lanes' copies are there, and all have read the slot before
+                unsigned scales[FINE ? 2 * CHUNKS : 1];
+#pragma unroll
+                for (int i = 0; i < (FINE ? 2 * CHUNKS : 1); ++i) scales[i] = next_scales[i];
+                fetch();
+
+                float sum[X_TILES][4] = {};
+#pragma unroll
+                for (int chunk = 0; chunk < CHUNKS; ++chunk) {
+                    unsigned word[2][K];
+                    constexpr int WIDE = K % 4 == 0 ? 4 : K % 2 == 0 ? 2 : 1;  // words of a load
+#pragma unroll
+                    for (int i = 0; i < 2 * K; i += WIDE) {
+                        unsigned some[WIDE];
+                        load_shared(from + slot * SLOT + (chunk * 16 + i / K * 8) * ROW + i % K * 4, some);
+#pragma unroll
+                        for (int j = 0; j < WIDE; ++j) word[i / K][i % K + j] = some[j];
+                    }
+                    unsigned pair[2];  // of the lane's first and last 16 columns, of either row
+#pragma unroll
+                    for (int half = 0; half < 2; ++half) {
+                        if constexpr (FINE) {
+                            pair[half] = scales[chunk * 2 + half];
+                        } else {
+                            const int owner = (half * 8 + g) * CHUNKS + chunk;
+                            const unsigned both = __shfl_sync(0xffffffffu, scales[0], owner);
+                            pair[half] = both >> t / 2 * 16;
+                        }
+                    }
+                    // Eight products over 16 columns: 4 of every lane.
+#pragma unroll
+                    for (int s = 0; s < 8; ++s) {
+                        unsigned a[4];
+#pragma unroll
+                        for (int half = 0; half < 2; ++half) {
+                            float weight[4];
+                            Table::look_up(word[half], 4 * s, copy, weight);
+                            const float factor = widen(T{
+                                static_cast<unsigned short>(pair[half] >> (FINE ? s / 4 * 16 : 0))});
+#pragma unroll
+                            for (int j = 0; j < 2; ++j)
+                                a[half + 2 * j] = narrow_pair<T>(__fmul_rn(weight[2 * j], factor),
+                                                                 __fmul_rn(weight[2 * j + 1], factor));
+                        }
+#pragma unroll
+                        for (int i = 0; i < X_TILES; ++i) {
+                            const unsigned b[2] = {values[i][chunk][2 * s], values[i][chunk][2 * s + 1]};
+                            mma<T>(sum[i], a, b);
+                        }
+                    }
+                }
+                slot ^= 1;
+
+                // Row 8 h + g of the tile and columns 8 i + 2 t, + 1 of y: in pairs, by lanes.
+                const Shared mine = sums + (parity * warps + warp) * SUMS * 4;
+#pragma unroll
+                for (int i = 0; i < X_TILES; ++i)
+#pragma unroll
+                    for (int j = 0; j < 4; ++j)
+                        store_shared(mine + ((i * 4 + j) * 32 + lane) * 4, sum[i][j]);
+                __syncthreads();  // while some warps add up these, the others do the next step
+                for (int i = threadIdx.x; i < groups * SUMS; i += blockDim.x) {
+                    const int of = i / SUMS, at = i % SUMS;  // group, place among its sums
+                    const Shared source = sums + ((parity * warps + of * static_cast<int>(segments)) * SUMS + at) * 4;
+                    float total = 0.0f;
+#pragma unroll 4
+                    for (int s = 0; s < static_cast<int>(segments); ++s) {
+                        float some[1];
+                        load_shared(source + s * SUMS * 4, some);
+                        total = __fadd_rn(total, some[0]);
+                    }
+                    if (passes > 1) {
+                        const Shared keep = kept_sums + (((step - begin) * groups + of) * SUMS + at) * 4;
+                        float before[1] = {};
+                        if (pass) load_shared(keep, before);
+                        total = __fadd_rn(before[0], total);
+                        store_shared(keep, total);
+                    }
+                    const int of_lane = at % 32, j = at / 32 % 4;
+                    const int row = (block_tile + of + step * stride) * 16 + j / 2 * 8 + of_lane / 4;
+                    const int column = at / 128 * 8 + of_lane % 4 * 2 + j % 2;
+                    if (pass + 1 == passes && row < rows && column < m) {
+                        if (bias) total = __fadd_rn(total, widen(bias[row]));
+                        y[column * d_out + row] = narrow<T>(total);
+                    }
+                }
+                parity ^= 1;
             }
         }
-#pragma unroll
-        for (int i = 0; i < X_TILES; ++i) x_columns[i] += STEP;
-    }
-
-    // Add up the warps, always in the same order.
-    __syncthreads();
-    float* sums = reinterpret_cast<float*>(memory);
-#pragma unroll
-    for (int r = 0; r < ROW_TILES; ++r)
-#pragma unroll
-        for (int i = 0; i < X_TILES; ++i)
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                const int row = r * 16 + g + j / 2 * 8, column = i * 8 + 2 * t + j % 2;
-                sums[(warp * COLUMNS + column) * ROWS + row] = sum[r][i][j];
-            }
-    __syncthreads();
-    for (int i = threadIdx.x; i < ROWS * COLUMNS; i += MULTIPLY_THREADS) {
-        const long long row = first_row + i % ROWS;
-        const int column = i / ROWS;
-        if (column >= m || row >= d_out) continue;
-        float total = 0.0f;
-        for (int w = 0; w < WARPS; ++w) total += sums[w * ROWS * COLUMNS + i];
-        if (bias) total += widen(bias[row]);
-        y[column * d_out + row] = narrow<T>(total);
     }
 }

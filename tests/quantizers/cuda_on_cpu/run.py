@@ -12,9 +12,10 @@ from torch import Tensor
 
 from quantizers.kernels import build
 from quantizers.kernels.launches import Launch
-from quantizers.kernels.tuning import MACROS
+from quantizers.kernels.tuning import macros
 
 _PAGE = mmap.PAGESIZE
+_WINDOW = 1 << 16
 _SHIM = Path(__file__).with_name("shim.h")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -25,7 +26,8 @@ class Emulator:
     def __init__(self, family: str, names: list[str], folder: Path) -> None:
         self._index = {name: i for i, name in enumerate(names)}
         parts = [_SHIM.read_text()]
-        parts += [(build.SOURCES / part).read_text() for part in ("common.cuh", f"{family}.cu")]
+        sources = "common.cuh", "lane_table.cuh", f"{family}.cu"
+        parts += [(build.SOURCES / source).read_text() for source in sources]
         parts += [
             f'extern "C" void run_{i}(const long long* arguments, int blocks, int threads)'
             f"{{ launch({name}, arguments, blocks, threads); }}"
@@ -34,9 +36,10 @@ class Emulator:
         source, library = folder / f"{family}.cpp", folder / f"{family}.so"
         source.write_text("\n".join(parts))
         command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-ffp-contract=off"]
-        command += ["-fno-strict-aliasing", *(f"-D{k}={v}" for k, v in MACROS.items())]
+        command += ["-fno-strict-aliasing", *(f"-D{k}={v}" for k, v in macros("sm_90").items())]
         subprocess.run([*command, str(source), "-o", str(library)], check=True)
         self._library = ctypes.CDLL(str(library))
+        self._shared = ctypes.c_void_p.in_dll(self._library, "shared_memory")
 
     def run(self, launch: Launch) -> None:
         """Run a launch on CPU tensors. Each sits before a forbidden page meanwhile: a read or write
@@ -44,10 +47,23 @@ class Emulator:
         fenced = [_Fenced(a) if isinstance(a, Tensor) else a for a in launch.arguments]
         values = [a.address if isinstance(a, _Fenced) else (a or 0) for a in fenced]
         function = getattr(self._library, f"run_{self._index[launch.name]}")
+        memory = mmap.mmap(-1, launch.shared + 2 * _WINDOW)
+        self._shared.value = _fenced_shared(memory, launch.shared)
         function((ctypes.c_longlong * len(values))(*values), launch.blocks, launch.threads)
         for argument in fenced:
             if isinstance(argument, _Fenced):
                 argument.copy_back()
+
+
+def _fenced_shared(memory: mmap.mmap, size: int) -> int:
+    """Where `size` bytes of shared memory begin: 1 KiB above a multiple of 64 KiB, as on a GPU,
+    with the rest of `memory` from the next page on forbidden."""
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    begin = -(-start // _WINDOW) * _WINDOW + 1024
+    end = -(-(begin + size) // _PAGE) * _PAGE
+    length = start + len(memory) - end
+    assert _libc.mprotect(ctypes.c_void_p(end), ctypes.c_size_t(length), 0) == 0
+    return begin
 
 
 class _Fenced:

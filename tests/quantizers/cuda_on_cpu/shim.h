@@ -2,6 +2,7 @@
 // and barriers, shuffles and tensor-core products switch between them. Blocks run one by one.
 #include <ucontext.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -17,7 +18,7 @@
 struct Index {
     unsigned x;
 };
-static Index threadIdx, blockIdx, gridDim;
+static Index threadIdx, blockIdx, blockDim, gridDim;
 struct float2 {
     float x, y;
 };
@@ -72,13 +73,30 @@ static int block_threads;
 static void __syncthreads() { block_barrier.wait(block_threads); }
 static void __syncwarp() { warp_barrier[threadIdx.x / 32].wait(32); }
 
-static unsigned __shfl_xor_sync(unsigned, unsigned value, int mask) {
+template <typename X> static X __shfl_xor_sync(unsigned, X value, int mask) {
+    static X given[MOST_THREADS];
+    given[threadIdx.x] = value;
+    __syncwarp();
+    const X taken = given[threadIdx.x ^ mask];
+    __syncwarp();
+    return taken;
+}
+
+static unsigned __shfl_sync(unsigned, unsigned value, int lane) {
     static unsigned given[MOST_THREADS];
     given[threadIdx.x] = value;
     __syncwarp();
-    const unsigned taken = given[threadIdx.x ^ mask];
+    const unsigned taken = given[threadIdx.x / 32 * 32 + lane];
     __syncwarp();
     return taken;
+}
+
+static unsigned __reduce_max_sync(unsigned, unsigned value) {
+    for (int mask = 1; mask < 32; mask *= 2) {
+        const unsigned other = __shfl_xor_sync(0xffffffffu, value, mask);
+        value = other > value ? other : value;
+    }
+    return value;
 }
 
 // --- arithmetic ---
@@ -145,6 +163,55 @@ static void mma(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     __syncwarp();
 }
 
+// --- dynamic shared memory: given by the caller, with a fence behind it ---
+extern "C" unsigned char* shared_memory;
+unsigned char* shared_memory;
+#define DYNAMIC_SHARED(name) static unsigned char*& name = shared_memory
+using Shared = unsigned long;
+constexpr int MOST_RESERVED = 1024;
+
+static Shared shared_address(const void* p) { return reinterpret_cast<Shared>(p); }
+template <typename X> static X kept(X x) { return x; }
+static Shared with_byte(Shared address, unsigned word, int i) {
+    return (address & ~0xff00ul) | (word >> 8 * i & 0xff) << 8;
+}
+static Shared and_or(unsigned a, unsigned b, Shared c) { return (a & b) | c; }
+template <typename X, int N> static void load_shared(Shared from, X (&x)[N]) {
+    if (from % sizeof x) std::abort();  // as a GPU would
+    std::memcpy(x, reinterpret_cast<const void*>(from), sizeof x);
+}
+template <typename X> static void store_shared(Shared to, const X& x) {
+    if (to % sizeof x) std::abort();
+    std::memcpy(reinterpret_cast<void*>(to), &x, sizeof x);
+}
+static void store_shared_zeros(Shared to) { std::memset(reinterpret_cast<void*>(to), 0, 16); }
+
+// Copies arrive as late as they may: when they are waited for.
+struct Copy {
+    Shared to;
+    const void* from;
+};
+static std::vector<std::vector<Copy>> copies_of[MOST_THREADS];
+static void copy_async(Shared to, const void* from) {
+    if (to % 16 || reinterpret_cast<Shared>(from) % 16) std::abort();
+    auto& groups = copies_of[threadIdx.x];
+    if (groups.empty()) groups.emplace_back();
+    groups.back().push_back({to, from});
+}
+static void commit_copies() {
+    auto& groups = copies_of[threadIdx.x];
+    if (groups.empty()) groups.emplace_back();
+    groups.emplace_back();
+}
+template <int PENDING> static void wait_copies() {
+    auto& groups = copies_of[threadIdx.x];  // the last is not committed yet
+    while (groups.size() > PENDING + 1) {
+        for (const Copy& copy : groups.front())
+            std::memcpy(reinterpret_cast<void*>(copy.to), copy.from, 16);
+        groups.erase(groups.begin());
+    }
+}
+
 // --- launch: every argument is 8 bytes, a pointer or an integer ---
 template <typename... A, std::size_t... I>
 static void call(void (*kernel)(A...), const long long* arguments, std::index_sequence<I...>) {
@@ -153,10 +220,39 @@ static void call(void (*kernel)(A...), const long long* arguments, std::index_se
 template <typename... A>
 static void launch(void (*kernel)(A...), const long long* arguments, int blocks, int threads) {
     body = [=] { call(kernel, arguments, std::index_sequence_for<A...>()); };
-    block_threads = threads;
+    block_threads = blockDim.x = threads;
     gridDim.x = blocks;
     for (int i = 0; i < blocks; ++i) {
         blockIdx.x = i;
+        for (auto& groups : copies_of) groups.clear();
         run_block(threads);
     }
+}
+
+// --- what the quantizer needs besides ---
+#include <cmath>
+static float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+static float reciprocal(float x) {  // an ulp off, as the hardware's may be, and no subnormals
+    return x < 0x1p-126f ? INFINITY : x > 0x1p126f ? 0 : std::nextafter(1 / x, 2 / x);
+}
+static float greatest(float a, float b) { return a != a || a > b ? a : b; }
+static unsigned toward_zero(float x) {
+    const F16 near = narrow<F16>(x);
+    const bool away = std::fabs(widen(near)) > std::fabs(x);  // infinity too, of a finite x
+    return near.bits - away;
+}
+static unsigned truncate_pair(float low, float high) {
+    return toward_zero(low) | toward_zero(high) << 16;
+}
+static unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {
+    const unsigned long long both = static_cast<unsigned long long>(high) << 32 | low;
+    return static_cast<unsigned>(both << (shift & 31) >> 32);
+}
+static unsigned __shfl_up_sync(unsigned, unsigned value, unsigned by) {
+    static unsigned given[MOST_THREADS];
+    given[threadIdx.x] = value;
+    __syncwarp();
+    const unsigned lane = threadIdx.x % 32, taken = given[threadIdx.x - (lane < by ? 0 : by)];
+    __syncwarp();
+    return taken;
 }
