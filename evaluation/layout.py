@@ -43,7 +43,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded rows and the positions to score. All int32, on the CPU.
+    """Right-padded rows and the positions to score. All int32; laid out on the CPU.
 
     input_ids [rows, width]; positions [n] index the flattened rows x width; targets [n] are the
     tokens that follow them. In batches of trees, depth [rows, width] is each token's place in its
@@ -55,6 +55,11 @@ class Batch:
     targets: Tensor
     depth: Tensor | None = None
     end: Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        rows = (self.input_ids, self.positions, self.targets, self.depth, self.end)
+        return Batch(*(None if x is None else x.to(device) for x in rows))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from evaluation.layout import Batch, Layout, Plan, plan
 from evaluation.model_abilities import (
+    attention_kernels,
     head_can_stand_apart,
     model_inputs,
     tree_pair_cost,
@@ -30,7 +31,7 @@ from evaluation.sequences import Sequences
 log = logging.getLogger(__name__)
 
 # Positions (padding counted) in one batch. On a CPU small batches keep activations in the cache.
-TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}
+TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32768}
 # Logits held at once (fp32 elements): the head is applied in slices of this size ...
 LOGITS_AT_ONCE = {"cpu": 2**18, "cuda": 2**27}
 FEWEST_AT_ONCE = 128  # ... but, lest it is read too often, to so many positions at least
@@ -88,7 +89,9 @@ class Scorer:
         known = model in _traits
         if not known:
             budget = TOKENS_PER_BATCH[self._kind]
-            _traits[model] = _Traits(head_can_stand_apart(model), tree_pair_cost(model), budget)
+            with attention_kernels(self.device):
+                apart, pair_cost = head_can_stand_apart(model), tree_pair_cost(model)
+            _traits[model] = _Traits(apart, pair_cost, budget)
         self._of_model = _traits[model]
         if not known and self._kind == "cuda":
             self.probe()
@@ -156,7 +159,10 @@ class Scorer:
         if len(batches.batches) >= threads > 1:
             scored = _on_threads(forward, batches.batches)
         else:
-            scored = [forward(batch) for batch in batches.batches]
+            # All are copied first: a copy waits for the computation that was queued before it.
+            on_device = [batch.to(self.device) for batch in batches.batches]
+            with attention_kernels(self.device):
+                scored = [forward(batch) for batch in on_device]
         starts = np.cumsum(batches.lengths) - batches.lengths
         # Sums are taken here, in float64 and in order: on a GPU they would depend on the run.
         tokens = torch.cat([logprobs for logprobs, _ in scored]).cpu().numpy().astype(np.float64)
@@ -183,8 +189,8 @@ class Scorer:
         else:
             values = self.model(**inputs).logits.flatten(0, 1)
             head = torch.nn.Identity()
-        positions = batch.positions.to(values.device, non_blocking=True).long()
-        targets = batch.targets.to(self.device, non_blocking=True).long()
+        positions = batch.positions.to(values.device).long()
+        targets = batch.targets.to(self.device).long()
         step = self.positions_at_once()
         for start in range(0, n, step):
             some = slice(start, start + step)
