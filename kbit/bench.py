@@ -8,8 +8,6 @@ step reads over the bandwidth of a copy on the same device in the same run.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +19,8 @@ from orchestrator.errors import InputError
 from orchestrator.models import load_models
 
 if TYPE_CHECKING:
-    import torch
-
     from evaluation.measurement import Measurement
+    from kbit.decoding import StepTime
     from orchestrator.models import ModelEntry
     from quantizers.config import QuantConfig
 
@@ -32,8 +29,6 @@ EXAMPLE = (
     "On a GPU the packed weights are multiplied as they are; on the CPU every step dequantizes\n"
     "them, which shows that the path works, not that it is fast."
 )
-PROMPT_TOKENS = 16
-COPY_BYTES = {"cuda": 2**30, "cpu": 2**28}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
+    from kbit.decoding import seconds_a_step
     from kbit.record import find_models, store_measurements
+    from kbit.roofline import bytes_a_step, copy_bandwidth
 
     if args.steps < 1 or min(args.batch) < 1:
         raise InputError("--steps and --batch take whole numbers from 1 up")
@@ -74,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
         size = bytes_a_step(model)
         measured = []
         for batch in args.batch:
-            seconds = seconds_a_step(model, batch, args.steps)
-            roofline = batch * bandwidth / size
+            step = seconds_a_step(model, batch, args.steps)
+            seconds, roofline = step.seconds, batch * bandwidth / size
             rows.append(
                 {
                     "bits": config.bits,
@@ -85,9 +82,10 @@ def run(args: argparse.Namespace) -> int:
                     "weight_bytes": size,
                     "roofline": roofline,
                     "of_roofline": batch / seconds / roofline,
+                    "graph": step.graph,
                 }
             )
-            measured.append(_measurement(batch, seconds, size / bandwidth, args.steps, device_name))
+            measured.append(_measurement(batch, step, size / bandwidth, args.steps, device_name))
         if store is not None:
             store_measurements(store, entry, config, device, device_name, measured)
     frame = pd.DataFrame(rows)
@@ -99,17 +97,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measurement(
-    batch: int, seconds: float, roofline: float, steps: int, device: str
+    batch: int, step: StepTime, roofline: float, steps: int, device: str
 ) -> Measurement:
-    """One latency as the database keeps it; both times in seconds a step."""
+    """One latency as the database keeps it; `roofline` in seconds a step."""
     from analysis.latency import LATENCY, ROOFLINE, latency_task
     from evaluation.measurement import Measurement, Metric
+    from kbit.decoding import PROMPT_TOKENS
 
     metrics = (
-        Metric(LATENCY, seconds * 1000, None, steps),
+        Metric(LATENCY, step.seconds * 1000, None, steps),
         Metric(ROOFLINE, roofline * 1000, None, steps),
     )
     protocol = {"device": device, "batch": batch, "steps": steps, "prompt": PROMPT_TOKENS}
+    if step.graph:
+        protocol["graph"] = True
     return Measurement(latency_task(batch), protocol, metrics)
 
 
@@ -131,57 +132,3 @@ def packed_model(entry: ModelEntry, config: QuantConfig, device: str) -> Any:
     model, _ = load_model(entry, device)
     pack_linears(model, config, load_dtype)
     return model.to(torch.float32) if device == "cpu" else model
-
-
-def bytes_a_step(model: Any) -> int:
-    """Bytes of the weights that one step reads: all but an input embedding that is no head too."""
-    tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()
-    if head is None or head.weight is not embedding:
-        tensors.pop(id(embedding), None)
-    return sum(tensor.nbytes for tensor in tensors.values())
-
-
-def seconds_a_step(model: Any, batch: int, steps: int) -> float:
-    """Median time of a step that adds one token to each of `batch` sequences, with a KV cache."""
-    import torch
-
-    device = model.get_input_embeddings().weight.device
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    prompt = torch.randint(vocabulary, (batch, PROMPT_TOKENS), generator=generator).to(device)
-    times = []
-    with torch.inference_mode():
-        out = model(prompt, use_cache=True)
-        for step in range(steps + 2):
-            token = out.logits[:, -1:].argmax(-1)
-            _wait(device)
-            started = time.perf_counter()
-            out = model(token, past_key_values=out.past_key_values, use_cache=True)
-            _wait(device)
-            if step >= 2:  # the first ones build kernels
-                times.append(time.perf_counter() - started)
-    return statistics.median(times)
-
-
-def copy_bandwidth(device: str) -> float:
-    """Bytes a second, read and written, of the fastest of a few copies."""
-    import torch
-
-    source = torch.ones(COPY_BYTES[device], dtype=torch.uint8, device=device)
-    target = torch.zeros_like(source)
-    times = []
-    for _ in range(6):
-        _wait(source.device)
-        started = time.perf_counter()
-        target.copy_(source)
-        _wait(source.device)
-        times.append(time.perf_counter() - started)
-    return 2 * source.numel() / min(times)
-
-
-def _wait(device: torch.device) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -40,9 +40,7 @@ def batch_sizes(connection: Connection) -> dict[Scored, int]:
     return _smallest(_scorings(connection))
 
 
-def discard_larger(
-    connection: Connection, stage: str, asked: Mapping[str, Collection[str]]
-) -> int:
+def discard_larger(connection: Connection, stage: str, asked: Mapping[str, Collection[str]]) -> int:
     """Discard what a stage of a sweep scored in larger batches than a model could hold later on.
 
     `asked`: experiment id -> ids of the protocols that the sweep asks for and will score again; all

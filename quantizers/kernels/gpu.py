@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -251,7 +251,7 @@ def _allow_shared(kernel: Any, device: torch.device) -> None:
 
 def start(launch: Launch, device: torch.device) -> None:
     """Enqueue a launch on the current stream. Its kernel must have proved itself."""
-    from cuda.core import Device, LaunchConfig
+    from cuda.core import Device
     from cuda.core import launch as enqueue
 
     arguments = [
@@ -260,11 +260,25 @@ def start(launch: Launch, device: torch.device) -> None:
     with torch.cuda.device(device):
         Device(device.index or 0).set_current()
         enqueue(
-            torch.cuda.current_stream(device),
-            LaunchConfig(grid=launch.blocks, block=launch.threads, shmem_size=launch.shared),
+            _stream(torch.cuda.current_stream(device).cuda_stream),
+            _config(launch.blocks, launch.threads, launch.shared),
             _kernels[launch.name, device.index or 0],
             *arguments,
         )
+
+
+@lru_cache(maxsize=64)
+def _stream(handle: int) -> Any:
+    from cuda.core import Stream
+
+    return Stream.from_handle(handle)
+
+
+@lru_cache(maxsize=1024)
+def _config(blocks: int, threads: int, shared: int) -> Any:
+    from cuda.core import LaunchConfig
+
+    return LaunchConfig(grid=blocks, block=threads, shmem_size=shared)
 
 
 def processors(device: torch.device) -> int:

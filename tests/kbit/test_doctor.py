@@ -8,6 +8,7 @@ import torch
 from kbit import bench
 from kbit.cli import main
 from kbit.doctor import PROBLEM
+from kbit.roofline import bytes_a_step
 from orchestrator.models import load_models
 from quantizers.config import QuantConfig
 from quantizers.kernels import build, cpu
@@ -74,11 +75,11 @@ def test_bytes_a_step_are_those_held():
     layers = [m for m in packed.modules() if isinstance(m, KBitLinear)]
     held = sum(m.packed.nbytes + m.absmax.nbytes + m.bias.nbytes for m in layers)
     biases = sum(m.out_features for m in layers)
-    saved = bench.bytes_a_step(full) - bench.bytes_a_step(packed)
+    saved = bytes_a_step(full) - bytes_a_step(packed)
     assert saved == 4 * (n + biases) - held - layers[0].codebook.nbytes
     embedding = full.get_input_embeddings().weight.nbytes
     everything = sum(t.nbytes for t in (*full.parameters(), *full.buffers()))
-    assert bench.bytes_a_step(full) == everything - embedding  # its head is a matrix of its own
+    assert bytes_a_step(full) == everything - embedding  # its head is a matrix of its own
 
 
 @pytest.mark.parametrize(

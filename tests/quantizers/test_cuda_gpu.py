@@ -9,7 +9,7 @@ import torch
 
 from quantizers import kernels
 from quantizers.blockwise import dequantize, quantize
-from quantizers.codebooks import codebook, integer, quantile
+from quantizers.codebooks import codebook, floating, integer, quantile
 from quantizers.config import DATA_TYPES, QuantConfig
 from quantizers.kernels import build, gpu, launches, reference
 from quantizers.linear import KBitLinear
@@ -76,6 +76,21 @@ def test_same_bits_as_the_cpu(poison, bits, dtype, block):
                 assert same_bits(there.packed, here.packed)
                 assert same_bits(there.absmax, here.absmax)
                 assert same_bits(dequantize(there), dequantize(here))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("block", [64, 512, 2048, 7])
+@pytest.mark.parametrize("table", ["wide float", "two values", "near zero"])
+def test_tables_that_take_more_than_one_look_up(table, block, dtype):
+    """Midpoints that lie close together, or so near zero that quotients must not underflow."""
+    codes = {
+        "wide float": floating(8, 7),
+        "two values": torch.tensor([-1.0, 1.0]),
+        "near zero": torch.tensor([-1.0, -1e-42, 1e-42, 1e-30, 1.0]),
+    }[table]
+    values = weights_of(70_001, dtype) * torch.logspace(-6, 1, 70_001).to(dtype)
+    here, there = (quantize(v, codes, 8, block) for v in (values, values.to(CUDA)))
+    assert same_bits(there.packed, here.packed) and same_bits(there.absmax, here.absmax)
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
