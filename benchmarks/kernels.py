@@ -28,12 +28,12 @@ from torch import Tensor
 from quantizers.blockwise import QuantizedTensor, dequantize, quantize
 from quantizers.codebooks import codebook, quantile
 from quantizers.kernels import gpu, launches
-from quantizers.kernels.tuning import MAX_FUSED_ROWS
+from quantizers.kernels.tuning import most_fused_rows
 
 BITS = range(2, 9)
 BLOCKS = (16, 32, 64, 128, 256, 1024, 4096)
 SIDES = (4096, 8192, 16384)  # of the fused multiply's matrix
-ROWS = (1, 2, 4, 8, MAX_FUSED_ROWS)  # of its x
+ROWS = (1, 2, 4, 8, 16, 32, 48)  # of its x
 ROUNDS = 20
 Case = Callable[[], object]
 
@@ -262,13 +262,17 @@ def multiply_table(report: Report, copy: float) -> None:
             x = torch.randn(rows, side, device="cuda").half()
             cublas = device_seconds([_cublas(x, w) for w in weights])
             for bits, q in packed.items():
-                ours = [_product(_copied(q), x) for _ in range(copies(q.bytes_stored))]
+                copied = [_copied(q) for _ in range(copies(q.bytes_stored))]
+                ours = [_product(q, x) for q in copied]
                 if ours[0]() is None:
                     continue
                 taken = device_seconds(ours)
                 case = f"fused k={bits} B=64 M={rows} {side}x{side}"
                 report.add_time(case, taken, "cuBLAS fp16", cublas)
                 report.add_throughput(case, q.bytes_stored + 2 * x.nbytes, taken, copy)
+                if rows == most_fused_rows(bits):
+                    apart = device_seconds([_dequantized_product(q, x) for q in copied])
+                    report.add_time(case, taken, "dequantize + cuBLAS", apart)
 
 
 def _copied(q: QuantizedTensor) -> QuantizedTensor:
@@ -277,7 +281,7 @@ def _copied(q: QuantizedTensor) -> QuantizedTensor:
     return QuantizedTensor(**{**q.__dict__, **parts})
 
 
-def _dequantize(q: QuantizedTensor) -> Case:
+def _dequantize(q: QuantizedTensor) -> Callable[[], Any]:
     n = q.shape.numel()
     args = (q.packed, q.absmax, None, q.codebook, q.bits, q.block_size, n, q.dtype)
     return lambda: gpu.dequantize_packed(*args)
@@ -293,6 +297,11 @@ def _quantize(values: Tensor, table: Tensor, bits: int, block: int) -> Case:
 def _product(q: QuantizedTensor, x: Tensor) -> Case:
     args = (x, q.packed, q.absmax, q.codebook, None, q.bits, q.block_size, q.shape[0])
     return lambda: gpu.multiply(*args)
+
+
+def _dequantized_product(q: QuantizedTensor, x: Tensor) -> Case:
+    weight = _dequantize(q)
+    return lambda: x @ weight().view(q.shape).T
 
 
 def _cublas(x: Tensor, weight: Tensor) -> Case:

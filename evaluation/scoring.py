@@ -31,9 +31,9 @@ from evaluation.sequences import Sequences
 log = logging.getLogger(__name__)
 
 # Positions (padding counted) in one batch. On a CPU small batches keep activations in the cache.
-TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32768}
+TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}
 # Logits held at once (fp32 elements): the head is applied in slices of this size ...
-LOGITS_AT_ONCE = {"cpu": 2**18, "cuda": 2**27}
+LOGITS_AT_ONCE = {"cpu": 2**18, "cuda": 2**25}
 FEWEST_AT_ONCE = 128  # ... but, lest it is read too often, to so many positions at least
 # Log-probabilities fp32 [n], greedy bool [n] or, where nobody asks, [0].
 _TokenScores = tuple[Tensor, Tensor]

@@ -93,10 +93,11 @@ def multiply_packed(
 ) -> Tensor:
     """x W^T + bias for a packed W [d_out, d_in] of weights in `dtype`: [..., d_out] like x.
 
-    x: floating [..., d_in]; bias: [d_out]. On a GPU up to 16 rows of x go straight through the
-    packed form with fp32 sums (appendix E: then latency follows the bits); more rows, and what
-    that kernel does not cover (means, d_in not a multiple of 128, x not in `dtype`), take the
-    dequantized matrix, which equals what `dequantize_packed` gives, and torch's product.
+    x: floating [..., d_in]; bias: [d_out]. On a GPU few rows of x (`tuning.most_fused_rows`) go
+    straight through the packed form with fp32 sums (appendix E: then latency follows the bits): the
+    weights are those of `dequantize_packed`, with one row before they are rounded to 16 bit. More
+    rows, and what the kernels do not cover (means, d_in not a multiple of 128, x not in `dtype`),
+    take the dequantized matrix and torch's product.
 
     Raises ValueError for arguments that disagree (see `checks`). The values of the codebook, which
     may be on the GPU, are not looked at: `checks.check_codebook` does, once.

@@ -138,6 +138,28 @@ def multiply(
     block: int,
     d_out: int,
 ) -> Tensor | None:
+    """Few rows of x at a time; None above the crossover, and for what the kernels do not cover."""
+    if x.shape[0] > tuning.most_fused_rows(bits):
+        return None
+    args = words, absmax, codebook, bias, bits, block, d_out
+    parts = []
+    for rows in x.split(tuning.MULTIPLY_ROWS):
+        if (y := _multiply_few(rows, *args)) is None:
+            return None
+        parts.append(y)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _multiply_few(
+    x: Tensor,
+    words: Tensor,
+    absmax: Tensor,
+    codebook: Tensor,
+    bias: Tensor | None,
+    bits: int,
+    block: int,
+    d_out: int,
+) -> Tensor | None:
     device = x.device
     available = limits(device)
     for plan in (launches.gemv, launches.multiply):

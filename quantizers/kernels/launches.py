@@ -224,7 +224,7 @@ def multiply(
     """y = x W^T + bias, x [m, d_in] and y [m, d_out] in the 16-bit type of absmax and bias."""
     m, d_in = x.shape
     shift = _covered_shift(x, absmax, bias, bits, block, d_out)
-    if shift is None or not 1 <= m <= tuning.MAX_FUSED_ROWS or d_out * d_in >= 2**31:
+    if shift is None or not 1 <= m <= tuning.MULTIPLY_ROWS or d_out * d_in >= 2**31:
         return None
     x_tiles, chunks = -(-m // 8), tuning.multiply_chunks(bits)
     all_segments = -(-d_in // (chunks * FUSED_COLUMNS))

@@ -37,8 +37,14 @@ def macros(arch: str) -> dict[str, int]:
 # Rows of W that each group of a gemv's warps shall have at least.
 GEMV_ROWS = 8
 
-# Rows of x up to which the fused multiply is used; above, dequantize and cuBLAS.
-MAX_FUSED_ROWS = 16
+# Rows of x that the fused multiply takes at once.
+MULTIPLY_ROWS = 16
+
+
+def most_fused_rows(bits: int) -> int:
+    """Rows of x up to which fused multiplies, 16 rows each, are faster than dequantize and cuBLAS:
+    a little less than on an H100, since an H200 dequantizes faster (benchmarks/kernels.py)."""
+    return 48 if bits <= 4 else 32
 
 
 def multiply_chunks(bits: int) -> int:

@@ -210,11 +210,19 @@ def test_linear_layer_chooses_its_path(monkeypatch):
     layer, weight = KBitLinear(matrix), dequantize_matrix(matrix)
     eye = torch.eye(512, device=CUDA).half()
     assert torch.equal(layer(eye[:16].view(4, 4, 512)).view(16, 256), weight.T[:16])
-    monkeypatch.setattr(gpu, "start", None)  # would fail: 17 rows take dequantize ...
-    with pytest.raises(TypeError):
-        layer(eye[:17])
-    monkeypatch.undo()
-    assert torch.equal(layer(eye), weight.T)  # ... and cuBLAS
+    started, start = [], gpu.start
+
+    def noted(launch, device):
+        started.append(launch.family)
+        start(launch, device)
+
+    monkeypatch.setattr(gpu, "start", noted)
+    for rows in (1, 16, 48, 49, 512):  # each has proved itself, or is noted as it does
+        layer(eye[:rows])
+        started.clear()
+        assert torch.equal(layer(eye[:rows]), weight.T[:rows])
+        kinds = {1: ["gemv"], 16: ["multiply"], 48: ["multiply"] * 3}
+        assert started == kinds.get(rows, ["dequantize"])
 
 
 def test_every_family_was_checked_against_plain_torch():

@@ -10,6 +10,7 @@ from quantizers import kernels
 from quantizers.blockwise import dequantize, quantize
 from quantizers.codebooks import codebook, integer
 from quantizers.kernels import build, checks, gpu, launches
+from quantizers.kernels.tuning import most_fused_rows
 from tests.quantizers.cuda_on_cpu.run import Emulator
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -82,14 +83,14 @@ def test_one_pass(started):
     assert gpu.failures() == {}
 
 
-@pytest.mark.parametrize("m", [1, 16])
-def test_multiply(started, m):
+@pytest.mark.parametrize(("m", "starts"), [(1, 4), (16, 4), (20, 8)])  # three to prove itself
+def test_multiply(started, m, starts):
     q = example(40 * 256)
     x = torch.eye(256).half()[7 : 7 + m]
     y = gpu.multiply(x, q.packed, q.absmax, q.codebook, None, 3, 64, 40)
     assert torch.equal(y, dequantize(q).view(40, 256).T[7 : 7 + m])
-    assert len(started) == 4  # three to prove itself
-    many = torch.ones(17, 256).half()
+    assert len(started) == starts
+    many = torch.ones(most_fused_rows(3) + 1, 256).half()
     assert gpu.multiply(many, q.packed, q.absmax, q.codebook, None, 3, 64, 40) is None
     assert gpu.failures() == {}
 
