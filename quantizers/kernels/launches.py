@@ -174,8 +174,7 @@ def gemv(
     if x.shape[0] != 1 or segments > most_warps or d_out * d_in >= 2**31:
         return None
     shift = _covered_shift(x, absmax, bias, bits, block, d_out)
-    # With few rows fewer of them at a time, so that each is fetched while another is multiplied.
-    groups = max(1, min(most_warps // segments, d_out // (tuning.GEMV_ROWS * limits.processors)))
+    groups = most_warps // segments
     warps = segments * groups
     shared = _gemv_shared(bits, warps)
     if shift is None or shift < 5 or shared > limits.shared:

@@ -34,9 +34,6 @@ def macros(arch: str) -> dict[str, int]:
     return {**_MACROS, "GEMV_THREADS": gemv_threads(arch)}
 
 
-# Rows of W that each group of a gemv's warps shall have at least.
-GEMV_ROWS = 8
-
 # Rows of x that the fused multiply takes at once.
 MULTIPLY_ROWS = 16
 

@@ -67,20 +67,20 @@ gemv(const T* __restrict__ x, const unsigned* __restrict__ stream, const T* __re
     }
 
     const int first_column = segment * GEMV_COLUMNS + lane * 32;
-    float columns[32];
+    Vector loaded[4] = {};
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        const int column = first_column + (half ^ swap) * 16;
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            Vector loaded = {};
-            if (column < d_in) loaded = reinterpret_cast<const Vector*>(x + column)[i];
-#pragma unroll
-            for (int j = 0; j < 8; ++j)
-                columns[half * 16 + i * 8 + j] =
-                    kept(widen(T{static_cast<unsigned short>(loaded.word[j / 2] >> j % 2 * 16)}));
-        }
+    for (int i = 0; i < 4; ++i) {
+        const int column = first_column + ((i / 2) ^ swap) * 16;
+        if (column < d_in) loaded[i] = reinterpret_cast<const Vector*>(x + column)[i % 2];
     }
+    float columns[32];
+    auto widen_columns = [&] {
+#pragma unroll
+        for (int i = 0; i < 32; ++i)
+            columns[i] = kept(
+                widen(T{static_cast<unsigned short>(loaded[i / 8].word[i % 8 / 2] >> i % 2 * 16)}));
+    };
+    if (!RING) widen_columns();  // else when the table has been filled, while they were on their way
 
     // The scales of the next rows, and without a ring their codes. Beyond the last row, and beyond
     // the last column, others' are read.
@@ -109,6 +109,7 @@ gemv(const T* __restrict__ x, const unsigned* __restrict__ stream, const T* __re
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) load(next[r]);
     Table::fill(codebook, n_codes);
+    if (RING) widen_columns();
     __syncthreads();
 
     const Shared copy = kept(table + lane % Table::COPIES * (4 * Table::WIDTH));
