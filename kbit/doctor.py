@@ -130,13 +130,16 @@ def _kernels() -> list[Finding]:
     weight = torch.linspace(-1, 1, 128 * 128, device="cuda").half().view(128, 128)
     q = quantize(weight, integer(4), 4, 64)
     dequantize(q)
-    gpu.multiply(weight[:1], q.packed, q.absmax, q.codebook, None, 4, 64, 128)
-    failed = gpu.failures()
+    for rows in (1, 2):
+        gpu.multiply(weight[:rows], q.packed, q.absmax, q.codebook, None, 4, 64, 128)
     found = []
     for family in build.FAMILIES:
-        why = next((why for name, why in failed.items() if name.startswith(family)), None)
-        good = "same bits as plain torch on this device"
-        found.append(
-            (f"kernel {family}", PROBLEM if why else OK, f"not used: {why}" if why else good)
-        )
+        failed = (why for name, why in gpu.failures().items() if name.startswith(family))
+        if why := next(failed, None):
+            state = PROBLEM, f"not used: {why}"
+        elif any(name.startswith(family) for name in gpu.proven()):
+            state = OK, "same bits as plain torch on this device"
+        else:
+            state = "none", "not used: the device has too little shared memory for it"
+        found.append((f"kernel {family}", *state))
     return found

@@ -51,6 +51,12 @@ def failures() -> dict[str, str]:
         return {name: why for (name, _), why in _kernels.items() if isinstance(why, str)}
 
 
+def proven() -> set[str]:
+    """The kernel instances that proved themselves in this process."""
+    with _lock:
+        return {name for (name, _), kernel in _kernels.items() if not isinstance(kernel, str)}
+
+
 def dequantize_packed(
     words: Tensor,
     absmax: Tensor,
@@ -311,8 +317,10 @@ def processors(device: torch.device) -> int:
 def limits(device: torch.device) -> Limits:
     """What the products with packed weights may take of a device."""
     properties: Any = torch.cuda.get_device_properties(device)
+    arch = f"sm_{properties.major}{properties.minor}"
     return Limits(
         properties.multi_processor_count,
         properties.shared_memory_per_block_optin,
-        tuning.gemv_threads(f"sm_{properties.major}{properties.minor}"),
+        tuning.gemv_threads(arch),
+        tuning.byte_tables(arch),
     )

@@ -28,6 +28,7 @@ class Limits:
     processors: int  # multiprocessors
     shared: int  # bytes of shared memory that a block may have
     gemv_threads: int  # that a block of gemv may have
+    byte_tables: bool  # see tuning.byte_tables
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def gemv(
     shift = _covered_shift(x, absmax, bias, bits, block, d_out)
     groups = most_warps // segments
     warps = segments * groups
-    shared = _gemv_shared(bits, warps)
+    shared = _gemv_shared(bits, warps, limits.byte_tables)
     if shift is None or shift < 5 or shared > limits.shared:
         return None
     y = torch.empty(1, d_out, dtype=x.dtype, device=x.device)
@@ -203,10 +204,10 @@ def gemv(
     return launch, y
 
 
-def _gemv_shared(bits: int, warps: int) -> int:
+def _gemv_shared(bits: int, warps: int, byte_tables: bool) -> int:
     """Bytes of shared memory of gemv.cu: rings, table, the sums of two batches of 32 rows."""
     ring = (2 if bits == 8 else 4) * 128 * bits  # at 2 bit not used
-    return _rings_and_table(bits, ring, warps) + 2 * 32 * warps * 4
+    return _rings_and_table(bits, ring, warps, byte_tables) + 2 * 32 * warps * 4
 
 
 def multiply(
@@ -231,7 +232,7 @@ def multiply(
         passes = -(-all_segments // most_warps)
         segments = -(-all_segments // passes)
         groups = most_warps // segments
-        shared = _multiply_shared(bits, x_tiles, chunks, segments * groups)
+        shared = _multiply_shared(bits, x_tiles, chunks, segments * groups, limits.byte_tables)
         if shared <= limits.shared:
             break
     else:
@@ -262,15 +263,17 @@ def multiply(
     return launch, y
 
 
-def _multiply_shared(bits: int, x_tiles: int, chunks: int, warps: int) -> int:
-    """Bytes of shared memory of multiply.cu: as gemv.cu, and the sums of 16 tiles kept."""
+def _multiply_shared(bits: int, x_tiles: int, chunks: int, warps: int, byte_tables: bool) -> int:
+    """Bytes of shared memory of multiply.cu: as gemv.cu, and the sums of 8 tiles kept."""
     ring = 2 * chunks * 16 * (16 * bits + (16 if bits == 8 else 0))
-    return _rings_and_table(bits, ring, warps) + (2 * warps + 16) * 16 * 8 * x_tiles * 4
+    sums = (2 * warps + 8) * 16 * 8 * x_tiles * 4
+    return _rings_and_table(bits, ring, warps, byte_tables) + sums
 
 
-def _rings_and_table(bits: int, ring: int, warps: int) -> int:
+def _rings_and_table(bits: int, ring: int, warps: int, byte_tables: bool) -> int:
     """Bytes up to the end of the rings: as many as fit lie below the table, the rest above."""
-    table = 2**16 if 8 % bits == 0 else 2 ** (bits * (2 if bits <= 4 else 1)) * 128
+    whole_bytes = byte_tables and 8 % bits == 0
+    table = 2**16 if whole_bytes else 2 ** (bits * (2 if bits <= 4 else 1)) * 128
     return 2 * table + max(0, warps - (table - 1024) // ring) * ring
 
 

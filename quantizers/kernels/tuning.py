@@ -29,9 +29,15 @@ def gemv_threads(arch: str) -> int:
     return 1024 if arch == "sm_90" else 512
 
 
+def byte_tables(arch: str) -> bool:
+    """Whether the products with packed weights look whole bytes up, in tables of 64 KiB: where a
+    block may have 160 KiB of shared memory, twice its table and what else it needs."""
+    return arch in ("sm_80", "sm_87", "sm_90", "sm_100", "sm_103", "sm_110")
+
+
 def macros(arch: str) -> dict[str, int]:
     """What the kernels' source is compiled with for an architecture."""
-    return {**_MACROS, "GEMV_THREADS": gemv_threads(arch)}
+    return {**_MACROS, "GEMV_THREADS": gemv_threads(arch), "BYTE_TABLES": int(byte_tables(arch))}
 
 
 # Rows of x that the fused multiply takes at once.

@@ -32,7 +32,7 @@ CASES = [(k, (HALF, BF16, FULL)[k % 3], block) for k in range(2, 9) for block in
 CASES += [(3, HALF, 16), (5, HALF, 4096), (8, FULL, 10**9), (6, BF16, 1), (7, HALF, 100)]
 CASES += [(9, HALF, 64), (12, BF16, 33), (15, FULL, 64)]
 ONE_PASS = [(k, (HALF, BF16, FULL)[k % 3]) for k in range(2, 9)]
-LIMITS = launches.Limits(processors=2, shared=232_448, gemv_threads=1024)
+LIMITS = launches.Limits(2, 232_448, 1024, byte_tables=True)
 ROWS_AND_COLUMNS = [(1, 128), (5, 256), (16, 128), (17, 384), (40, 1280)]
 
 
@@ -155,9 +155,9 @@ def product_case(bits, dtype, d_out, d_in, block, m):
     return q, x
 
 
-def run_product(multiplier, q, x, bias=None):
+def run_product(multiplier, q, x, bias=None, limits=LIMITS):
     args = (q.packed, q.absmax, q.codebook, bias, q.bits, q.block_size, q.shape[0])
-    launch, y = launches.multiply(x, *args, LIMITS)
+    launch, y = launches.multiply(x, *args, limits)
     poisoned(y)
     multiplier.run(launch)
     return y
@@ -175,9 +175,9 @@ def test_product_with_the_identity_is_the_dequantized_matrix(multiplier, bits, d
         assert torch.equal(y, expected[start : start + 8])
 
 
-def run_gemv(gemv, q, x, bias=None):
+def run_gemv(gemv, q, x, bias=None, limits=LIMITS):
     args = (q.packed, q.absmax, q.codebook, bias, q.bits, q.block_size, q.shape[0])
-    launch, y = launches.gemv(x, *args, LIMITS)
+    launch, y = launches.gemv(x, *args, limits)
     poisoned(y)
     gemv.run(launch)
     return y
@@ -207,6 +207,22 @@ def test_gemv(gemv, bits, dtype):
     exact = x.double() @ dequantize(q).double().T + bias.double()
     y = run_gemv(gemv, q, x, bias)
     assert (y - exact).norm() <= (2e-3 if dtype == HALF else 1.1e-2) * exact.norm()
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_products_on_devices_with_little_shared_memory(tmp_path, bits):
+    """GeForce and RTX have 99 KiB a block: tables of pairs or single codes instead of bytes."""
+    limits = launches.Limits(2, 101_376, 512, byte_tables=False)
+    q, x = product_case(bits, HALF, 70, 4224, 64, 16)
+    chunks = multiply_chunks(bits)
+    names = [build.multiply_name(bits, HALF, 2, chunks, False)]
+    multiplier = Emulator("multiply", names, tmp_path, "sm_120")
+    gemv = Emulator("gemv", [build.gemv_name(bits, HALF)], tmp_path, "sm_120")
+    exact = x.double() @ dequantize(q).double().T
+    y = run_product(multiplier, q, x, limits=limits)
+    assert (y - exact).norm() <= 2e-3 * exact.norm()
+    y = run_gemv(gemv, q, x[:1], limits=limits)
+    assert (y - exact[:1]).norm() <= 2e-3 * exact[:1].norm()
 
 
 @pytest.mark.parametrize("m", [9, 16])

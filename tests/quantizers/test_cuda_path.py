@@ -42,7 +42,7 @@ def started(monkeypatch, emulators):
     monkeypatch.setattr(gpu, "_kernels", {})
     monkeypatch.setattr(gpu, "unsupported", lambda device: None)
     monkeypatch.setattr(gpu, "processors", lambda device: 2)
-    monkeypatch.setattr(gpu, "limits", lambda device: launches.Limits(2, 232_448, 1024))
+    monkeypatch.setattr(gpu, "limits", lambda device: launches.Limits(2, 232_448, 1024, True))
     monkeypatch.setattr(gpu, "_load", lambda launch, device: b"a kernel")
     monkeypatch.setattr(gpu, "start", start)
     return names

@@ -3,10 +3,11 @@
 DYNAMIC_SHARED(dynamic_memory);
 
 // The table holds a copy of each entry for every lane that reads at the same time, in banks of its
-// own. Where a whole byte of the stream is looked up (k = 2, 4, 8), entries lie 256 bytes apart: one
-// instruction makes the address. Else an entry is a pair of codes up to 3 bit, and a single one above.
+// own. Where a whole byte of the stream is looked up (k = 2, 4, 8, if shared memory has room), entries
+// lie 256 bytes apart: one instruction makes the address. Else an entry is a pair of codes up to 4
+// bit, and a single one above.
 template <int K> struct LaneTable {
-    static constexpr bool BYTE = 8 % K == 0;
+    static constexpr bool BYTE = BYTE_TABLES && 8 % K == 0;
     static constexpr int WIDTH = BYTE ? 8 / K : K <= 4 ? 2 : 1;  // codes of a look-up
     static constexpr int STRIDE = BYTE ? 256 : 128;
     static constexpr int BYTES = (1 << K * WIDTH) * STRIDE;

@@ -9,7 +9,7 @@
 
 constexpr int CHUNK = 128;            // columns that the 4 lanes of a row take together
 constexpr int MULTIPLY_SLOTS = 2;     // of a warp's ring
-constexpr int MULTIPLY_KEPT = 16;     // tiles of 16 rows whose sums a block keeps over its passes
+constexpr int MULTIPLY_KEPT = 8;      // tiles of 16 rows whose sums a block keeps over its passes
 
 // x [m, d_in], y [m, d_out], m <= 8 X_TILES; d_in a multiple of 128, d_in d_out < 2^31; block of
 // 2^shift >= 16, shift < 32. CHUNKS: chunks of a warp, its segment of the row. `segments` warps share
@@ -45,7 +45,8 @@ multiply(const T* __restrict__ x, const unsigned* __restrict__ stream,
     const int row_words = columns / 32 * K;
     const int tiles = (rows + 15) / 16, block_tile = blockIdx.x * groups, stride = gridDim.x * groups;
     const int steps = (tiles - block_tile + stride - 1) / stride;
-    const int kept_steps = MULTIPLY_KEPT / groups;
+    // Of more passes than one, with which the block has one group.
+    const int kept_steps = passes > 1 ? MULTIPLY_KEPT : steps;
 
     // What comes next: steps in portions of `kept_steps`, each in all passes.
     int next_begin = 0, next_pass = 0, next_step = 0, next_slot = 0;
@@ -192,7 +193,7 @@ multiply(const T* __restrict__ x, const unsigned* __restrict__ stream,
                         total = __fadd_rn(total, some[0]);
                     }
                     if (passes > 1) {
-                        const Shared keep = kept_sums + (((step - begin) * groups + of) * SUMS + at) * 4;
+                        const Shared keep = kept_sums + ((step - begin) * SUMS + at) * 4;
                         float before[1] = {};
                         if (pass) load_shared(keep, before);
                         total = __fadd_rn(before[0], total);

@@ -23,7 +23,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Emulator:
     """Instances of one kernel family, compiled together."""
 
-    def __init__(self, family: str, names: list[str], folder: Path) -> None:
+    def __init__(self, family: str, names: list[str], folder: Path, arch: str = "sm_90") -> None:
         self._index = {name: i for i, name in enumerate(names)}
         parts = [_SHIM.read_text()]
         sources = "common.cuh", "lane_table.cuh", f"{family}.cu"
@@ -36,7 +36,7 @@ class Emulator:
         source, library = folder / f"{family}.cpp", folder / f"{family}.so"
         source.write_text("\n".join(parts))
         command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-ffp-contract=off"]
-        command += ["-fno-strict-aliasing", *(f"-D{k}={v}" for k, v in macros("sm_90").items())]
+        command += ["-fno-strict-aliasing", *(f"-D{k}={v}" for k, v in macros(arch).items())]
         subprocess.run([*command, str(source), "-o", str(library)], check=True)
         self._library = ctypes.CDLL(str(library))
         self._shared = ctypes.c_void_p.in_dll(self._library, "shared_memory")
