@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -86,22 +88,27 @@ class StaticStep:
 
 @torch.inference_mode()
 def _replayed(model: Any, batch: int, steps: int) -> float:
+    """Seconds of a replay among others: the next is launched while one runs, as in generation."""
     step = StaticStep(model, _prompt(model, batch), WARM_UP + steps)
     graph = capture(step)
-    times = []
-    for _ in range(steps):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) / 1000)
-    return statistics.median(times)
+    return statistics.median(event_times(graph.replay, steps))
+
+
+def event_times(work: Callable[[], object], times: int) -> list[float]:
+    """Seconds that each of a few calls takes the current GPU, launched without waiting for it."""
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(times + 1)]
+    torch.cuda.synchronize()
+    events[0].record()
+    for event in events[1:]:
+        work()
+        event.record()
+    events[-1].synchronize()
+    return [begin.elapsed_time(end) / 1000 for begin, end in pairwise(events)]
 
 
 def capture(step: Callable[[], None]) -> torch.cuda.CUDAGraph:
     """A graph of a step, after WARM_UP steps that build and prove its kernels."""
-    stream = torch.cuda.Stream()
+    stream = _side_stream(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP):
@@ -112,6 +119,12 @@ def capture(step: Callable[[], None]) -> torch.cuda.CUDAGraph:
     with torch.cuda.graph(graph, stream=stream):
         step()
     return graph
+
+
+@cache
+def _side_stream(device: int) -> torch.cuda.Stream:
+    """One for all captures: cuBLAS keeps tens of MiB for every stream that it once worked on."""
+    return torch.cuda.Stream(device)
 
 
 @torch.inference_mode()

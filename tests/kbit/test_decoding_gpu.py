@@ -67,6 +67,15 @@ def test_memory_is_what_the_bits_count(bits):
     assert all(isinstance(layer, KBitLinear) for layer in layers)
 
 
+def test_a_timed_step_keeps_no_memory():
+    model = neox()
+    seconds_a_step(model, batch=4, steps=2)
+    before = requested_bytes()
+    for batch in (1, 4, 16):
+        seconds_a_step(model, batch, steps=2)
+    assert requested_bytes() - before <= 2**20
+
+
 def requested_bytes():
     """Of GPU memory, without what the allocator adds to each."""
     gc.collect()
