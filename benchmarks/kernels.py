@@ -12,6 +12,7 @@ bandwidth is measured against is the fastest of three kinds.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -35,6 +36,7 @@ BLOCKS = (16, 32, 64, 128, 256, 1024, 4096)
 SIDES = (4096, 8192, 16384)  # of the fused multiply's matrix
 ROWS = (1, 2, 4, 8, 16, 32, 48)  # of its x
 ROUNDS = 20
+SETTLED = 0.02
 Case = Callable[[], object]
 
 
@@ -45,7 +47,7 @@ class Report:
         self.device = device
         self.records: list[dict[str, Any]] = []
         print(device)
-        print(f"{'case':44} {'metric':16} {'value':>10} {'unit':8} {'peer':24} {'ratio':>6}")
+        print(f"{'case':46} {'metric':16} {'value':>10} {'unit':8} {'peer':24} {'ratio':>6}")
 
     def add(
         self,
@@ -59,7 +61,7 @@ class Report:
     ) -> None:
         beside = "" if peer is None else f"{peer} {peer_value:.4g}"
         times = "" if ratio is None else f"{ratio:.2f}x"
-        print(f"{case:44} {metric:16} {value:10.4g} {unit:8} {beside:24} {times:>6}", flush=True)
+        print(f"{case:46} {metric:16} {value:10.4g} {unit:8} {beside:24} {times:>6}", flush=True)
         self.records.append(
             {
                 "case": case,
@@ -100,21 +102,31 @@ def table_of(bits: int) -> Tensor:
 # --- CPU ---
 
 
-def seconds(*cases: Case, rounds: int = 9) -> list[float]:
-    """Median wall time of each, taken in turns so that a busy machine disturbs all alike."""
+def seconds(*cases: Case, rounds: int = 5, calls: int = 5) -> list[float]:
+    """Median wall time of a call, cases in turns so that a busy machine disturbs all alike.
+
+    A turn is some calls in a row, counted from SETTLED seconds on: until then the threads of the
+    case before may still hold a core, waiting for more.
+    """
     taken: list[list[float]] = [[] for _ in cases]
-    for case in cases:
-        case()
     for _ in range(rounds):
         for case, times in zip(cases, taken, strict=True):
-            started = time.perf_counter()
-            case()
-            times.append(time.perf_counter() - started)
+            begun, left = time.perf_counter(), calls
+            while left:
+                started = time.perf_counter()
+                case()
+                if started > begun + SETTLED:
+                    times.append(time.perf_counter() - started)
+                    left -= 1
     return [statistics.median(times) for times in taken]
 
 
 def cpu_table(report: Report, side: int = 4096) -> None:
-    """quantize + pack and unpack + dequantize of a square fp16 matrix at B = 64."""
+    """quantize + pack and unpack + dequantize of a square fp16 matrix at B = 64.
+
+    Dequantized twice: to memory fresh from the system, which clears every page of it first, and to
+    memory that an earlier result has left to the process.
+    """
     weight = torch.randn(side, side, generator=torch.Generator().manual_seed(0)).mul(0.02).half()
     bnb = bitsandbytes()
     peers: list[Case | None] = [None, None]
@@ -124,20 +136,38 @@ def cpu_table(report: Report, side: int = 4096) -> None:
             partial(bnb.quantize_4bit, weight, blocksize=64, quant_type="nf4"),
             partial(bnb.dequantize_4bit, theirs, state),
         ]
+    packed = {bits: quantize(weight, table_of(bits), bits, 64) for bits in BITS}
     for bits in BITS:
-        table = table_of(bits)
-        ours: list[Case] = [
-            partial(quantize, weight, table, bits, 64),
-            partial(dequantize, quantize(weight, table, bits, 64)),
-        ]
-        for name, own, peer in zip(("quantize", "dequantize"), ours, peers, strict=True):
-            case = f"{name} k={bits} B=64 {side}x{side}"
-            if peer is None:
-                report.add(case, "wall time", seconds(own)[0], "s")
-            else:
-                taken, other = seconds(own, peer)
-                peer_name = "bitsandbytes 4 bit"
-                report.add(case, "wall time", taken, "s", peer_name, other, other / taken)
+        own = partial(quantize, weight, table_of(bits), bits, 64)
+        compare(report, f"quantize k={bits} B=64 {side}x{side}", own, peers[0])
+    for keep in (False, True):
+        if not keep_memory(keep):
+            print("this system's allocator cannot be told whether to keep memory")
+            continue
+        where = "memory at hand" if keep else "fresh memory"
+        for bits in BITS:
+            own = partial(dequantize, packed[bits])
+            compare(report, f"dequantize k={bits} B=64 {side}x{side}, {where}", own, peers[1])
+
+
+def compare(report: Report, case: str, own: Case, peer: Case | None) -> None:
+    if peer is None:
+        report.add(case, "wall time", seconds(own)[0], "s")
+        return
+    taken, other = seconds(own, peer)
+    report.add(case, "wall time", taken, "s", "bitsandbytes 4 bit", other, other / taken)
+
+
+def keep_memory(keep: bool) -> bool:
+    """Have the C library keep what is freed for the next, or give it back. Whether it obeyed."""
+    try:
+        tell = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # not glibc
+        return False
+    trim_threshold, most_maps = -1, -4  # of malloc.h
+    return bool(
+        tell(trim_threshold, 2**31 - 1 if keep else 2**17) and tell(most_maps, 0 if keep else 2**16)
+    )
 
 
 # --- GPU ---

@@ -1,4 +1,4 @@
-"""The fast decoder of the CPU path: one function for each width, compiled by Numba.
+"""The fast decoder of any processor: one function for each width, compiled by Numba.
 
 Import it late: Numba takes half a second.
 """
@@ -14,12 +14,14 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import types
 from numba.extending import intrinsic
+from torch import Tensor
+
+from quantizers.kernels.cpu_packed import FP16, FP32, KINDS, Packed, bits_of, typed
+from quantizers.kernels.cpu_threads import in_threads
+from quantizers.kernels.jit import compiled
 
 LOOKUP_BITS = 8
 _STRIP = 2048  # elements taken through each step at a time
-
-# What it rounds to.
-FP32, FP16, BF16 = 0, 1, 2
 
 
 @cache
@@ -28,6 +30,33 @@ def runs_here() -> bool:
     if platform.machine() in ("aarch64", "arm64"):
         return True
     return bool(binding.get_host_cpu_features().get("f16c"))
+
+
+def decode(packed: Packed, out: Tensor, done: int) -> None:
+    """Fill out from element `done` on, a multiple of 32."""
+    bits, kind, values = packed.bits, KINDS[out.dtype], bits_of(out)
+    entries = entries_of(packed.table, bits)
+    signature = (
+        f"void(u4[::1], f4[::1], f4[::1], {typed(entries)}, i8, i8, i8, i8, f4[::1], u2[::1])"
+    )
+    lookup = compiled(lookup_of(bits), signature)
+    empty32, empty16 = np.empty(0, np.float32), np.empty(0, np.uint16)
+
+    def fill(first: int, last: int, codes: np.ndarray) -> None:
+        part = values[first:last]
+        into = (part, empty16) if kind == FP32 else (empty32, part)
+        args = (entries, packed.block, first, last - first, kind)
+        lookup(codes, packed.absmax, packed.mean, *args, *into)
+
+    def fill_groups(first: int, last: int) -> None:
+        begin, end = done + first, done + last
+        fill(begin, end, packed.words[begin * bits // 32 : end * bits // 32])
+
+    whole = values.size // 32 * 32
+    in_threads(whole - done, fill_groups)
+    if whole < values.size:  # the last group, its words made whole
+        codes = packed.words[whole * bits // 32 :]
+        fill(whole, values.size, np.pad(codes, (0, bits - codes.size)))
 
 
 @intrinsic

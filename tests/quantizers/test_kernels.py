@@ -9,9 +9,11 @@ import torch
 
 from quantizers import kernels
 from quantizers.codebooks import codebook
-from quantizers.kernels import cpu, cpu_lookup, reference
+from quantizers.kernels import cpu, cpu_lookup, cpu_vector, reference
+from quantizers.kernels.cpu_threads import CHUNK
+from quantizers.packing import pack
 
-BLOCKS = (1, 7, 32, 64, 100, 4096, 10**6)
+BLOCKS = (1, 7, 16, 32, 64, 100, 4096, 10**6)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 ROOT = Path(__file__).parents[2]
 
@@ -37,23 +39,34 @@ def assert_same(values, absmax, mean, table, bits, block):
     assert ours.isfinite().all()
 
 
+@pytest.fixture(params=["permutations", "look-ups"])
+def decoder(request, monkeypatch):
+    """Each of the fast decoders, the second on processors that have the first too."""
+    if request.param == "look-ups":
+        monkeypatch.setattr(cpu_vector, "runs_here", lambda: False)
+    elif not cpu_vector.runs_here():
+        pytest.skip("this processor has no AVX-512 VBMI")
+
+
+@pytest.mark.usefixtures("decoder")
 @pytest.mark.parametrize("bits", range(2, 16))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_bit_identical_to_the_reference(bits, dtype):
     table = codebook(("int", "float", "dynamic")[bits % 3], bits)
-    for n in (1, 31, 32, 33, 63, 64, 65, 1000):
+    for n in (1, 31, 32, 33, 63, 64, 65, 320, 1000):
         for i, block in enumerate(BLOCKS):
             values, absmax, mean = inputs(n, block, dtype, centered=(n + i) % 2 == 0)
             assert_same(values, absmax, mean, table, bits, block)
 
 
+@pytest.mark.usefixtures("decoder")
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("block", [48, 64, 10**7])
+@pytest.mark.parametrize("block", [16, 48, 64, 10**7])
 def test_many_chunks_and_threads(threads, block):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        values, absmax, mean = inputs(cpu._CHUNK * 5 + 77, block, torch.float16, centered=True)
+        values, absmax, mean = inputs(CHUNK * 5 + 77, block, torch.float16, centered=True)
         assert_same(values, absmax, mean, codebook("float", 5), 5, block)
     finally:
         torch.set_num_threads(before)
@@ -107,9 +120,45 @@ def test_processes_that_start_together_share_an_empty_cache(tmp_path):
     for worker in workers:
         _, errors = worker.communicate(timeout=120)
         assert worker.returncode == 0, errors.decode()
-    assert len(list(tmp_path.rglob("*.nbi"))) == 2  # the compiled encoder and decoder
+    decoders = 2 if cpu_vector.runs_here() else 1
+    assert len(list(tmp_path.rglob("*.nbi"))) == 1 + decoders  # and the encoder
 
 
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_permutations_read_within_the_stream_and_cover_nearly_all(bits):
+    for n in (1, 63, 64, 65, 1000, 4096):
+        words = -(-n * bits // 32)
+        done = cpu_vector.covered(n, words, bits, 64)
+        assert done % cpu_vector.GROUP == 0 and done <= n
+        if done:
+            last_load = (done - cpu_vector.GROUP) * bits // 8
+            assert last_load + 64 <= 4 * words
+        assert n - done <= cpu_vector.GROUP * 5  # at 2 bit a load is of four groups
+    assert cpu_vector.covered(4096, 128 * bits, bits, 10**6) > 0  # one block
+    assert cpu_vector.covered(4096, 128 * bits, bits, 48) == 0
+    assert cpu_vector.covered(4096, 128 * bits, bits, 8) == 0
+
+
+@pytest.mark.usefixtures("decoder")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_every_code_of_a_table_nearly_full(bits, dtype):
+    """All indices, the last beyond the codebook: NaN, of whatever bits."""
+    generator = torch.Generator().manual_seed(bits)
+    codes = torch.cat(
+        [torch.arange(2**bits), torch.randint(0, 2**bits, (1024,), generator=generator)]
+    )
+    table = torch.linspace(-1, 1, 2**bits - 1)
+    half = torch.float16 if dtype == torch.float32 else dtype
+    absmax = torch.rand(-(-codes.numel() // 16), generator=generator).to(half)
+    args = (pack(codes, bits), absmax, None, table, bits, 16, codes.numel(), dtype)
+    ours, theirs = cpu.dequantize_packed(*args), reference.dequantize_packed(*args)
+    invalid = codes >= table.numel()
+    assert torch.equal(ours.isnan(), invalid) and torch.equal(theirs.isnan(), invalid)
+    assert torch.equal(ours.nan_to_num(), theirs.nan_to_num())
+
+
+@pytest.mark.usefixtures("decoder")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_rounding_at_the_ends_of_the_types(bits, dtype):
@@ -128,7 +177,8 @@ def test_rounding_at_the_ends_of_the_types(bits, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_processors_that_cannot_round_to_fp16(monkeypatch, dtype):
-    values, absmax, mean = inputs(cpu._CHUNK * 2 + 77, 48, dtype, centered=True)
+    values, absmax, mean = inputs(CHUNK * 2 + 77, 48, dtype, centered=True)
     monkeypatch.setattr(cpu_lookup, "runs_here", lambda: False)
-    monkeypatch.setattr(cpu, "_look_up", None)  # not called
+    monkeypatch.setattr(cpu_lookup, "decode", None)  # not called
+    monkeypatch.setattr(cpu_vector, "decode", None)
     assert_same(values, absmax, mean, codebook("float", 5), 5, 48)
