@@ -2,7 +2,8 @@
 
 What a machine without a GPU can check: bit offsets, funnel shifts over word ends, short last
 groups, warps and blocks, shared memory and barriers, the tensor-core layout, the launch arguments,
-reads and writes beyond the end. What it cannot: races, and the hardware's own arithmetic.
+reads and writes beyond the end, races that show when threads run in another order or copies arrive
+early or late. What it cannot: other races, and the hardware's own arithmetic.
 """
 
 import shutil

@@ -16,6 +16,7 @@ from quantizers.kernels.tuning import macros
 
 _PAGE = mmap.PAGESIZE
 _WINDOW = 1 << 16
+_ORDERS = 4  # of threads, see the shim
 _SHIM = Path(__file__).with_name("shim.h")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -36,23 +37,42 @@ class Emulator:
         source, library = folder / f"{family}.cpp", folder / f"{family}.so"
         source.write_text("\n".join(parts))
         command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-ffp-contract=off"]
-        command += ["-fno-strict-aliasing", *(f"-D{k}={v}" for k, v in macros(arch).items())]
+        command += [
+            "-U_FORTIFY_SOURCE",
+            "-fno-strict-aliasing",
+            *(f"-D{k}={v}" for k, v in macros(arch).items()),
+        ]
         subprocess.run([*command, str(source), "-o", str(library)], check=True)
         self._library = ctypes.CDLL(str(library))
         self._shared = ctypes.c_void_p.in_dll(self._library, "shared_memory")
+        self._shared_bytes = ctypes.c_ulong.in_dll(self._library, "shared_bytes")
+        self._order = ctypes.c_int.in_dll(self._library, "thread_order")
 
     def run(self, launch: Launch) -> None:
-        """Run a launch on CPU tensors. Each sits before a forbidden page meanwhile: a read or write
-        beyond its end (beyond its last 16 bytes for sizes in between) kills the process."""
+        """Run a launch on CPU tensors, once for each order of threads: all must give the same.
+
+        Each tensor sits before a forbidden page meanwhile: a read or write beyond its end (beyond
+        its last 16 bytes for sizes in between) kills the process.
+        """
+        results = [self._run(launch, order) for order in range(_ORDERS)]
+        for order, result in enumerate(results):
+            assert result == results[0], f"{launch.name}: a race, seen in thread order {order}"
+
+    def _run(self, launch: Launch, order: int) -> list[bytes]:
+        """What the launch leaves in its tensors, which keep it after the last order only."""
+        self._order.value = order
         fenced = [_Fenced(a) if isinstance(a, Tensor) else a for a in launch.arguments]
         values = [a.address if isinstance(a, _Fenced) else (a or 0) for a in fenced]
         function = getattr(self._library, f"run_{self._index[launch.name]}")
         memory = mmap.mmap(-1, launch.shared + 2 * _WINDOW)
         self._shared.value = _fenced_shared(memory, launch.shared)
+        self._shared_bytes.value = launch.shared
         function((ctypes.c_longlong * len(values))(*values), launch.blocks, launch.threads)
-        for argument in fenced:
-            if isinstance(argument, _Fenced):
-                argument.copy_back()
+        tensors = [argument for argument in fenced if isinstance(argument, _Fenced)]
+        if order == _ORDERS - 1:
+            for tensor in tensors:
+                tensor.copy_back()
+        return [tensor.bytes() for tensor in tensors]
 
 
 def _fenced_shared(memory: mmap.mmap, size: int) -> int:
@@ -78,6 +98,9 @@ class _Fenced:
         assert _libc.mprotect(ctypes.c_void_p(start + pages), _PAGE, 0) == 0
         self.address = start + pages - size
         ctypes.memmove(self.address, tensor.data_ptr(), tensor.nbytes)
+
+    def bytes(self) -> bytes:
+        return ctypes.string_at(self.address, self.tensor.nbytes)
 
     def copy_back(self) -> None:
         ctypes.memmove(self.tensor.data_ptr(), self.address, self.tensor.nbytes)

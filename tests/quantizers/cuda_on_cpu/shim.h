@@ -1,5 +1,7 @@
 // CUDA's words in C++, so that a kernel's source runs on a CPU: each thread of a block is a fiber,
-// and barriers, shuffles and tensor-core products switch between them. Blocks run one by one.
+// and barriers, shuffles and tensor-core products switch between them. Blocks run one by one. What
+// depends on the order in which threads run is a race: `thread_order` chooses among some.
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstdlib>
@@ -25,14 +27,44 @@ struct float2 {
 
 // --- fibers ---
 constexpr int MOST_THREADS = 1024, STACK = 1 << 15;
-static ucontext_t scheduler, fiber[MOST_THREADS];
-static bool done[MOST_THREADS];
+static ucontext_t fiber[MOST_THREADS];
+static jmp_buf scheduler, paused[MOST_THREADS];  // switches that spare swapcontext's system calls
+static bool begun[MOST_THREADS], done[MOST_THREADS];
 static std::function<void()> body;
 
 static void entry() {
     body();
     done[threadIdx.x] = true;
-    swapcontext(&fiber[threadIdx.x], &scheduler);
+    _longjmp(scheduler, 1);
+}
+
+__attribute__((noinline)) static void resume(int thread) {
+    threadIdx.x = thread;
+    if (_setjmp(scheduler)) return;
+    if (begun[thread]) _longjmp(paused[thread], 1);
+    begun[thread] = true;
+    setcontext(&fiber[thread]);
+}
+
+__attribute__((noinline)) static void pause() {
+    if (!_setjmp(paused[threadIdx.x])) _longjmp(scheduler, 1);
+}
+
+// 0: all threads from one barrier to the next; 1: likewise, the last one first; 2: each warp as far as
+// it can before another moves; 3: likewise, the last one first.
+extern "C" int thread_order;
+int thread_order;
+static bool moved;  // whether a thread has got past something since it was last asked
+
+static bool step(int first, int last) {
+    bool alive = false;
+    for (int i = first; i < last; ++i) {
+        const int me = thread_order % 2 ? first + last - 1 - i : i;
+        if (done[me]) continue;
+        resume(me);
+        alive = true;
+    }
+    return alive;
 }
 
 static void run_block(int threads) {
@@ -43,15 +75,21 @@ static void run_block(int threads) {
         fiber[i].uc_stack.ss_size = STACK;
         fiber[i].uc_link = nullptr;
         makecontext(&fiber[i], entry, 0);
-        done[i] = false;
+        begun[i] = done[i] = false;
+    }
+    if (thread_order < 2) {
+        while (step(0, threads)) {
+        }
+        return;
     }
     for (bool alive = true; alive;) {
         alive = false;
-        for (int i = 0; i < threads; ++i) {
-            if (done[i]) continue;
-            threadIdx.x = i;
-            swapcontext(&scheduler, &fiber[i]);
-            alive = true;
+        for (int warp = 0; warp < threads; warp += 32) {
+            const int first = thread_order % 2 ? threads - 32 - warp : warp;
+            do {
+                moved = false;
+                alive |= step(first, first + 32);
+            } while (moved);
         }
     }
 }
@@ -59,12 +97,14 @@ static void run_block(int threads) {
 struct Barrier {
     int arrived = 0, generation = 0;
     void wait(int size) {
-        const int mine = generation, me = threadIdx.x;
+        const int mine = generation;
+        moved = true;
         if (++arrived == size) {
             arrived = 0;
             ++generation;
         }
-        while (mine == generation) swapcontext(&fiber[me], &scheduler);
+        while (mine == generation) pause();
+        moved = true;
     }
 };
 static Barrier block_barrier, warp_barrier[MOST_THREADS / 32];
@@ -166,6 +206,8 @@ static void mma(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
 // --- dynamic shared memory: given by the caller, with a fence behind it ---
 extern "C" unsigned char* shared_memory;
 unsigned char* shared_memory;
+extern "C" unsigned long shared_bytes;
+unsigned long shared_bytes;
 #define DYNAMIC_SHARED(name) static unsigned char*& name = shared_memory
 using Shared = unsigned long;
 constexpr int MOST_RESERVED = 1024;
@@ -186,7 +228,7 @@ template <typename X> static void store_shared(Shared to, const X& x) {
 }
 static void store_shared_zeros(Shared to) { std::memset(reinterpret_cast<void*>(to), 0, 16); }
 
-// Copies arrive as late as they may: when they are waited for.
+// Copies arrive as late as they may, when they are waited for, or in odd orders as early.
 struct Copy {
     Shared to;
     const void* from;
@@ -194,6 +236,10 @@ struct Copy {
 static std::vector<std::vector<Copy>> copies_of[MOST_THREADS];
 static void copy_async(Shared to, const void* from) {
     if (to % 16 || reinterpret_cast<Shared>(from) % 16) std::abort();
+    if (thread_order % 2) {
+        std::memcpy(reinterpret_cast<void*>(to), from, 16);
+        return;
+    }
     auto& groups = copies_of[threadIdx.x];
     if (groups.empty()) groups.emplace_back();
     groups.back().push_back({to, from});
@@ -225,6 +271,7 @@ static void launch(void (*kernel)(A...), const long long* arguments, int blocks,
     for (int i = 0; i < blocks; ++i) {
         blockIdx.x = i;
         for (auto& groups : copies_of) groups.clear();
+        std::memset(shared_memory, 0xA5, shared_bytes);  // what was there before is anybody's
         run_block(threads);
     }
 }
