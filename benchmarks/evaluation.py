@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import io
 import json
 import os
@@ -284,7 +285,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     gpu = torch.cuda.is_available()
     threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
-    device = torch.cuda.get_device_name(0) if gpu else f"CPU {platform.machine()}, {threads}"
+    processor = torch.cuda.get_device_name(0) if gpu else f"CPU {platform.machine()}, {threads}"
+    device = f"{processor}, {datetime.date.today()}"
     records: list[dict[str, Any]] = []
 
     def note(*row: Any) -> None:

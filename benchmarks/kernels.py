@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import datetime
 import json
 import os
 import platform
@@ -354,8 +355,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="also write one record a case")
     args = parser.parse_args(argv)
+    today = datetime.date.today()
     if torch.cuda.is_available():
-        report = Report(f"{torch.cuda.get_device_name(0)}, torch {torch.__version__}")
+        report = Report(f"{torch.cuda.get_device_name(0)}, torch {torch.__version__}, {today}")
         warm_up()
         copy = copy_bandwidth()
         report.add("device copy, 2 GiB", "throughput", copy / 1e9, "GB/s")
@@ -367,7 +369,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"not used, so not measured above: {name}: {why}")
     else:
         cores = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
-        report = Report(f"CPU {platform.processor() or platform.machine()}, {cores}")
+        report = Report(f"CPU {platform.processor() or platform.machine()}, {cores}, {today}")
         cpu_table(report)
         print("no GPU here: its figures are left empty")
     if args.json:
