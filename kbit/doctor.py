@@ -99,19 +99,22 @@ def _cpu_path() -> Finding:
     from quantizers.codebooks import integer
     from quantizers.kernels import cpu, reference
 
-    x, scale = torch.linspace(-1, 1, 1000), torch.ones(16).half()
-    arguments = (x, scale, None, integer(4), 4, 64)
+    x, scale, table = torch.linspace(-1, 1, 1000), torch.ones(16).half(), integer(4)
     try:
-        words = cpu.quantize_packed(*arguments)
-        same = torch.equal(words, reference.quantize_packed(*arguments))
+        words = cpu.quantize_packed(x, scale, None, table, 4, 64)
+        packed = (words, scale, None, table, 4, 64, 1000, torch.float16)
+        same = torch.equal(words, reference.quantize_packed(x, scale, None, table, 4, 64))
+        same &= torch.equal(cpu.dequantize_packed(*packed), reference.dequantize_packed(*packed))
+        decoder = cpu.decoder_name()
     except Exception as error:  # Numba fails in many ways; this command is to say so
         return "CPU path", PROBLEM, f"{type(error).__name__}: {str(error).splitlines()[0]}"
     if not same:
         return "CPU path", PROBLEM, "compiled loops and plain torch disagree"
+    threads = torch.get_num_threads()
     return (
         "CPU path",
         OK,
-        f"compiled loops agree with plain torch; {torch.get_num_threads()} threads",
+        f"compiled loops agree with plain torch; {threads} threads; decodes by {decoder}",
     )
 
 

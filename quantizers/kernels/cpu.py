@@ -64,6 +64,17 @@ def dequantize_packed(
     return out
 
 
+def decoder_name() -> str:
+    """How this processor decodes up to 8 bit."""
+    from quantizers.kernels import cpu_lookup, cpu_vector
+
+    if not cpu_lookup.runs_here():
+        return "plain loops: it has no F16C"
+    if not cpu_vector.runs_here():
+        return "look-ups: it has no AVX-512 VBMI"
+    return "AVX-512 permutations"
+
+
 def _decode(packed: Packed, out: Tensor) -> None:
     from quantizers.kernels import cpu_lookup, cpu_vector
 

@@ -11,7 +11,7 @@ from kbit.doctor import PROBLEM
 from kbit.roofline import bytes_a_step
 from orchestrator.models import load_models
 from quantizers.config import QuantConfig
-from quantizers.kernels import build, cpu
+from quantizers.kernels import build, cpu, cpu_vector
 from quantizers.linear import KBitLinear
 
 
@@ -47,9 +47,16 @@ def test_doctor_says_why_nvrtc_and_the_cache_are_not_usable(capsys, tmp_path, mo
     assert found["cache"]["state"] == PROBLEM
 
 
-def test_doctor_fails_when_the_cpu_path_is_wrong(capsys, monkeypatch):
-    right = cpu.quantize_packed
-    monkeypatch.setattr(cpu, "quantize_packed", lambda *args: right(*args) + 1)
+def test_doctor_says_how_this_processor_decodes(capsys, monkeypatch):
+    monkeypatch.setattr(cpu_vector, "runs_here", lambda: False)
+    _, found = doctor(capsys)
+    assert "decodes by look-ups: it has no AVX-512 VBMI" in found["CPU path"]["found"]
+
+
+@pytest.mark.parametrize("kernel", ["quantize_packed", "dequantize_packed"])
+def test_doctor_fails_when_the_cpu_path_is_wrong(capsys, monkeypatch, kernel):
+    right = getattr(cpu, kernel)
+    monkeypatch.setattr(cpu, kernel, lambda *args: right(*args) + 1)
     code, found = doctor(capsys)
     assert code == 1
     assert "disagree" in found["CPU path"]["found"]
