@@ -3,8 +3,8 @@
     python benchmarks/evaluation.py [--limit 1000] [--models 70M ...] [--data FOLDER] [--json FILE]
 
 The tasks of ../shared/data, and by itself its WikiText-2 as the harness's rolling task, on embedded
-models of about 150 thousand and one million parameters; with a GPU, on GPT-NeoX models of 70M, 410M
-and 1.4B with random weights instead.
+models of about 150 thousand and one million parameters; with a GPU, on the second of these and on
+GPT-NeoX models of 70M, 410M and 1.4B with random weights.
 
 Counted for the harness: `evaluate` with an HFLM that is already loaded, on tasks whose data is
 already loaded (building requests, tokenizing, scoring, metrics), without its bootstrap; a line of
@@ -99,8 +99,9 @@ def data_files(data: Path, folder: Path) -> dict[str, str]:
     return dict.fromkeys(TASKS, str(data)) | dict.fromkeys(TEXTS, str(folder))
 
 
-def embedded(name: str) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(ROOT / "models" / name, dtype=torch.float32).eval()
+def embedded(name: str, device: str) -> PreTrainedModel:
+    model = AutoModelForCausalLM.from_pretrained(ROOT / "models" / name, dtype=torch.float32)
+    return model.eval().to(device)
 
 
 def random_neox(hidden: int, layers: int, heads: int) -> PreTrainedModel:
@@ -296,13 +297,10 @@ def main(argv: list[str] | None = None) -> int:
         line = f"{case:34} {metric:19} {value:9.4g} {unit:10} {beside:22} {ratio:6.2f}x"
         print(line, flush=True)
 
-    cases: dict[str, Callable[[], PreTrainedModel]]
+    own = EMBEDDED[1:] if gpu else EMBEDDED
+    cases = {name: partial(embedded, name, "cuda" if gpu else "cpu") for name in own}
     if gpu:
-        cases = {
-            f"random NeoX {name}": partial(random_neox, *shape) for name, shape in RANDOM.items()
-        }
-    else:
-        cases = {name: partial(embedded, name) for name in EMBEDDED}
+        cases |= {f"random NeoX {name}": partial(random_neox, *RANDOM[name]) for name in RANDOM}
     print(device)
     limit, part = args.limit or None, f", {args.limit} a task" if args.limit else ""
     wrong = 0

@@ -301,7 +301,7 @@ def multiply_table(report: Report, copy: float) -> None:
                 case = f"fused k={bits} B=64 M={rows} {side}x{side}"
                 report.add_time(case, taken, "cuBLAS fp16", cublas)
                 report.add_throughput(case, q.bytes_stored + 2 * x.nbytes, taken, copy)
-                if rows == most_fused_rows(bits):
+                if rows == most_fused_rows(bits, side * side):
                     apart = device_seconds([_dequantized_product(q, x) for q in copied])
                     report.add_time(case, taken, "dequantize + cuBLAS", apart)
 

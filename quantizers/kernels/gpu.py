@@ -145,7 +145,7 @@ def multiply(
     d_out: int,
 ) -> Tensor | None:
     """Few rows of x at a time; None above the crossover, and for what the kernels do not cover."""
-    if x.shape[0] > tuning.most_fused_rows(bits):
+    if x.shape[0] > tuning.most_fused_rows(bits, x.shape[1] * d_out):
         return None
     args = words, absmax, codebook, bias, bits, block, d_out
     parts = []

@@ -44,10 +44,14 @@ def macros(arch: str) -> dict[str, int]:
 MULTIPLY_ROWS = 16
 
 
-def most_fused_rows(bits: int) -> int:
+# A 16-bit matrix of so many weights is still in an L2 cache when cuBLAS comes to read it.
+CACHED_WEIGHTS = 2**24
+
+
+def most_fused_rows(bits: int, weights: int) -> int:
     """Rows of x up to which fused multiplies, 16 rows each, are faster than dequantize and cuBLAS:
     a little less than on an H100, since an H200 dequantizes faster (benchmarks/kernels.py)."""
-    return 48 if bits <= 4 else 32
+    return 48 if bits <= 4 and weights > CACHED_WEIGHTS else 32
 
 
 def multiply_chunks(bits: int) -> int:

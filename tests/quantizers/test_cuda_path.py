@@ -90,7 +90,7 @@ def test_multiply(started, m, starts):
     y = gpu.multiply(x, q.packed, q.absmax, q.codebook, None, 3, 64, 40)
     assert torch.equal(y, dequantize(q).view(40, 256).T[7 : 7 + m])
     assert len(started) == starts
-    many = torch.ones(most_fused_rows(3) + 1, 256).half()
+    many = torch.ones(most_fused_rows(3, 40 * 256) + 1, 256).half()
     assert gpu.multiply(many, q.packed, q.absmax, q.codebook, None, 3, 64, 40) is None
     assert gpu.failures() == {}
 
