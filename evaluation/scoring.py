@@ -27,6 +27,7 @@ from evaluation.model_abilities import (
     tree_pair_cost,
 )
 from evaluation.sequences import Sequences
+from quantizers.kernels import token_logprobs
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +196,8 @@ class Scorer:
         for start in range(0, n, step):
             some = slice(start, start + step)
             logits = head(values[positions[some]])
-            logprobs[some], likeliest = _gather(logits, targets[some], greedy)
+            of = targets[some].to(logits.device)
+            logprobs[some], likeliest = token_logprobs(logits, of, greedy)
             if likeliest is not None:
                 flags[some] = likeliest
         return logprobs, flags
@@ -213,11 +215,3 @@ def _on_threads(
             return list(pool.map(function, batches))
     finally:
         torch.set_num_threads(threads)
-
-
-def _gather(logits: Tensor, targets: Tensor, greedy: bool) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities of the targets, fp32 [n], and, if asked for, whether each is likeliest."""
-    targets = targets.to(logits.device)
-    logprobs = logits.log_softmax(dim=-1, dtype=torch.float32).gather(1, targets[:, None])[:, 0]
-    # Finding the largest takes a CPU longer than all of the softmax.
-    return logprobs, logits.max(dim=-1).indices == targets if greedy else None

@@ -135,13 +135,14 @@ def _kernels() -> list[Finding]:
     dequantize(q)
     for rows in (1, 2):
         gpu.multiply(weight[:rows], q.packed, q.absmax, q.codebook, None, 4, 64, 128)
+    gpu.token_logprobs(weight, torch.arange(128, device="cuda"), greedy=True)
     found = []
     for family in build.FAMILIES:
         failed = (why for name, why in gpu.failures().items() if name.startswith(family))
         if why := next(failed, None):
             state = PROBLEM, f"not used: {why}"
         elif any(name.startswith(family) for name in gpu.proven()):
-            state = OK, "same bits as plain torch on this device"
+            state = OK, "agrees with plain torch on this device"
         else:
             state = "none", "not used: the device has too little shared memory for it"
         found.append((f"kernel {family}", *state))

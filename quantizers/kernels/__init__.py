@@ -1,4 +1,5 @@
-"""Quantize + pack, unpack + dequantize and multiply, each one function whatever the device.
+"""Quantize + pack, unpack + dequantize, multiply, and score tokens: each one function whatever the
+device.
 
 CPU tensors take compiled loops, CUDA tensors the project's kernels where these have proved
 themselves (see `gpu`), everything else plain torch operations. Quantized and dequantized tensors
@@ -116,6 +117,20 @@ def multiply_packed(
     weight = _dequantize(words, absmax, mean, codebook, bits, block, d_out * d_in, dtype)
     wide = None if bias is None else bias.to(x.dtype)
     return torch.nn.functional.linear(x, weight.view(d_out, d_in).to(x.dtype), wide)
+
+
+def token_logprobs(logits: Tensor, targets: Tensor, greedy: bool) -> tuple[Tensor, Tensor | None]:
+    """(log-probabilities of the targets, fp32 [n]; whether each is likeliest, bool [n], if asked).
+
+    logits: floating [n, vocabulary]; targets: int64 [n] on the same device, each below vocabulary.
+    The softmax is taken in fp32, in nats. The first of equal logits is the likeliest, and NaN
+    counts as the largest. Raises ValueError for other shapes.
+    """
+    checks.check_targets(logits, targets)
+    args = logits.contiguous(), targets.contiguous(), greedy
+    if logits.device.type == "cuda" and (scores := gpu.token_logprobs(*args)) is not None:
+        return scores
+    return reference.token_logprobs(*args)
 
 
 def _dequantize(

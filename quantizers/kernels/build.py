@@ -23,7 +23,7 @@ import torch
 from quantizers.kernels import tuning
 
 SOURCES = Path(__file__).parent / "cuda"
-FAMILIES = ("dequantize", "quantize", "gemv", "multiply")
+FAMILIES = ("dequantize", "quantize", "gemv", "multiply", "logprob")
 C_TYPES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "float"}
 
 _importing = threading.Lock()  # cuda.core fails when two threads import it at once
@@ -61,6 +61,10 @@ def gemv_name(bits: int, dtype: torch.dtype) -> str:
 
 def multiply_name(bits: int, dtype: torch.dtype, x_tiles: int, chunks: int, fine: bool) -> str:
     return f"multiply<{bits}, {C_TYPES[dtype]}, {x_tiles}, {chunks}, {_bool(fine)}>"
+
+
+def logprob_name(dtype: torch.dtype) -> str:
+    return f"logprob<{C_TYPES[dtype]}>"
 
 
 def _bool(value: bool) -> str:

@@ -84,3 +84,19 @@ def check_product(x: Tensor, bias: Tensor | None, d_out: int, device: torch.devi
         raise ValueError(f"bias: has shape {tuple(bias.shape)}, not ({d_out},)")
     if bias.device != device:
         raise ValueError(f"bias: is on {bias.device}, the weights are on {device}")
+
+
+def check_targets(logits: Tensor, targets: Tensor) -> None:
+    """Raises ValueError unless there is one int64 token a row of floating logits."""
+    if logits.dim() != 2 or not logits.is_floating_point():
+        raise ValueError(
+            f"logits: must be floating [n, vocabulary], not {logits.dtype} "
+            f"of shape {tuple(logits.shape)}"
+        )
+    if targets.shape != logits.shape[:1] or targets.dtype != torch.int64:
+        raise ValueError(
+            f"targets: must be int64 [{len(logits)}], not {targets.dtype} "
+            f"of shape {tuple(targets.shape)}"
+        )
+    if targets.device != logits.device:
+        raise ValueError(f"targets: is on {targets.device}, the logits are on {logits.device}")

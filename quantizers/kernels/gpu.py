@@ -199,6 +199,40 @@ def _proves_product(plan: Callable[..., Any], x: Tensor, bits: int, block: int) 
     return True
 
 
+def token_logprobs(
+    logits: Tensor, targets: Tensor, greedy: bool
+) -> tuple[Tensor, Tensor | None] | None:
+    device = logits.device
+    planned = launches.token_logprobs(logits, targets, greedy)
+    if planned is None:
+        return None
+    launch, logprobs, flags = planned
+
+    def check() -> bool:
+        """Other sums than torch's: close, not the same bits."""
+        sample, of = _sample_logits(logits.dtype, device)
+        trial = launches.token_logprobs(sample, of, greedy=True)
+        assert trial is not None and trial[2] is not None
+        trial[1].fill_(1)
+        start(trial[0], device)
+        close, likeliest = reference.token_logprobs(sample, of, greedy=True)
+        assert likeliest is not None
+        near = torch.allclose(trial[1], close, rtol=1e-6, atol=1e-5, equal_nan=True)
+        return near and torch.equal(trial[2], likeliest)
+
+    return (logprobs, flags) if _run(launch, device, check) else None
+
+
+def _sample_logits(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(logits, targets) of rows of an odd length: plain ones, two alike, infinities, NaN."""
+    rows = torch.sin(torch.arange(8 * 4099, device=device) * 0.7).view(8, 4099) * 9
+    rows[2:4, [70, 4000]] = 11
+    rows[4:6, 33:4000] = -torch.inf
+    rows[6, 5], rows[7, 4098] = torch.nan, torch.inf
+    targets = [int(rows[0].argmax()), 4098, 70, 4000, 33, 4001, 5, 4098]
+    return rows.to(dtype), torch.tensor(targets, device=device)
+
+
 def _sample_values(dtype: torch.dtype, device: torch.device) -> Tensor:
     """1000 weights: a short last group, warp, tile and block."""
     return (torch.linspace(-3, 3, 1000, device=device) ** 3).to(dtype)

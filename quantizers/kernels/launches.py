@@ -115,6 +115,26 @@ def quantize_blocks(
     return launch, words, absmax, problem
 
 
+def token_logprobs(
+    logits: Tensor, targets: Tensor, greedy: bool
+) -> tuple[Launch, Tensor, Tensor | None] | None:
+    """(launch, log-probabilities fp32 [n], greedy flags bool [n] if asked) of logits
+    [n, vocabulary], for the types that are covered."""
+    if logits.dtype not in build.C_TYPES or not logits.numel():
+        return None
+    n, vocabulary = logits.shape
+    logprobs = torch.empty(n, device=logits.device)
+    flags = torch.empty(n, dtype=torch.bool, device=logits.device) if greedy else None
+    launch = Launch(
+        "logprob",
+        build.logprob_name(logits.dtype),
+        n,
+        tuning.LOGPROB_THREADS,
+        (logits, targets, logprobs, flags, vocabulary),
+    )
+    return launch, logprobs, flags
+
+
 def _quantize(
     values: Tensor,
     absmax: Tensor,

@@ -57,6 +57,12 @@ def dequantize_packed(
     return out
 
 
+def token_logprobs(logits: Tensor, targets: Tensor, greedy: bool) -> tuple[Tensor, Tensor | None]:
+    logprobs = logits.log_softmax(dim=-1, dtype=torch.float32).gather(1, targets[:, None])[:, 0]
+    # Finding the largest takes a CPU longer than all of the softmax.
+    return logprobs, logits.max(dim=-1).indices == targets if greedy else None
+
+
 def padded_table(codebook: Tensor, bits: int) -> Tensor:
     """The codebook as exactly 2^bits fp32 values, NaN at the indices it leaves unused."""
     table = torch.full((2**bits,), torch.nan)

@@ -18,6 +18,10 @@ QUANTIZE_RESIDENT = 3  # for fp32 weights, and above 8 bit, one less
 # The products with packed weights fill a table once a block: one block a multiprocessor.
 MULTIPLY_THREADS = 512
 
+# Log-probabilities: a block a row of logits.
+LOGPROB_THREADS = 256
+LOGPROB_RESIDENT = 4
+
 _MACROS = {name: value for name, value in list(globals().items()) if name.isupper()}
 
 # Thread blocks launched for each multiprocessor; they walk over the tensor together.

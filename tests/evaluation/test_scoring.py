@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, CohereConfig, MistralConfig
 
 from evaluation import scoring
-from evaluation.scoring import TOKENS_PER_BATCH, Scorer, _gather, tokens_per_batch
+from evaluation.scoring import TOKENS_PER_BATCH, Scorer, tokens_per_batch
 from evaluation.sequences import Sequences
 from tests.evaluation.tiny_models import CONFIGS, CONTEXT, VOCAB, tiny_model
 
@@ -226,16 +226,3 @@ def test_greedy_flags_are_left_out_where_nobody_asks():
     asked, spared = scorer.score(sequences), scorer.score(sequences, greedy=False)
     assert spared.greedy is None and (spared.logprob == asked.logprob).all()
     assert scorer.score(Sequences.of([]), greedy=False).greedy is None
-
-
-def test_greedy_is_the_first_of_equal_logits_and_nan_is_the_largest():
-    logits = torch.tensor(
-        [[0.0, 2.0, 2.0], [0.0, 2.0, 2.0], [1.0, 1.0, 1.0], [1.0, torch.nan, 3.0], [0.0, 3.0, 1.0]]
-    )
-    targets = torch.tensor([1, 2, 0, 2, 1])
-    expected = logits.argmax(dim=-1) == targets
-    logprobs, greedy = _gather(logits, targets, greedy=True)
-    assert greedy is not None
-    assert greedy.tolist() == expected.tolist() == [True, False, True, False, True]
-    reference = logits.log_softmax(dim=-1)[torch.arange(5), targets]
-    torch.testing.assert_close(logprobs, reference, equal_nan=True)

@@ -25,6 +25,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 NAME = build.dequantize_name(4, torch.float16, True)
 
 INSTANCES = {
+    "logprob": [build.logprob_name(dtype) for dtype in DTYPES],
     "dequantize": [
         build.dequantize_name(bits, dtype, fast)
         for bits in range(2, 16)

@@ -153,6 +153,26 @@ def test_product_on_random_input(poison, bits, dtype, m):
         assert error <= (2e-3 if dtype == torch.float16 else 1.1e-2)
 
 
+@pytest.mark.parametrize("vocabulary", [1, 7, 5120, 50_257, 50_304, 250_880])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_token_logprobs(poison, dtype, vocabulary):
+    """Random rows, rows with equal logits, and rows that are not finite."""
+    generator = torch.Generator(CUDA).manual_seed(0)
+    logits = torch.randn(300, vocabulary, device=CUDA, generator=generator).mul(4).to(dtype)
+    targets = torch.randint(vocabulary, (300,), device=CUDA, generator=generator)
+    targets[::3] = logits[::3].argmax(dim=-1)
+    logits[10:20, :: max(1, vocabulary // 5)] = 40
+    logits[20:30, vocabulary // 2 :] = -torch.inf
+    logits[30, vocabulary // 2], logits[31, 0] = torch.nan, torch.inf
+    targets[10:32] = (torch.arange(22, device=CUDA) % 5) * max(1, vocabulary // 5) % vocabulary
+    logprobs, flags = kernels.token_logprobs(logits, targets, greedy=True)
+    exact = logits.double().log_softmax(dim=-1).gather(1, targets[:, None])[:, 0]
+    torch.testing.assert_close(logprobs.double(), exact, rtol=1e-6, atol=3e-6, equal_nan=True)
+    assert torch.equal(flags, logits.max(dim=-1).indices == targets)
+    again = kernels.token_logprobs(logits, targets, greedy=False)
+    assert again[1] is None and same_bits(again[0], logprobs.cpu())
+
+
 def test_views_that_are_not_contiguous_or_begin_off_16_bytes():
     values = weights_of(4001, torch.float16).to(CUDA)
     for view in (values[1:], values[:4000].view(40, 100).T, values[::2]):

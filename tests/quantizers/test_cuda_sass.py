@@ -119,3 +119,13 @@ def test_multiply_dequantizes_in_few_instructions(bits, x_tiles, tmp_path):
     assert sum(op.startswith("LDGSTS") and op.endswith("128") for op in loop) >= chunks * bits // 2
     most = {2: 4.7, 3: 5.6, 4: 5.3, 8: 8.4}.get(bits, 9.4)
     assert len(loop) / (64 * chunks) <= most  # instructions a weight
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_logprob_reads_16_bytes_at_a_time_and_costs_little(dtype, tmp_path):
+    lines = disassemble("logprob", build.logprob_name(dtype), tmp_path)
+    logits = 2 * 16 // dtype.itemsize  # of two vectors
+    loop = shortest_round(lines)  # no logit in it that beats the target
+    assert loop.count("LDG.E.128.CONSTANT") == 2
+    assert loop.count("MUFU.EX2") == logits + 2  # one a vector for sums so far
+    assert len(loop) / logits <= 9

@@ -174,6 +174,13 @@ __device__ __forceinline__ float reciprocal(float x) {
     return y;
 }
 
+// 2^x, perhaps two ulps off, and 0 where that is below 2^-126.
+__device__ __forceinline__ float power_of_two(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // The greater one, and NaN if either is.
 __device__ __forceinline__ float greatest(float a, float b) {
     float y;

@@ -282,6 +282,10 @@ static float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 static float reciprocal(float x) {  // an ulp off, as the hardware's may be, and no subnormals
     return x < 0x1p-126f ? INFINITY : x > 0x1p126f ? 0 : std::nextafter(1 / x, 2 / x);
 }
+static float power_of_two(float x) {
+    const float y = std::exp2(x);
+    return y < 0x1p-126f ? 0 : y;
+}
 static float greatest(float a, float b) { return a != a || a > b ? a : b; }
 static unsigned toward_zero(float x) {
     const F16 near = narrow<F16>(x);
