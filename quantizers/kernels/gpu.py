@@ -1,9 +1,10 @@
 """Running the CUDA kernels, each only after it has proved itself on the device at hand.
 
 The first use of an instance in a process compiles it (or reads it from the disk cache) and runs it
-on a small tensor: its result must equal that of plain torch on the same device bit for bit. Where
-a kernel cannot be built or disagrees, it is not used, the log says why once, and every function
-here returns None: the caller takes plain torch.
+on a small tensor: its result must equal that of plain torch on the same device bit for bit, for
+log-probabilities, whose sums have an order of their own, within their rounding. Where a kernel
+cannot be built or disagrees, it is not used, the log says why once, and every function here returns
+None: the caller takes plain torch.
 """
 
 from __future__ import annotations

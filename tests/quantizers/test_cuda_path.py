@@ -9,7 +9,7 @@ import torch
 from quantizers import kernels
 from quantizers.blockwise import dequantize, quantize
 from quantizers.codebooks import codebook, integer
-from quantizers.kernels import build, checks, gpu, launches
+from quantizers.kernels import build, checks, gpu, launches, tuning
 from quantizers.kernels.tuning import most_fused_rows
 from tests.quantizers.cuda_on_cpu.run import Emulator
 
@@ -21,8 +21,10 @@ NAMES = {
     "quantize": [build.quantize_name(3, HALF, one_pass) for one_pass in (True, False)],
     "gemv": [build.gemv_name(3, HALF)],
     "multiply": [build.multiply_name(3, HALF, tiles, 2, False) for tiles in (1, 2)],
+    "logprob": [build.logprob_name(dtype) for dtype in build.C_TYPES],
 }
-RESULT = {"dequantize": 4, "quantize": 5, "gemv": 5, "multiply": 5}  # among a launch's arguments
+# Among a launch's arguments.
+RESULT = {"dequantize": 4, "quantize": 5, "gemv": 5, "multiply": 5, "logprob": 2}
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +97,32 @@ def test_multiply(started, m, starts):
     assert gpu.failures() == {}
 
 
+def test_matrices_too_large_for_a_cache_are_multiplied_with_more_rows(started, monkeypatch):
+    q = example(40 * 256)
+    packed = q.packed, q.absmax, q.codebook, None, 3, 64, 40
+    x = torch.eye(256).half()
+    assert gpu.multiply(x[:48], *packed) is None
+    monkeypatch.setattr(tuning, "CACHED_WEIGHTS", 40 * 256 - 1)
+    assert torch.equal(gpu.multiply(x[:48], *packed), dequantize(q).view(40, 256).T[:48])
+    started.clear()
+    gpu.multiply(x[:48], *packed)
+    assert started == [build.multiply_name(3, HALF, 2, 2, False)] * 3
+    assert gpu.multiply(x[:49], *packed) is None
+
+
+@pytest.mark.parametrize("dtype", build.C_TYPES, ids=str)
+def test_token_logprobs(started, dtype):
+    torch.manual_seed(0)
+    logits, targets = torch.randn(9, 777).mul(5).to(dtype), torch.randint(777, (9,))
+    targets[::2] = logits[::2].argmax(dim=-1)
+    logprobs, flags = gpu.token_logprobs(logits, targets, True)
+    close, likeliest = kernels.token_logprobs(logits, targets, True)
+    torch.testing.assert_close(logprobs, close, rtol=1e-6, atol=1e-5)
+    assert torch.equal(flags, likeliest)
+    assert started == [build.logprob_name(dtype)] * 2  # once on the sample
+    assert gpu.failures() == {}
+
+
 def test_a_kernel_that_is_wrong_on_this_device_is_not_used(started, monkeypatch, caplog):
     right = gpu.start
 
@@ -112,9 +140,10 @@ def test_a_kernel_that_is_wrong_on_this_device_is_not_used(started, monkeypatch,
             assert gpu.quantize_packed(x.flatten(), q.absmax[:8], None, integer(3), 3, 64) is None
             assert gpu.quantize_blocks(x.flatten(), integer(3), 3, 64) is None
             assert gpu.multiply(x, q.packed, q.absmax, q.codebook, None, 3, 64, 40) is None
-    assert len(caplog.records) == 4 == len(gpu.failures())
+            assert gpu.token_logprobs(x, torch.tensor([3, 5]), True) is None
+    assert len(caplog.records) == 5 == len(gpu.failures())
     assert set(gpu.failures().values()) == {"its result differs from plain torch on this device"}
-    assert len(started) == 4  # on samples alone
+    assert len(started) == 5  # on samples alone
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,12 @@
 """Log-probabilities of given tokens: plain torch's, and the CUDA kernel's own source on the CPU."""
 
-import logging
 import shutil
 
 import pytest
 import torch
 
 from quantizers import kernels
-from quantizers.kernels import build, gpu, launches
+from quantizers.kernels import build, launches
 from tests.quantizers.cuda_on_cpu.run import Emulator
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -116,34 +115,20 @@ def test_a_token_beyond_the_vocabulary_is_nan_and_nothing_else_is_read(emulator)
     assert logprobs.isnan().all() and not flags.any()
 
 
-@needs_compiler
-def test_the_kernel_proves_itself_or_is_not_used(emulator, monkeypatch, caplog):
-    started, error = [], 0.0
-
-    def start(launch, device):
-        started.append(launch.name)
-        emulator.run(launch)
-        launch.arguments[2].add_(error)
-
-    monkeypatch.setattr(gpu, "_kernels", {})
-    monkeypatch.setattr(gpu, "unsupported", lambda device: None)
-    monkeypatch.setattr(gpu, "_load", lambda launch, device: b"a kernel")
-    monkeypatch.setattr(gpu, "start", start)
-    for dtype in DTYPES:
-        args = *example(777, dtype), True
-        logprobs, flags = gpu.token_logprobs(*args)
-        close, likeliest = kernels.token_logprobs(*args)
-        torch.testing.assert_close(logprobs, close, rtol=1e-6, atol=1e-5)
-        assert torch.equal(flags, likeliest)
-    assert len(started) == 6 and gpu.failures() == {}
-    monkeypatch.setattr(gpu, "_kernels", {})
-    error = 1e-3
-    with caplog.at_level(logging.WARNING):
-        assert gpu.token_logprobs(*args) is None
-    assert "differs from plain torch" in caplog.text
+def test_greedy_is_the_first_of_equal_logits_and_nan_is_the_largest():
+    logits = torch.tensor(
+        [[0.0, 2.0, 2.0], [0.0, 2.0, 2.0], [1.0, 1.0, 1.0], [1.0, torch.nan, 3.0], [0.0, 3.0, 1.0]]
+    )
+    targets = torch.tensor([1, 2, 0, 2, 1])
+    expected = logits.argmax(dim=-1) == targets
+    logprobs, greedy = kernels.token_logprobs(logits, targets, greedy=True)
+    assert greedy is not None
+    assert greedy.tolist() == expected.tolist() == [True, False, True, False, True]
+    reference = logits.log_softmax(dim=-1)[torch.arange(5), targets]
+    torch.testing.assert_close(logprobs, reference, equal_nan=True)
 
 
-def test_what_the_kernel_does_not_cover(monkeypatch):
+def test_what_the_kernel_does_not_cover():
     logits, targets = example(100, torch.float64)
     assert launches.token_logprobs(logits, targets, True) is None
     assert launches.token_logprobs(torch.empty(0, 9), targets[:0], True) is None
