@@ -23,8 +23,9 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from evaluation import paralex
 from evaluation.hub import from_hub
-from evaluation.local_files import ROW_FILES, content_version, is_row_file, read_rows
-from evaluation.sotu_tasks import SOTU_TASKS, task_data_hashes
+from evaluation.local_files import read_rows
+from evaluation.sotu_tasks import SOTU_TASKS
+from evaluation.task_data import PARALEX_DATA, local_files
 from evaluation.task_index import task_config, task_file
 
 SPLIT = "local"
@@ -50,7 +51,7 @@ def build_task(name: str, data_files: str | None = None) -> Task:
     """
     if data_files is None:
         if name == paralex.NAME:
-            raise ValueError(_PARALEX_DATA)
+            raise ValueError(PARALEX_DATA)
         return from_hub(
             f"zero-shot task {name!r}: its data ({task_config(name)['dataset_path']})",
             lambda: TaskManager(include_defaults=False).load([str(task_file(name))])["tasks"][name],
@@ -60,57 +61,10 @@ def build_task(name: str, data_files: str | None = None) -> Task:
     return _local_task(name, local_files(name, data_files), None)
 
 
-def data_version(name: str, data_files: str | None = None) -> str:
-    """What a task's items depend on: equal versions, equal items.
-
-    Local files are found, hashed, and their first rows tried; the hub is not asked. Raises
-    ValueError for files that are missing, unreadable or of the wrong columns.
-    """
-    config = task_config(name)
-    if data_files is not None:
-        files = local_files(name, data_files)
-        version = content_version(*files)
-        _try_first_rows(name, files[0], version)
-        return version
-    if name == paralex.NAME:
-        raise ValueError(_PARALEX_DATA)
-    if name in SOTU_TASKS:
-        return f"sha256 {task_data_hashes()[name]}"
-    return "/".join(filter(None, (config["dataset_path"], config.get("dataset_name"))))
-
-
 @lru_cache(maxsize=1024)
-def _try_first_rows(name: str, file: Path, version: str) -> None:
+def try_first_rows(name: str, file: Path, version: str) -> None:
+    """Raises ValueError where the first rows of a file are not the task's."""
     _local_task(name, (file,), _CHECKED_ROWS)
-
-
-def local_files(name: str, data_files: str) -> tuple[Path, ...]:
-    """The files that hold a task's items: `data_files` itself, or, in a folder, `NAME.*`, else the
-    evaluation split's files as a copy of the hub's data set has them (`[CONFIG/]SPLIT*.*`, also
-    below `data/`).
-
-    Raises ValueError where there is none.
-    """
-    path = Path(data_files).expanduser()
-    if path.is_file():
-        if not is_row_file(path):
-            raise ValueError(f"data file {path}: give one of {', '.join(ROW_FILES)}")
-        return (path,)
-    if not path.exists():
-        raise ValueError(f"data_files {path} for task {name!r}: no such file or folder")
-    config = task_config(name)
-    part, split = config.get("dataset_name") or ".", _evaluated_split(config)
-    patterns = [f"{name}.*", f"{part}/{split}[-.]*", f"{split}[-.]*", f"data/{split}[-.]*"]
-    for pattern in patterns:
-        found = tuple(sorted(file for file in path.glob(pattern) if is_row_file(file)))
-        if found:
-            return found
-    wanted = " or ".join(dict.fromkeys(str(path / pattern) for pattern in patterns[:2]))
-    raise ValueError(f"data_files {path} for task {name!r}: the folder has no {wanted}")
-
-
-def _evaluated_split(config: dict[str, Any]) -> str:
-    return config.get("test_split") or config.get("validation_split") or "test"
 
 
 def _local_task(name: str, files: tuple[Path, ...], first: int | None) -> LocalTask:
@@ -196,9 +150,3 @@ def _check_answer(task: LocalTask, document: dict[str, Any], number: int) -> Non
     for one in answer if isinstance(answer, list) else [answer]:
         if not (one in choices or (isinstance(one, int) and 0 <= one < len(choices))):
             raise ValueError(f"row {number}: {one!r} is none of {len(choices)} choices")
-
-
-_PARALEX_DATA = (
-    f"task {paralex.NAME!r} is not on the hub: give `data_files`, a file with the columns "
-    f"{' and '.join(paralex.COLUMNS)}"
-)

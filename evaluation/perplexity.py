@@ -11,9 +11,10 @@ import numpy as np
 from lm_eval.models.utils import resolve_max_length
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluation.corpora import corpus_name, corpus_version, load_corpus
+from evaluation.corpora import corpus_name, load_corpus
 from evaluation.encoding import tokenizer_fingerprint
 from evaluation.measurement import Measurement, Metric
+from evaluation.protocols import perplexity_protocol
 from evaluation.scoring import Scorer
 from evaluation.sequences import Sequences
 
@@ -61,26 +62,6 @@ def evaluate_perplexity(
     metrics = _metrics(nats, tokens, scored_bytes)
     items = {"cross_entropy": (nats / tokens).astype(np.float32)}
     return Measurement(corpus_name(corpus), protocol, metrics, items)
-
-
-def perplexity_protocol(
-    corpus: str,
-    context: int | None = None,
-    max_tokens: int | None = None,
-    data_files: str | None = None,
-) -> dict[str, Any]:
-    """What the metrics depend on besides model and tokenizer; tokenizes nothing. Raises ValueError
-    for an unknown corpus and for limits below 1."""
-    for key, value in (("context", context), ("max_tokens", max_tokens)):
-        if value is not None and value < 1:
-            raise ValueError(f"perplexity on {corpus}: {key} {value} must be at least 1")
-    return {
-        "corpus": corpus_name(corpus),
-        "data": corpus_version(corpus, data_files),
-        "context": context,
-        "max_tokens": max_tokens,
-        "windows": "non-overlapping, every token but the first of the stream",
-    }
 
 
 def token_stream(

@@ -7,11 +7,9 @@ import json
 import os
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
-
-import lm_eval.tasks
-from lm_eval.tasks._yaml_loader import load_yaml
 
 from evaluation import paralex
 from evaluation.sotu_tasks import SOTU_TASKS, cache_directory, task_directory
@@ -63,7 +61,7 @@ def task_config(name: str) -> dict[str, Any]:
     """
     if name == paralex.NAME:
         return paralex.CONFIG
-    config: dict[str, Any] = load_yaml(task_file(name), resolve_func=False)
+    config: dict[str, Any] = _yaml_loader().load_yaml(task_file(name), resolve_func=False)
     kind = config.get("output_type", "generate_until" if "class" not in config else None)
     if kind not in SCORED_TYPES:
         reason = "generates text" if kind == "generate_until" else "is defined by its own code"
@@ -80,8 +78,22 @@ def _unknown(name: str) -> ValueError:
     return ValueError(f"unknown zero-shot task {name!r}: {hint}")
 
 
+@cache
 def _harness_folder() -> Path:
-    return Path(lm_eval.tasks.__path__[0])
+    """The harness's task folder, found without importing the harness, which takes a second."""
+    spec = find_spec("lm_eval")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent / "tasks"
+
+
+@cache
+def _yaml_loader() -> Any:
+    """The harness's reader of task files: its module alone, without the packages around it."""
+    spec = spec_from_file_location("_lm_eval_yaml_loader", _harness_folder() / "_yaml_loader.py")
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @cache

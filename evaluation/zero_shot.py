@@ -16,10 +16,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 
 from evaluation.language_model import LanguageModel
-from evaluation.local_tasks import build_task, data_version
+from evaluation.local_tasks import build_task
 from evaluation.measurement import Measurement, Metric
+from evaluation.protocols import task_protocol
 from evaluation.standard_error import item_scores, standard_error
-from evaluation.task_index import HARNESS, task_config
 from evaluation.task_requests import aggregation_of, task_requests
 
 FEWSHOT_SEED = 1234  # the harness's own default
@@ -50,24 +50,6 @@ def evaluate_zero_shot(
     loaded.
     """
     return [_evaluate_task(lm, name, limit, data_files.get(name)) for name in tasks]
-
-
-def task_protocol(
-    name: str, limit: int | None = None, data_files: str | None = None
-) -> dict[str, Any]:
-    """What a task's scores depend on besides the model; loads no data set. Raises ValueError for
-    unknown and generation tasks, local data that does not fit, and a limit below 1."""
-    if limit is not None and limit < 1:
-        raise ValueError(f"task {name}: limit {limit} must be at least 1 (or absent, for all)")
-    config = task_config(name)
-    return {
-        "task": name,
-        "task_version": (config.get("metadata") or {}).get("version"),
-        "data": data_version(name, data_files),
-        "limit": limit,
-        "num_fewshot": config.get("num_fewshot") or 0,
-        "harness": HARNESS,
-    }
 
 
 @lru_cache(maxsize=32)

@@ -70,7 +70,8 @@ def _model_and_windows(
     from lm_eval.models.utils import resolve_max_length
 
     from evaluation.corpora import load_corpus
-    from evaluation.perplexity import perplexity_protocol, token_stream
+    from evaluation.perplexity import token_stream
+    from evaluation.protocols import perplexity_protocol
     from orchestrator.worker import load_model, quiet_libraries
 
     quiet_libraries()

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluation.corpora import corpus_name
-from evaluation.perplexity import perplexity_protocol
-from evaluation.zero_shot import task_protocol
+from evaluation.protocols import perplexity_protocol, task_protocol
 from orchestrator.errors import InputError, ModelInputError
 from orchestrator.experiment import Asked, Experiment, Protocol
 from orchestrator.models import ModelEntry

@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 from sqlalchemy import select
 
-from evaluation.perplexity import perplexity_protocol
+from evaluation.protocols import perplexity_protocol
 from evaluation.task_sets import TASK_SETS
 from orchestrator.adaptive import (
     CONFIDENCE,

@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from evaluation.corpora import CORPORA, corpus_version
+from evaluation.protocols import task_protocol
 from evaluation.task_index import task_names
-from evaluation.zero_shot import task_protocol
 from orchestrator.errors import InputError
 from orchestrator.models import ModelEntry, first_problem, load_yaml
 

@@ -10,8 +10,10 @@ import pandas
 import pytest
 
 from evaluation.local_files import read_rows
-from evaluation.local_tasks import build_task, data_version, local_files
-from evaluation.zero_shot import evaluate_zero_shot, load_task, task_protocol
+from evaluation.local_tasks import build_task
+from evaluation.protocols import task_protocol
+from evaluation.task_data import data_version, local_files
+from evaluation.zero_shot import evaluate_zero_shot, load_task
 from tests.evaluation.test_zero_shot import tiny_lm
 
 OWN = Path(__file__).parent / "own_items"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.perplexity import evaluate_perplexity, perplexity_protocol, token_stream
+from evaluation.perplexity import evaluate_perplexity, token_stream
+from evaluation.protocols import perplexity_protocol
 from tests.evaluation.tiny_models import CONTEXT, TEXT, tiny_model, tiny_tokenizer
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -11,9 +11,10 @@ from lm_eval.api.task import ConfigurableTask
 from evaluation import task_requests
 from evaluation.encoding import Encoder
 from evaluation.language_model import LanguageModel
+from evaluation.protocols import task_protocol
 from evaluation.scoring import Scores
 from evaluation.task_sets import TASK_SETS
-from evaluation.zero_shot import evaluate_zero_shot, load_task, task_protocol
+from evaluation.zero_shot import evaluate_zero_shot, load_task
 from tests.evaluation.tiny_models import tiny_model, tiny_tokenizer
 
 OWN = str(Path(__file__).parent / "own_items")

@@ -13,9 +13,10 @@ from lm_eval.tasks import TaskManager
 
 from evaluation import task_index
 from evaluation.language_model import LanguageModel
+from evaluation.protocols import task_protocol
 from evaluation.task_index import task_file
 from evaluation.task_sets import CHANCE, TASK_SETS
-from evaluation.zero_shot import evaluate_zero_shot, load_task, task_protocol
+from evaluation.zero_shot import evaluate_zero_shot, load_task
 from tests.evaluation.peers import PEERS, make_peer
 from tests.evaluation.tiny_models import tiny_model, tiny_tokenizer
 

@@ -7,8 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from evaluation.perplexity import perplexity_protocol
-from evaluation.zero_shot import task_protocol
+from evaluation.protocols import perplexity_protocol, task_protocol
 from orchestrator.experiment import Experiment, Protocol
 from orchestrator.job import Job
 from orchestrator.models import ModelEntry

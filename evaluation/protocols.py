@@ -1,0 +1,50 @@
+"""What scores depend on besides the model: the protocol of a task and of a corpus.
+
+Light to import: a sweep is planned without what scores it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evaluation.corpora import corpus_name, corpus_version
+from evaluation.task_data import data_version
+from evaluation.task_index import HARNESS, task_config
+
+
+def task_protocol(
+    name: str, limit: int | None = None, data_files: str | None = None
+) -> dict[str, Any]:
+    """What a task's scores depend on besides the model; loads no data set. Raises ValueError for
+    unknown and generation tasks, local data that does not fit, and a limit below 1."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"task {name}: limit {limit} must be at least 1 (or absent, for all)")
+    config = task_config(name)
+    return {
+        "task": name,
+        "task_version": (config.get("metadata") or {}).get("version"),
+        "data": data_version(name, data_files),
+        "limit": limit,
+        "num_fewshot": config.get("num_fewshot") or 0,
+        "harness": HARNESS,
+    }
+
+
+def perplexity_protocol(
+    corpus: str,
+    context: int | None = None,
+    max_tokens: int | None = None,
+    data_files: str | None = None,
+) -> dict[str, Any]:
+    """What the metrics depend on besides model and tokenizer; tokenizes nothing. Raises ValueError
+    for an unknown corpus and for limits below 1."""
+    for key, value in (("context", context), ("max_tokens", max_tokens)):
+        if value is not None and value < 1:
+            raise ValueError(f"perplexity on {corpus}: {key} {value} must be at least 1")
+    return {
+        "corpus": corpus_name(corpus),
+        "data": corpus_version(corpus, data_files),
+        "context": context,
+        "max_tokens": max_tokens,
+        "windows": "non-overlapping, every token but the first of the stream",
+    }

@@ -1,0 +1,69 @@
+"""What a zero-shot task's items depend on, and the local files that hold them.
+
+Light to import: a sweep file is checked before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from evaluation import paralex
+from evaluation.local_files import ROW_FILES, content_version, is_row_file
+from evaluation.sotu_tasks import SOTU_TASKS, task_data_hashes
+from evaluation.task_index import task_config
+
+PARALEX_DATA = (
+    f"task {paralex.NAME!r} is not on the hub: give `data_files`, a file with the columns "
+    f"{' and '.join(paralex.COLUMNS)}"
+)
+
+
+def data_version(name: str, data_files: str | None = None) -> str:
+    """What a task's items depend on: equal versions, equal items.
+
+    Local files are found, hashed, and their first rows tried; the hub is not asked. Raises
+    ValueError for files that are missing, unreadable or of the wrong columns.
+    """
+    config = task_config(name)
+    if data_files is not None:
+        files = local_files(name, data_files)
+        version = content_version(*files)
+        from evaluation.local_tasks import try_first_rows  # the harness: a second of imports
+
+        try_first_rows(name, files[0], version)
+        return version
+    if name == paralex.NAME:
+        raise ValueError(PARALEX_DATA)
+    if name in SOTU_TASKS:
+        return f"sha256 {task_data_hashes()[name]}"
+    return "/".join(filter(None, (config["dataset_path"], config.get("dataset_name"))))
+
+
+def local_files(name: str, data_files: str) -> tuple[Path, ...]:
+    """The files that hold a task's items: `data_files` itself, or, in a folder, `NAME.*`, else the
+    evaluation split's files as a copy of the hub's data set has them (`[CONFIG/]SPLIT*.*`, also
+    below `data/`).
+
+    Raises ValueError where there is none.
+    """
+    path = Path(data_files).expanduser()
+    if path.is_file():
+        if not is_row_file(path):
+            raise ValueError(f"data file {path}: give one of {', '.join(ROW_FILES)}")
+        return (path,)
+    if not path.exists():
+        raise ValueError(f"data_files {path} for task {name!r}: no such file or folder")
+    config = task_config(name)
+    part, split = config.get("dataset_name") or ".", _evaluated_split(config)
+    patterns = [f"{name}.*", f"{part}/{split}[-.]*", f"{split}[-.]*", f"data/{split}[-.]*"]
+    for pattern in patterns:
+        found = tuple(sorted(file for file in path.glob(pattern) if is_row_file(file)))
+        if found:
+            return found
+    wanted = " or ".join(dict.fromkeys(str(path / pattern) for pattern in patterns[:2]))
+    raise ValueError(f"data_files {path} for task {name!r}: the folder has no {wanted}")
+
+
+def _evaluated_split(config: dict[str, Any]) -> str:
+    return config.get("test_split") or config.get("validation_split") or "test"
