@@ -8,22 +8,36 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.experiment import content_id
+from orchestrator.schema import PROTOCOL_COLUMNS
 from quantizers.config import DATA_TYPES, SCOPES
 
 REQUIRED = ("family", "model", "n_params", "task", "metric", "value")
 SETTING = ("method", "bits", "data_type", "exponent_bits", "block_size", "outlier_fraction")
 SIZES = ("bits_per_param", "total_bits", "quantized_bits", "nominal_bits")
-KNOWN = (*REQUIRED, *SETTING, "centered", "scope", *SIZES, "stderr", "n_items")
+KNOWN = (
+    *REQUIRED,
+    *SETTING,
+    "centered",
+    "scope",
+    *SIZES,
+    "stderr",
+    "n_items",
+    *PROTOCOL_COLUMNS,
+)
 _FRACTIONS = ("acc", "acc_norm", "exact_match")
 
 
 @dataclass(frozen=True)
 class ImportedRow:
-    """One metric of one experiment: `experiment` and `measurement` are columns of their tables."""
+    """One metric of one experiment: columns of the tables experiments, protocols, measurements."""
 
     experiment: dict[str, Any]
-    task: str
+    protocol: dict[str, Any]
     measurement: dict[str, Any]
+
+    @property
+    def task(self) -> str:
+        return self.protocol["task"]
 
 
 def check_row(row: Mapping[str, Any], source: str) -> ImportedRow:
@@ -74,7 +88,20 @@ def check_row(row: Mapping[str, Any], source: str) -> ImportedRow:
         "stderr": stderr,
         "n_items": n_items or 0,
     }
-    return ImportedRow(experiment, _name(row, "task", 256), measurement)
+    return ImportedRow(experiment, _protocol(row, source), measurement)
+
+
+def _protocol(row: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """What is known of how the row was measured: limits that are not given stay out of its id."""
+    task = _name(row, "task", 256)
+    limits = {name: _whole(row, name, 1) for name in PROTOCOL_COLUMNS}
+    settings = {"source": source} | {k: v for k, v in limits.items() if v is not None}
+    return {
+        "id": content_id({"task": task, **settings}),
+        "task": task,
+        "settings": settings,
+        **limits,
+    }
 
 
 def _setting(row: Mapping[str, Any]) -> dict[str, Any]:

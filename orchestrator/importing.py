@@ -12,14 +12,13 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from orchestrator.errors import InputError
-from orchestrator.experiment import content_id
 from orchestrator.imported_row import KNOWN, SIZES, ImportedRow, check_row
 from orchestrator.recording import insert_new, row_numbers
 from orchestrator.schema import ExperimentRow, MeasurementRow, ProtocolRow
 from orchestrator.store import Store
 
-# `source` and `experiment_id` are columns of what `kbit results` writes; an import sets its own.
-IGNORED = ("source", "experiment_id")
+# Columns of what `kbit results` writes, of which an import sets its own.
+IGNORED = ("source", "experiment_id", "protocol")
 _MOST_SHOWN = 20
 
 
@@ -44,13 +43,13 @@ def read_import(path: Path, source: str, defaults: Mapping[str, str]) -> list[Im
     is_json = path.suffix == ".json" or text.lstrip().startswith("{")
     raw = _lm_eval_rows(text, path) if is_json else _csv_rows(text, path)
     rows, problems = [], []
-    seen: dict[tuple[str, str, str], str] = {}
+    seen: dict[tuple[str, str, str], str] = {}  # experiment id, protocol id, metric -> place
     sized: dict[str, tuple[str, dict[str, Any]]] = {}
     for place, given in raw:
         filled = {**defaults, **{k: v for k, v in given.items() if v not in ("", None)}}
         try:
             row = check_row(filled, source)
-            key = (row.experiment["id"], row.task, row.measurement["metric"])
+            key = (row.experiment["id"], row.protocol["id"], row.measurement["metric"])
             if key in seen:
                 raise ValueError(f"the same experiment, task and metric as {seen[key]}")
             sizes = {name: row.experiment[name] for name in SIZES}
@@ -142,26 +141,17 @@ def store_rows(store: Store, rows: Sequence[ImportedRow]) -> int:
     """
     experiments = {row.experiment["id"]: row.experiment for row in rows}
     source = rows[0].experiment["source"]
-    protocols = {
-        task: {"id": content_id({"task": task, "source": source}), "task": task}
-        for task in {row.task for row in rows}
-    }
+    protocols = {row.protocol["id"]: row.protocol for row in rows}
     with store.lock(), store.engine.execution_options(writes=True).begin() as connection:
         insert_new(connection, ExperimentRow, list(experiments.values()))
-        insert_new(
-            connection,
-            ProtocolRow,
-            [p | {"settings": {"source": source}} for p in protocols.values()],
-        )
+        insert_new(connection, ProtocolRow, list(protocols.values()))
         experiment_numbers = row_numbers(connection, ExperimentRow, set(experiments))
-        protocol_numbers = row_numbers(
-            connection, ProtocolRow, {str(p["id"]) for p in protocols.values()}
-        )
+        protocol_numbers = row_numbers(connection, ProtocolRow, set(protocols))
         _check_sizes(connection, experiments)
         new = [
             {
                 "experiment": experiment_numbers[row.experiment["id"]],
-                "protocol": protocol_numbers[str(protocols[row.task]["id"])],
+                "protocol": protocol_numbers[row.protocol["id"]],
                 **row.measurement,
             }
             for row in rows

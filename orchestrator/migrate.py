@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, text
+from collections.abc import Callable
 
-from orchestrator.schema import SCHEMA_VERSION
+from sqlalchemy import Connection, select, text, update
+
+from orchestrator.recording import protocol_limits
+from orchestrator.schema import RESULTS_VIEW, SCHEMA_VERSION, ProtocolRow
+
+Step = str | Callable[[Connection], None]
+
+
+def _limits_as_columns(connection: Connection) -> None:
+    """Copy what readers ask of a protocol out of its JSON."""
+    stored = connection.execute(select(ProtocolRow.number, ProtocolRow.settings)).all()
+    for number, settings in stored:
+        row = update(ProtocolRow).where(ProtocolRow.number == number)
+        connection.execute(row.values(protocol_limits(settings)))
+
 
 # From version -> statements that lead to the next one. Columns are only ever added, so that a
 # reader of the older version goes on working beside it.
-STEPS: dict[int, tuple[str, ...]] = {
+STEPS: dict[int, tuple[Step, ...]] = {
     1: (
         "ALTER TABLE attempts ADD COLUMN stage VARCHAR(16) NOT NULL DEFAULT 'full'",
         "ALTER TABLE attempts ADD COLUMN seconds_store FLOAT",
         "ALTER TABLE attempts ADD COLUMN git_commit VARCHAR(64)",
     ),
+    2: (
+        "ALTER TABLE protocols ADD COLUMN context INTEGER",
+        'ALTER TABLE protocols ADD COLUMN "limit" INTEGER',
+        "ALTER TABLE protocols ADD COLUMN max_tokens INTEGER",
+        _limits_as_columns,
+    ),
 }
 
 
 def migrate(connection: Connection, version: int) -> None:
-    """Apply every step from `version` on. The caller commits: all of it happens, or nothing."""
-    for step in range(version, SCHEMA_VERSION):
-        for statement in STEPS[step]:
-            connection.execute(text(statement))
+    """Apply every step from `version` on. The caller commits: all of it happens, or nothing.
+
+    The view is made anew: a server alters no column that a view reads.
+    """
+    connection.execute(text("DROP VIEW results"))
+    for number in range(version, SCHEMA_VERSION):
+        for step in STEPS[number]:
+            if isinstance(step, str):
+                connection.execute(text(step))
+            else:
+                step(connection)
+    connection.execute(text(RESULTS_VIEW))
     connection.execute(
         text("UPDATE kbit_meta SET value = :version WHERE key = 'schema_version'"),
         {"version": str(SCHEMA_VERSION)},

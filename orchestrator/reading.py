@@ -10,6 +10,8 @@ from sqlalchemy import Connection, and_, func, or_, select
 
 from orchestrator.item_scores import unpack_scores
 from orchestrator.schema import (
+    INTEGER_COLUMNS,
+    PROTOCOL_COLUMNS,
     RESULT_COLUMNS,
     ExperimentRow,
     ItemScoresRow,
@@ -31,20 +33,25 @@ def read_results(
     """
     measurements = select(MeasurementRow.__table__)
     with store.reading() as connection:
-        protocols = pd.read_sql(select(ProtocolRow.number, ProtocolRow.task), connection)
+        columns = [ProtocolRow.__table__.c[name] for name in ("number", "task", *PROTOCOL_COLUMNS)]
+        query = select(ProtocolRow.id.label("protocol"), *columns)
+        protocols = pd.read_sql(query, connection)
         if wanted is not None:
             measurements = measurements.where(or_(*_conditions(protocols, wanted)))
         rows = pd.read_sql(measurements, connection)
         settings = [c for c in ExperimentRow.__table__.columns if c.name in RESULT_COLUMNS]
         query = select(ExperimentRow.number, ExperimentRow.id.label("experiment_id"), *settings)
         experiments = pd.read_sql(query, connection)
-    for column in ("n_params", "exponent_bits", "block_size", "total_bits", "quantized_bits"):
-        experiments[column] = experiments[column].astype("Int64")
+    for side in (experiments, protocols):
+        for column in set(INTEGER_COLUMNS) & set(side.columns):
+            side[column] = side[column].astype("Int64")
     experiments["nominal_bits"] = experiments["nominal_bits"].astype(float)
     experiments["centered"] = experiments["centered"].astype(bool)
     place = pd.Index(experiments["number"]).get_indexer(rows["experiment"])
     frame = experiments.take(place).reset_index(drop=True)
-    frame["task"] = protocols.set_index("number")["task"].reindex(rows["protocol"]).to_numpy()
+    place = pd.Index(protocols["number"]).get_indexer(rows["protocol"])
+    for column in ("task", "protocol", *PROTOCOL_COLUMNS):
+        frame[column] = protocols[column].take(place).array
     frame["metric"] = rows["metric"]
     frame["value"], frame["stderr"] = rows["value"].astype(float), rows["stderr"].astype(float)
     frame["n_items"] = rows["n_items"].astype(int)
@@ -66,16 +73,23 @@ def _conditions(protocols: pd.DataFrame, wanted: Collection[tuple[str | None, st
 
 
 def read_item_scores(
-    store: Store, experiment_ids: Sequence[str], task: str, metric: str
+    store: Store,
+    experiment_ids: Sequence[str],
+    task: str,
+    metric: str,
+    protocol: str | None = None,
 ) -> dict[str, np.ndarray]:
     """Per-item scores, float32 [n], of those of the experiments that have any, by experiment id.
 
     All scores of a model are of one protocol (same data, context and limit), so that they can be
-    compared item by item: the one that most of its experiments have, the newest of equals.
+    compared item by item: the one with this id (as in the view), else the one that most of the
+    model's experiments have, the newest of equals.
     """
     found: dict[str, np.ndarray] = {}
     with store.reading() as connection:
         one_of = select(ProtocolRow.number).where(ProtocolRow.task == task)
+        if protocol is not None:
+            one_of = one_of.where(ProtocolRow.id == protocol)
         protocols = list(connection.scalars(one_of))
         chosen = _commonest(connection, protocols, metric)
         for start in range(0, len(experiment_ids), _IDS_A_QUERY):
@@ -94,8 +108,8 @@ def read_item_scores(
                     ItemScoresRow.metric == metric,
                 )
             )
-            for id_, model, protocol, blob in connection.execute(query):
-                if chosen.get(model, protocol) == protocol:
+            for id_, model, number, blob in connection.execute(query):
+                if chosen.get(model, number) == number:
                     found[id_] = unpack_scores(blob)
     return found
 

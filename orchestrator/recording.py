@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from sqlalchemy import Connection, func, select
 
 from orchestrator.item_scores import pack_scores
 from orchestrator.schema import (
+    PROTOCOL_COLUMNS,
     AttemptRow,
     ExperimentRow,
     ItemScoresRow,
@@ -127,7 +128,13 @@ def setting_row(experiment: Experiment) -> dict[str, Any]:
 
 
 def _protocol_row(protocol: Protocol) -> dict[str, Any]:
-    return {"id": protocol.id, "task": protocol.task, "settings": protocol.settings}
+    row = {"id": protocol.id, "task": protocol.task, "settings": protocol.settings}
+    return row | protocol_limits(protocol.settings)
+
+
+def protocol_limits(settings: Mapping[str, Any]) -> dict[str, int | None]:
+    """The columns that say how much of a task or corpus was read, and how far back."""
+    return {name: settings.get(name) for name in PROTOCOL_COLUMNS}
 
 
 def _attempt_row(result: JobResult, experiment: int, seconds_store: float) -> dict[str, Any]:

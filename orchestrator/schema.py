@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import JSON, BigInteger, ForeignKey, LargeBinary, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 2  # orchestrator/migrate.py leads here from older ones
+SCHEMA_VERSION = 3  # orchestrator/migrate.py leads here from older ones
 
 
 class Base(DeclarativeBase):
@@ -49,13 +49,20 @@ class ExperimentRow(Base):
 
 
 class ProtocolRow(Base):
-    """How a task or corpus was measured (data and task version, context, limits)."""
+    """How a task or corpus was measured (data and task version, context, limits).
+
+    `context`, `limit` (items of a task) and `max_tokens` (of a corpus) are those of `settings`;
+    NULL: the model's own context, all items, all tokens.
+    """
 
     __tablename__ = "protocols"
     number: Mapped[int] = mapped_column(primary_key=True)
     id: Mapped[str] = mapped_column(String(64), unique=True)
     task: Mapped[str] = mapped_column(String(256))
     settings: Mapped[dict] = mapped_column(JSON)
+    context: Mapped[int | None]
+    limit: Mapped[int | None]
+    max_tokens: Mapped[int | None]
 
 
 class MeasurementRow(Base):
@@ -126,6 +133,21 @@ RESULT_COLUMNS = (
     "value",
     "stderr",
     "n_items",
+    "protocol",
+    "context",
+    "limit",
+    "max_tokens",
+)
+
+# Whole numbers that may be missing.
+PROTOCOL_COLUMNS = ("context", "limit", "max_tokens")
+INTEGER_COLUMNS = (
+    "n_params",
+    "exponent_bits",
+    "block_size",
+    "total_bits",
+    "quantized_bits",
+    *PROTOCOL_COLUMNS,
 )
 
 RESULTS_VIEW = """
@@ -133,7 +155,8 @@ CREATE VIEW results AS
 SELECT e.source, e.id AS experiment_id, e.family, e.model, e.n_params, e.method, e.bits,
        e.data_type, e.exponent_bits, e.block_size, e.outlier_fraction, e.centered, e.scope,
        e.bits_per_param, e.total_bits, e.quantized_bits, e.nominal_bits,
-       p.task, m.metric, m.value, m.stderr, m.n_items
+       p.task, m.metric, m.value, m.stderr, m.n_items,
+       p.id AS protocol, p.context, p."limit", p.max_tokens
 FROM measurements m
 JOIN experiments e ON e.number = m.experiment
 JOIN protocols p ON p.number = m.protocol

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Connection, Engine, func, inspect, select, text
+from sqlalchemy import Connection, Engine, column, func, inspect, select, table
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator.batch_sizes import batch_sizes, discard_larger
@@ -30,6 +30,7 @@ from orchestrator.lock import serialize_setup, sweep_lock
 from orchestrator.migrate import migrate
 from orchestrator.recording import write_results
 from orchestrator.schema import (
+    INTEGER_COLUMNS,
     RESULT_COLUMNS,
     SCHEMA_VERSION,
     AttemptRow,
@@ -168,15 +169,16 @@ class Store:
         """
         with self.reading() as connection:
             frame = pd.read_sql(
-                text(f"SELECT {', '.join(RESULT_COLUMNS)} FROM results"), connection
+                select(*[column(name) for name in RESULT_COLUMNS]).select_from(table("results")),
+                connection,
             )
         frame["centered"] = frame["centered"].astype(bool)
-        for column in ("bits", "n_items"):
-            frame[column] = frame[column].astype(int)
-        for column in ("n_params", "exponent_bits", "block_size", "total_bits", "quantized_bits"):
-            frame[column] = frame[column].astype("Int64")
-        for column in ("value", "stderr", "nominal_bits"):
-            frame[column] = frame[column].astype(float)
+        for name in ("bits", "n_items"):
+            frame[name] = frame[name].astype(int)
+        for name in INTEGER_COLUMNS:
+            frame[name] = frame[name].astype("Int64")
+        for name in ("value", "stderr", "nominal_bits"):
+            frame[name] = frame[name].astype(float)
         return frame
 
     def attempts(self) -> pd.DataFrame:

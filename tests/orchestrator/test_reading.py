@@ -29,3 +29,7 @@ def test_items_of_a_model_are_of_one_protocol(tmp_path):
     assert read(1) == {1: 0}  # whatever is asked for together
     store.record(scored(5, longer, 1))
     assert read(0, 1, 2) == {1: 1, 2: 1}  # two each: the newer
+    newest = read_item_scores(store, ids, "sotu_blank", "acc", longer.id)
+    assert {ids.index(id_) for id_ in newest} == {1, 2}
+    older = read_item_scores(store, ids, "sotu_blank", "acc", PROTOCOL.id)
+    assert {ids.index(id_) for id_ in older} == {0, 1}

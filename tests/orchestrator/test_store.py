@@ -6,6 +6,7 @@ import uuid
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
+import pandas as pd
 import pytest
 from sqlalchemy import create_engine, inspect, text
 
@@ -15,6 +16,7 @@ from orchestrator.errors import InputError, SweepStopped
 from orchestrator.experiment import Experiment, Protocol
 from orchestrator.job import Job, JobResult
 from orchestrator.models import ModelEntry
+from orchestrator.reading import read_results
 from orchestrator.schema import RESULT_COLUMNS
 from orchestrator.store import Store, missing_protocols
 from quantizers.config import QuantConfig
@@ -103,7 +105,23 @@ class TestStore:
             "m", 4, 4250, "sotu_blank", "acc",
         )  # fmt: skip
         assert (row.value, row.stderr, row.n_items) == (0.5, 0.1, 3)
+        assert (row.protocol, row.limit) == (PROTOCOL.id, 3)
+        assert pd.isna(row.context) and pd.isna(row.max_tokens)  # the model's own; no corpus
         assert store.item_scores(experiment().id, "sotu_blank", "acc").tolist() == [0, 1, 1]
+
+    def test_bulk_reads_are_the_view(self, url):
+        store = Store.create(url)
+        corpus = Protocol("sotu", "corpus", {"context": 64, "max_tokens": 1000}, "sotu")
+        other = result(3)
+        other.measurements = [(corpus, other.measurements[0][1])]
+        store.record(result(4), other, result(16))
+        key = ["bits", "task"]
+        view, read = (rows.sort_values(key, ignore_index=True) for rows in
+                      (store.results(), read_results(store)))  # fmt: skip
+        pd.testing.assert_frame_equal(view, read)
+        assert view["max_tokens"].tolist() == [1000, pd.NA, pd.NA]
+        only = read_results(store, {("sotu", "acc")})
+        assert only["protocol"].tolist() == [corpus.id] and only["context"].tolist() == [64]
 
     def test_recording_again_changes_nothing(self, url):
         store = Store.create(url)
@@ -191,7 +209,9 @@ class TestStore:
         with pytest.raises(InputError, match="schema version 1 is older"):
             Store.open(url)
         migrated = Store.create(url)
-        assert migrated.results()["value"].tolist() == [0.5]
+        row = migrated.results().iloc[0]
+        assert (row.value, row.limit) == (0.5, 3)
+        assert (row.experiment_id, row.protocol) == (experiment(4).id, PROTOCOL.id)
         assert migrated.attempts()["stage"].tolist() == ["full"]
         migrated.record(result(3))
         assert len(Store.open(url).attempts()) == 2
@@ -260,11 +280,27 @@ def _record_some(url: str, _process: int) -> None:
         store.record(result(bits))
 
 
+VIEW_OF_VERSION_1 = """
+CREATE VIEW results AS
+SELECT e.source, e.id AS experiment_id, p.task, m.metric, m.value, m.stderr, m.n_items
+FROM measurements m
+JOIN experiments e ON e.number = m.experiment
+JOIN protocols p ON p.number = m.protocol
+"""  # shortened
+
+
 def make_version_1(store: Store) -> None:
     """The tables as the first version made them."""
+    added = {
+        "attempts": ("stage", "seconds_store", "git_commit"),
+        "protocols": ("context", '"limit"', "max_tokens"),
+    }
     with store.engine.connect() as connection:
-        for column in ("stage", "seconds_store", "git_commit"):
-            connection.execute(text(f"ALTER TABLE attempts DROP COLUMN {column}"))
+        connection.execute(text("DROP VIEW results"))
+        for table, columns in added.items():
+            for column in columns:
+                connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
+        connection.execute(text(VIEW_OF_VERSION_1))
         connection.execute(text("UPDATE kbit_meta SET value = '1' WHERE key = 'schema_version'"))
         connection.commit()
 
