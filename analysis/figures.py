@@ -24,8 +24,9 @@ def scaling_figure(
     """Size against `metric` (paper figure 2): a panel per family, a curve per precision.
 
     Solid curves are the main setting (the most common data type and block size, linear layers);
-    other settings are dashed, and wait in the legend when there are many, or are left out when
-    there are very many. The rest as in draw_curves. The title states the finding.
+    other settings are dashed, and where they win nowhere they wait in the legend when there are
+    many, or are left out when there are very many. The rest as in draw_curves. The title states
+    the finding.
     Raises ValueError as scaling_curves does, or when no experiment has the metric.
     """
     curves = scaling_curves(results, metric, axis, task)
@@ -33,14 +34,15 @@ def scaling_figure(
         raise ValueError(f"no experiment has {METRIC_NAMES[metric]}: nothing to draw")
     main = main_settings([curve.setting for curve in curves])
     others = {curve.setting for curve in curves} - main
+    winning = set(win_shares(results, metric, axis, task)["setting"])
     if len(others) > _MOST_BESIDE_MAIN:
-        curves = [curve for curve in curves if curve.setting in main]
+        curves = [c for c in curves if c.setting in main or c.setting.label in winning]
 
     def look(curve: Curve) -> Look:
         setting = curve.setting
         if setting in main:
             return Look(setting.label, colour(setting.bits), marker(setting.bits))
-        hidden = len(others) > _SHOWN_BESIDE_MAIN
+        hidden = len(others) > _SHOWN_BESIDE_MAIN and setting.label not in winning
         symbol = marker(setting.bits) + "-open"
         return Look(setting.label, colour(setting.bits), symbol, "dash", 1.3, hidden)
 

@@ -8,7 +8,17 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from analysis.style import INK, LEGEND, MUTED, colour, level_colour, level_marker, marker, template
+from analysis.style import (
+    INK,
+    LEGEND,
+    MUTED,
+    colour,
+    level_colour,
+    level_marker,
+    level_place,
+    marker,
+    template,
+)
 from quantizers.codebooks import codebook, quantile
 from quantizers.config import DATA_TYPES
 
@@ -77,7 +87,8 @@ def weights_figure(codes: pd.DataFrame, bits: int = 4, of: str = "") -> go.Figur
     )
     step = density["y"].max() / 9
     types = codes.loc[codes["kind"] == "code", "data_type"].unique()
-    for i, data_type in enumerate(types):
+    for data_type in types:
+        i = level_place(data_type, list(types))
         own = codes[codes["data_type"] == data_type]
         table, error = own[own["kind"] == "code"], own[own["kind"] == "error"]
         look = {"color": level_colour(i), "symbol": level_marker(i)}

@@ -14,7 +14,7 @@ from analysis.curves import Curve, scaling_curves
 from analysis.drawing import Look, draw_curves
 from analysis.settings import Setting, main_settings
 from analysis.slices import level, vary
-from analysis.style import colour, level_colour, level_marker, marker
+from analysis.style import colour, level_colour, level_marker, level_place, marker
 from analysis.wording import METRIC_NAMES
 
 _FACTOR_NAMES = {
@@ -76,7 +76,7 @@ def factor_figure(
     levels.sort(key=lambda value: (value is None, value if isinstance(value, int) else 0))
 
     def look(curve: Curve) -> Look:
-        i = levels.index(level(curve.setting, factor))
+        i = level_place(level(curve.setting, factor), levels)
         return Look(_level_name(curve.setting, factor), level_colour(i), level_marker(i))
 
     present = sorted({curve.setting.bits for curve in cut})

@@ -1,9 +1,7 @@
 """The report: one offline HTML file with the answer, the figures and every number behind them."""
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
-from html import escape
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,8 +11,9 @@ import plotly.graph_objects as go
 from analysis.bootstrap import ItemScores, no_item_scores
 from analysis.curves import remembered_curves, scaling_curves
 from analysis.figures import scaling_figure
+from analysis.markup import drawable, escape
 from analysis.metrics import curve_points
-from analysis.page import chart, page, table
+from analysis.page import chart, page, table, write_page
 from analysis.paper_figures import FIGURES
 from analysis.report_answer import answer_cards
 from analysis.report_claims import claim_sections
@@ -45,18 +44,13 @@ def write_report(
     `settings` are facts about the run, shown by name; `axis` is what counts as a model's size;
     `scores` gives per-item scores, for paired comparisons; `illustrations` are figures by name that
     are not made of scaling curves (6 and 16). The file is self-contained (about 5 MB,
-    plotly.js inside) and requests nothing. It is written beside its place and renamed, so that a
-    reader never sees half of it. Raises ValueError for an unknown axis, or when no experiment has
-    a metric that a curve can be drawn of.
+    plotly.js inside) and requests nothing. Raises ValueError for an unknown axis, or when no
+    experiment has a metric that a curve can be drawn of, and OSError as `write_page`.
     """
     with remembered_curves():
         body = _body(results, failures, settings, axis, scores, illustrations)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page("k-bit inference scaling: which precision?", body), encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    write_page(Path(path), page("k-bit inference scaling: which precision?", body))
+    return Path(path)
 
 
 def _body(
@@ -67,6 +61,7 @@ def _body(
     scores: ItemScores,
     illustrations: Mapping[str, go.Figure],
 ) -> list[str]:
+    results = drawable(results)  # whatever is made of it below
     metrics = [metric for metric in _METRICS if len(curve_points(results, metric))]
     if not metrics:
         raise ValueError("no experiment has a cross-entropy or all tasks of a zero-shot set yet")
@@ -135,7 +130,7 @@ def _how_to_read(results: pd.DataFrame, metrics: list[str], axis: str) -> list[s
         for name in points["task"].unique():
             in_set = TASK_SETS.get(name, {}) if metric == "zero_shot" else {}
             tasks = ", ".join(f"{task} ({accuracy})" for task, accuracy in in_set.items())
-            what = f"the mean over {tasks}; {count} items in all" if tasks else f"{count} tokens"
+            what = f"the mean over {tasks}; {count} items in all" if tasks else f"{count} windows"
             scored.append(
                 f"<li>{METRIC_NAMES[metric].capitalize()} on {escape(name)}: {what}.</li>"
             )

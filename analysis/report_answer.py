@@ -1,11 +1,10 @@
 """The report's first lines: which precision wins, how often, and how sure that is."""
 
-from html import escape
-
 import pandas as pd
 
 from analysis.budget import format_bits
 from analysis.curves import scaling_curves
+from analysis.markup import escape
 from analysis.page import dot
 from analysis.settings import main_settings, settings_of, with_settings
 from analysis.shares import EVERY_FAMILY, win_shares

@@ -1,7 +1,6 @@
 """The report's tests of the paper's claims on these results."""
 
 from collections.abc import Callable
-from html import escape
 
 import pandas as pd
 
@@ -10,6 +9,7 @@ from analysis.bootstrap import ItemScores
 from analysis.effects import factor_effects
 from analysis.families import collapses, compare_families, precision_duel
 from analysis.fits import parallel_fits, power_laws
+from analysis.markup import escape
 from analysis.page import dot, table
 from analysis.universal import certain_shares
 from analysis.wording import METRIC_NAMES, verdict_sentence

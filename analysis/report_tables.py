@@ -1,11 +1,10 @@
 """The report's tables: the answer per budget, per meaning of size, and every experiment."""
 
-from html import escape
-
 import pandas as pd
 
 from analysis.bootstrap import ItemScores, no_item_scores
 from analysis.budget import format_bits
+from analysis.markup import escape
 from analysis.metrics import curve_points
 from analysis.outliers import STATISTICS, outlier_metrics
 from analysis.page import dot, table

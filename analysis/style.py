@@ -1,5 +1,7 @@
 """How every figure looks: one colour and marker per precision, sizes in bytes, a light page."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import plotly.graph_objects as go
 
@@ -38,6 +40,7 @@ _LEVEL_COLOURS = [
     "#777777",
     "#332288",
 ]
+_DATA_TYPES = ("int", "float", "dynamic", "quantile")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 INK, MUTED, GRID = "#1f2430", "#667085", "#e6e8ee"
 LEGEND = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0}
@@ -48,14 +51,19 @@ SIZE_TITLES = {
 }
 
 
-def colour(bits: int) -> str:
-    """The colour of a precision; the rarely used 9 to 15 bits share a grey."""
+def colour(bits: float) -> str:
+    """The colour of a precision; the rarely used 9 to 15 bits, and fractions, share a grey."""
     return _COLOURS.get(bits, "#8C8C8C")
 
 
 def marker(bits: int) -> str:
     """The plotly marker symbol of a precision."""
     return _MARKERS.get(bits, "star")
+
+
+def level_place(value: object, levels: Sequence[object]) -> int:
+    """Which look a level of a factor has: a data type the same in every figure, others by order."""
+    return _DATA_TYPES.index(value) if value in _DATA_TYPES else levels.index(value)
 
 
 def level_colour(i: int) -> str:

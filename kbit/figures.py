@@ -43,13 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from analysis.markup import drawable
     from analysis.paper_figures import FIGURES
     from orchestrator.reading import read_results
 
     if args.format != "html":
         need_renderer("or take html")
     store = open_store(args.db)
-    results = read_results(store)
+    results = drawable(read_results(store))
     if results.empty:
         raise InputError(f"{store.url}: no results yet; run a sweep first")
     figures: dict[str, Callable[[], go.Figure]] = {

@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise InputError(str(error)) from None
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written: {error.strerror}; give --output") from None
     print(f"report: {written.resolve()}")
     return 0
 

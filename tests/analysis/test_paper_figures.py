@@ -9,7 +9,7 @@ from analysis.illustrations import (
     weights_figure,
 )
 from analysis.paper_figures import FIGURES, bits_figure, factor_figure, outlier_figure
-from analysis.style import colour
+from analysis.style import colour, level_place
 from tests.analysis.rich import rich_results
 
 
@@ -92,3 +92,10 @@ def test_codes_lie_where_the_tables_say() -> None:
     density = codes[codes["kind"] == "density"]
     assert np.trapezoid(density["y"], density["x"]) == pytest.approx(1, abs=0.03)
     assert len(weights_figure(codes).data) == 1 + 2 * 4
+
+
+def test_a_data_type_looks_the_same_in_every_figure() -> None:
+    both, alone = ["float", "int"], ["int"]
+    assert level_place("int", both) == level_place("int", alone)
+    assert level_place("float", both) == level_place("float", ["float"])
+    assert level_place(64, [32, 64]) == 1

@@ -1,0 +1,25 @@
+"""Text that others wrote (models.yaml, imported tables), made safe for pages and charts."""
+
+import html
+
+import pandas as pd
+
+_TEXT_COLUMNS = ("source", "family", "model", "method", "data_type", "scope", "task", "metric")
+
+
+def escape(text: str) -> str:
+    """HTML that shows `text` literally; text that is `drawable` already is not escaped twice."""
+    return html.escape(html.unescape(text))
+
+
+def drawable(results: pd.DataFrame) -> pd.DataFrame:
+    """`results` with its text as HTML and plotly show it literally: in titles, legends and hover
+    texts plotly reads tags and entities, links among them. Numbers and ids stay as they are."""
+    escaped = {}
+    for column in _TEXT_COLUMNS:
+        if column in results:
+            distinct = results[column].dropna().unique()
+            safe = {text: html.escape(str(text), quote=False) for text in distinct}
+            if any(text != safe[text] for text in distinct):
+                escaped[column] = results[column].map(safe)
+    return results.assign(**escaped) if escaped else results
