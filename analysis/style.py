@@ -9,7 +9,7 @@ from analysis.budget import format_bits
 
 # Okabe-Ito: told apart by colour-blind readers. Fixed per precision, in every figure; the markers
 # tell the same story in grey print.
-_COLOURS = {
+_COLOURS: dict[float, str] = {
     2: "#CC79A7",
     3: "#E69F00",
     4: "#0072B2",
