@@ -124,11 +124,12 @@ def packed_model(entry: ModelEntry, config: QuantConfig, device: str) -> Any:
     """The model with its linear layers packed; on the CPU the rest computes in fp32."""
     import torch
 
-    from orchestrator.worker import load_model, quiet_libraries
+    from orchestrator.worker import quiet_libraries
     from quantizers.linear import pack_linears
+    from quantizers.loading import load_model
 
     quiet_libraries()
     load_dtype = getattr(torch, entry.dtype)
-    model, _ = load_model(entry, device)
+    model, _ = load_model(entry.checkpoint, device)
     pack_linears(model, config, load_dtype)
     return model.to(torch.float32) if device == "cpu" else model

@@ -72,11 +72,12 @@ def _model_and_windows(
     from evaluation.corpora import load_corpus
     from evaluation.perplexity import token_stream
     from evaluation.protocols import perplexity_protocol
-    from orchestrator.worker import load_model, quiet_libraries
+    from orchestrator.worker import quiet_libraries
+    from quantizers.loading import load_model
 
     quiet_libraries()
     protocol = perplexity_protocol(corpus, entry.context, max_tokens)
-    loaded, tokenizer = load_model(entry, device)
+    loaded, tokenizer = load_model(entry.checkpoint, device)
     model: Any = loaded.to(torch.float32) if device == "cpu" else loaded
     ids = token_stream(tokenizer, load_corpus(corpus), max_tokens).ids
     context = entry.context or resolve_max_length(model.config, tokenizer)

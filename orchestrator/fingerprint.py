@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from orchestrator.errors import ModelInputError
+from quantizers.checkpoint import UnusableModel, check_folder
 
 _BLOCK_BYTES, _BLOCKS = 1 << 20, 64
 # Python files are code that comes with a model; it runs with `trust_remote_code` alone.
@@ -28,16 +28,12 @@ def model_fingerprint(directory: Path, weights: str, name: str, with_tokenizer: 
 
     Of a weight file beyond 64 MiB it reads 64 blocks of 1 MiB, evenly spread: that tells trained
     weights apart without reading hundreds of gigabytes, but not a change that falls between them.
-    Raises ModelInputError for a directory that lacks weights, and for truncated ones.
+    Raises ModelInputError for a directory that cannot be used (see quantizers.checkpoint).
     """
-    if not directory.is_dir():
-        raise ModelInputError(f"model {name}: {directory} is not a directory")
-    if not (directory / "config.json").is_file():
-        raise ModelInputError(f"model {name}: {directory / 'config.json'} is missing")
-    files = _weight_files(directory, weights, name)
-    if weights == "safetensors":
-        for file in files:
-            _check_safetensors_length(file, name)
+    try:
+        files = check_folder(directory, weights)
+    except UnusableModel as error:
+        raise ModelInputError(f"model {name}: {error}") from None
     others = _matching(directory, _TOKENIZER_FILES if with_tokenizer else ("*.py",))
     return _digest([directory / "config.json", *others, *files])
 
@@ -71,44 +67,3 @@ def _blocks(file: Path) -> Iterator[bytes]:
         for i in range(_BLOCKS):
             stream.seek(int(i * step))
             yield stream.read(_BLOCK_BYTES)
-
-
-def _weight_files(directory: Path, weights: str, name: str) -> list[Path]:
-    """The weight files a local model directory must have, each checked for presence."""
-    stem = "model.safetensors" if weights == "safetensors" else "pytorch_model.bin"
-    index = directory / f"{stem}.index.json"
-    try:
-        files = (
-            sorted({directory / f for f in json.loads(index.read_text())["weight_map"].values()})
-            if index.exists()
-            else [directory / stem]
-        )
-    except (json.JSONDecodeError, KeyError) as error:
-        raise ModelInputError(f"model {name}: {index} is not a weight index: {error}") from None
-    for file in files:
-        if not file.is_file():
-            raise ModelInputError(f"model {name}: weight file {file} is missing")
-    return files
-
-
-def _check_safetensors_length(file: Path, name: str) -> None:
-    """Compare the length with what the header says: 8 bytes of length, JSON, tensor data."""
-    problem = ModelInputError(
-        f"model {name}: {file} is truncated or not safetensors; copy it again"
-    )
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        header_length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or 8 + header_length > size:
-            raise problem
-        content = stream.read(header_length)
-    try:
-        ends = [
-            tensor["data_offsets"][1]
-            for key, tensor in json.loads(content).items()
-            if key != "__metadata__"
-        ]
-    except (ValueError, KeyError, TypeError):
-        raise problem from None
-    if 8 + header_length + max(ends, default=0) != size:
-        raise problem

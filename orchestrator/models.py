@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from orchestrator.errors import InputError
 from orchestrator.fingerprint import model_fingerprint, tokenizer_fingerprint
 from orchestrator.paths import ROOT
+from quantizers.checkpoint import Checkpoint
 
 
 class ModelEntry(BaseModel):
@@ -48,6 +49,20 @@ class ModelEntry(BaseModel):
     def source(self) -> str:
         """What `from_pretrained` is given."""
         return self.path or self.hub or ""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """What is loaded, as plain values."""
+        return Checkpoint(
+            name=self.name,
+            source=self.source,
+            revision=self.revision,
+            tokenizer=self.tokenizer,
+            dtype=self.dtype,
+            weights=self.weights,
+            gpus=self.gpus,
+            trust_remote_code=self.trust_remote_code,
+        )
 
     @property
     def identity(self) -> str:

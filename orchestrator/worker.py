@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from lm_eval.models.utils import resolve_max_length
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evaluation.language_model import LanguageModel
 from evaluation.measurement import Measurement
@@ -26,42 +25,9 @@ from orchestrator.experiment import Protocol, as_sample
 from orchestrator.job import Job, JobResult
 from orchestrator.models import ModelEntry
 from orchestrator.provenance import device_name, here, peak_memory, reset_peak_memory
+from quantizers.checkpoint import UnusableModel
+from quantizers.loading import check_causal, load_model
 from quantizers.model import ResidentModel
-
-
-def load_model(entry: ModelEntry, device: str) -> tuple[torch.nn.Module, Any]:
-    """Weights in the load dtype and the tokenizer, from the hub or a local directory.
-
-    On the CPU the caller computes in fp32; the weights stay rounded to 16 bit.
-    """
-    options: dict[str, Any] = {
-        "revision": entry.revision if entry.hub else None,
-        "trust_remote_code": entry.trust_remote_code,
-    }
-    source = entry.tokenizer or entry.source
-    tokenizer_options = options if source == entry.source else {}
-    tokenizer = AutoTokenizer.from_pretrained(source, **tokenizer_options)
-    if device == "cuda":
-        options["device_map"] = "auto" if entry.gpus > 1 else {"": 0}
-    model = AutoModelForCausalLM.from_pretrained(
-        entry.source,
-        dtype=getattr(torch, entry.dtype),
-        use_safetensors=entry.weights == "safetensors",
-        **options,
-    )
-    model.eval().requires_grad_(False)
-    _check_vocabulary(model, tokenizer, entry.name)
-    return model, tokenizer
-
-
-def _check_vocabulary(model: torch.nn.Module, tokenizer: Any, name: str) -> None:
-    rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
-    # Embeddings are padded, by a few percent; a tokenizer of half the size is another model's.
-    if not 0.75 * rows - 256 <= len(tokenizer) <= rows:
-        raise ValueError(
-            f"model {name}: {len(tokenizer)} tokens in the tokenizer, {rows} embeddings in the "
-            "model; give the matching `tokenizer:` in models.yaml"
-        )
 
 
 @contextmanager
@@ -126,19 +92,31 @@ class Worker:
                 raise self._unusable[1]  # not read again for each of its experiments
             self._entry = self._resident = self._tokenizer = None  # free before loading the next
             try:
-                model, self._tokenizer = load_model(entry, job.device)
-            except (ValueError, OSError) as error:
-                self._unusable = (entry, error)
+                self._resident = self._read(job)
+            except torch.OutOfMemoryError:  # there may be more the next time
                 raise
-            self._resident = ResidentModel(
+            except Exception as error:
+                error.__cause__ = error.__context__ = None  # their frames hold the model
+                self._unusable = (entry, error.with_traceback(None))
+                raise
+            self._entry = entry
+        return self._resident
+
+    def _read(self, job: Job) -> ResidentModel:
+        entry = job.experiment.model
+        model, self._tokenizer = load_model(entry.checkpoint, job.device)
+        try:
+            resident = ResidentModel(
                 model,
                 load_dtype=getattr(torch, entry.dtype),
                 compute_dtype=getattr(torch, job.experiment.compute_dtype),
             )
-            self._entry = entry
-            longest = resolve_max_length(model.config, self._tokenizer)
-            Scorer(self._resident.model, longest)  # finds the batch size
-        return self._resident
+            check_causal(resident.model)
+        except ValueError as error:
+            raise UnusableModel(f"model {entry.name}: {error}") from None
+        longest = resolve_max_length(model.config, self._tokenizer)
+        Scorer(resident.model, longest)  # finds the batch size
+        return resident
 
 
 def measure(model: Any, tokenizer: Any, protocol: Protocol) -> Measurement:

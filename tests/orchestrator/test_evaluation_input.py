@@ -14,8 +14,9 @@ from orchestrator.models import ModelEntry
 from orchestrator.paths import ROOT
 from orchestrator.store import Store
 from orchestrator.sweep import main
-from orchestrator.worker import Worker, load_model, measure
+from orchestrator.worker import Worker, measure
 from quantizers.config import QuantConfig
+from quantizers.loading import load_model
 
 OWN = ROOT / "tests" / "evaluation" / "own_items"
 
@@ -73,11 +74,11 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path, vocabulary):
         f"model m: {vocabulary} tokens in the tokenizer, 2048 embeddings.*matching `tokenizer:`"
     )
     with pytest.raises(ValueError, match=message):
-        load_model(entry, "cpu")
+        load_model(entry.checkpoint, "cpu")
 
 
 def test_data_that_changes_on_the_way_is_not_filed_under_the_old_id(tmp_path):
-    model, tokenizer = load_model(embedded(), "cpu")
+    model, tokenizer = load_model(embedded().checkpoint, "cpu")
     text = tmp_path / "web.txt"
     text.write_text("The state of the Union is strong. " * 20)
     corpus = Protocol("c4", "corpus", perplexity_protocol("c4", 64, None, str(text)), "c4")
@@ -96,8 +97,8 @@ def test_data_that_changes_on_the_way_is_not_filed_under_the_old_id(tmp_path):
 def test_a_model_that_does_not_load_is_read_once_for_all_its_experiments(monkeypatch):
     read = []
 
-    def load(entry, device):
-        read.append(entry.name)
+    def load(checkpoint, device):
+        read.append(checkpoint.name)
         raise ValueError("no such tensors")
 
     monkeypatch.setattr("orchestrator.worker.load_model", load)
