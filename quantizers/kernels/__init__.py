@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quantizers.kernels import checks, cpu, gpu, reference
+from quantizers.kernels import checks, cpu, cpu_logprob, gpu, reference
 
 
 def quantize_packed(
@@ -123,14 +123,16 @@ def token_logprobs(logits: Tensor, targets: Tensor, greedy: bool) -> tuple[Tenso
     """(log-probabilities of the targets, fp32 [n]; whether each is likeliest, bool [n], if asked).
 
     logits: floating [n, vocabulary]; targets: int64 [n] on the same device, each below vocabulary.
-    The softmax is taken in fp32, in nats. The first of equal logits is the likeliest, and NaN
+    The softmax is taken in fp32, in nats, within 1e-6 plus the result's rounding to fp32 of
+    float64's whatever the vocabulary. The first of equal logits is the likeliest, and NaN
     counts as the largest. Raises ValueError for other shapes.
     """
     checks.check_targets(logits, targets)
     args = logits.contiguous(), targets.contiguous(), greedy
     if logits.device.type == "cuda" and (scores := gpu.token_logprobs(*args)) is not None:
         return scores
-    return reference.token_logprobs(*args)
+    path = cpu_logprob if logits.device.type == "cpu" else reference
+    return path.token_logprobs(*args)
 
 
 def _dequantize(

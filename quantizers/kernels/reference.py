@@ -58,9 +58,12 @@ def dequantize_packed(
 
 
 def token_logprobs(logits: Tensor, targets: Tensor, greedy: bool) -> tuple[Tensor, Tensor | None]:
-    logprobs = logits.log_softmax(dim=-1, dtype=torch.float32).gather(1, targets[:, None])[:, 0]
-    # Finding the largest takes a CPU longer than all of the softmax.
-    return logprobs, logits.max(dim=-1).indices == targets if greedy else None
+    """Not log_softmax: on a CPU it adds up a whole row's exponentials in fp32, lane by lane."""
+    largest = logits.amax(dim=-1, keepdim=True)
+    total = (logits.float() - largest).exp_().sum(dim=-1)
+    shifted = logits.gather(1, targets[:, None]).double() - largest.double()
+    logprobs = shifted[:, 0] - total.double().log()
+    return logprobs.float(), logits.max(dim=-1).indices == targets if greedy else None
 
 
 def padded_table(codebook: Tensor, bits: int) -> Tensor:
