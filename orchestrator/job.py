@@ -41,3 +41,10 @@ class JobResult:
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
+
+
+def unusable_model(error: str | None) -> str | None:
+    """The reason where an attempt failed since its model can be scored at no setting, as a worker
+    stores it (see quantizers.checkpoint.UnusableModel)."""
+    kind, _, reason = (error or "").partition(": ")
+    return reason if kind == "UnusableModel" else None

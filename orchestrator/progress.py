@@ -9,7 +9,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from orchestrator.job import JobResult
+from orchestrator.job import JobResult, unusable_model
 
 PLAIN_EVERY_SECONDS = 5.0
 
@@ -21,6 +21,7 @@ class SweepProgress:
         self.total, self.done, self.failed, self.lost = total, 0, 0, 0
         self._started = self._printed = time.monotonic()
         self._worked = 0.0
+        self.unusable: set[str] = set()  # why models can be scored at no setting
         self.worker_seconds: float | None = None  # for the summary: set at the end
         self._bar: Progress | None = None
         if sys.stdout.isatty():
@@ -55,11 +56,7 @@ class SweepProgress:
             self.failed += result.status == "failed"
         self._worked += result.seconds_quantize + result.seconds_score
         if result.status != "done":
-            experiment = result.job.experiment
-            self._say(
-                f"{result.status}: {experiment.model.name} {setting_name(experiment.config)}: "
-                f"{result.error}"
-            )
+            self._say_why(result)
         if self._bar:
             self._bar.update(self._task, completed=self.done, note=self._note())
         elif time.monotonic() - self._printed >= PLAIN_EVERY_SECONDS:
@@ -69,6 +66,19 @@ class SweepProgress:
     def elapsed(self) -> float:
         """Seconds since the start."""
         return time.monotonic() - self._started
+
+    def _say_why(self, result: JobResult) -> None:
+        """What went wrong; of a model that cannot be used once, not for each of its settings."""
+        experiment = result.job.experiment
+        if reason := unusable_model(result.error):
+            if reason not in self.unusable:
+                self.unusable.add(reason)
+                self._say(f"error: {reason}")
+        else:
+            self._say(
+                f"{result.status}: {experiment.model.name} {setting_name(experiment.config)}: "
+                f"{result.error}"
+            )
 
     def _say(self, line: str) -> None:
         if self._bar:

@@ -37,7 +37,7 @@ from orchestrator.errors import InputError, SweepStopped
 from orchestrator.experiment import Asked
 from orchestrator.grid import Plan, expand
 from orchestrator.interrupt import Interrupt
-from orchestrator.job import Job, JobResult
+from orchestrator.job import Job, JobResult, unusable_model
 from orchestrator.local import run_local
 from orchestrator.models import ModelEntry, load_models
 from orchestrator.paths import ROOT, database_url
@@ -130,9 +130,11 @@ def _run(
             stage(in_full(plan, verdict) if verdict else plan.asked, "full")
     if interrupt.asked:
         raise KeyboardInterrupt
-    failed = store.failed_experiments().keys() & {e.id for e in plan.experiments}
+    errors = store.failed_experiments()
+    failed = [errors[e.id] for e in plan.experiments if e.id in errors]
     _print_outcome(plan, len(failed), verdict, store.url)
-    return 2 if plan.broken else 1 if failed else 0
+    unusable = bool(plan.broken) or any(unusable_model(error) for error in failed)
+    return 2 if unusable else 1 if failed else 0
 
 
 def _screen(
@@ -243,7 +245,8 @@ def _missing_jobs(
     usable = [(e, protocols) for e, protocols in asked if e.model.name not in plan.broken]
     failed = {} if retry_failed else store.failed_experiments()
     missing = missing_protocols(usable, store.stored_measurements())
-    todo = [(e, p) for e, p in missing if e.id not in failed]
+    # Whether a model can be used depends on files and networks, which are mended between sweeps.
+    todo = [(e, p) for e, p in missing if e.id not in failed or unusable_model(failed[e.id])]
     skipped = len(missing) - len(todo)
     note = f", {skipped} failed before (--retry-failed tries them again)" if skipped else ""
     whole = f"{len(sweep.task_names())} tasks and {len(sweep.corpora)} corpora"
