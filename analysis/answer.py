@@ -7,8 +7,8 @@ import numpy as np
 
 from analysis.budget import format_bits
 from analysis.metrics import larger_is_better
-from analysis.settings import Setting
 from analysis.spread import Certainty
+from quantizers.setting import Setting
 
 SURE = 2.0  # a lead counts as clear above this many standard errors
 

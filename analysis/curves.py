@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.metrics import curve_points
-from analysis.settings import SETTING_COLUMNS, Setting, setting_from
+from quantizers.setting import SETTING_COLUMNS, Setting
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -141,11 +141,11 @@ def _make_curves(results: pd.DataFrame, metric: str, axis: str, task: str | None
     names = ("model", "experiment_id", "task", "family")
     models, ids, tasks, families = (points[c].to_numpy(dtype=object).tolist() for c in names)
     n_params = [None if pd.isna(n) else int(n) for n in points["n_params"].tolist()]
-    settings = list(zip(*(points[c].tolist() for c in SETTING_COLUMNS), strict=True))
+    settings = points[list(SETTING_COLUMNS)].to_dict("records")
     curves = [
         Curve(
             family=families[start],
-            setting=setting_from(settings[start]),
+            setting=Setting.from_row(settings[start]),
             metric=metric,
             task=tasks[start],
             axis=axis,

@@ -12,9 +12,10 @@ import pandas as pd
 from analysis.bootstrap import ItemScores, item_noise, no_item_scores
 from analysis.curves import Curve, FloatArray, scaling_curves
 from analysis.panel import Panel, make_panel
-from analysis.settings import Setting, main_settings
+from analysis.settings import main_settings
 from analysis.slices import level, vary
 from analysis.spread import INTERVAL
+from quantizers.setting import Setting
 
 FACTORS = ("block_size", "data_type", "exponent_bits", "centered", "outlier_fraction")
 
@@ -99,7 +100,7 @@ def _one_bit(
     value: FloatArray,
     main: set[Setting],
     number: dict[Setting, int],
-    bits: int,
+    bits: float,
 ) -> FloatArray:
     """What one more bit gains at `bits`, [1 + R], between main settings; NaN where unknown."""
     here = next((s for s in main if s.bits == bits), None)
@@ -146,11 +147,7 @@ def simultaneous(changes: Sequence[FloatArray]) -> list[tuple[float, float]]:
 
 
 def _cost(setting: Setting, reference: Setting) -> dict[str, object]:
-    def per_param(s: Setting) -> float:
-        constants = 16 / s.block_size if s.block_size else 0.0
-        return s.bits + constants * (1 + s.centered) + s.outlier_fraction * (16 - s.bits)
-
-    return {"cost": per_param(setting) - per_param(reference)}
+    return {"cost": setting.bits_per_param - reference.bits_per_param}
 
 
 def _name(setting: Setting, factor: str) -> str:

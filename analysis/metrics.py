@@ -11,12 +11,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from evaluation.task_sets import SIZE_WEIGHTED, TASK_SETS
+from quantizers.setting import SETTING_COLUMNS
 
 # fmt: off
 COLUMNS = [
     "source", "experiment_id", "family", "model", "n_params",
-    "method", "bits", "data_type", "exponent_bits", "block_size", "outlier_fraction", "centered",
-    "scope", "bits_per_param", "total_bits", "quantized_bits", "nominal_bits",
+    *SETTING_COLUMNS, "bits_per_param", "total_bits", "quantized_bits", "nominal_bits",
     "task", "metric", "value", "stderr", "n_items",
 ]
 # fmt: on

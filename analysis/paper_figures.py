@@ -12,10 +12,11 @@ import plotly.graph_objects as go
 
 from analysis.curves import Curve, scaling_curves
 from analysis.drawing import Look, draw_curves
-from analysis.settings import Setting, main_settings
+from analysis.settings import main_settings
 from analysis.slices import level, vary
 from analysis.style import colour, level_colour, level_marker, level_place, marker
 from analysis.wording import METRIC_NAMES
+from quantizers.setting import Setting
 
 _FACTOR_NAMES = {
     "block_size": "block size",

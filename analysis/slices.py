@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from analysis.curves import Curve
-from analysis.settings import Setting
-from quantizers.config import default_exponent_bits
+from quantizers.setting import Setting, default_exponent_bits
 
 FACTORS = ("block_size", "data_type", "exponent_bits", "outlier_fraction", "centered")
 
@@ -15,7 +14,7 @@ def level(setting: Setting, factor: str) -> object:
     return getattr(setting, factor)
 
 
-def vary(curves: Sequence[Curve], factor: str, bits: int) -> list[Curve]:
+def vary(curves: Sequence[Curve], factor: str, bits: float) -> list[Curve]:
     """The curves at `bits` that differ in `factor` alone, in the best covered cut of each family.
 
     The cut with the most levels is taken, among those the one with the most experiments, then

@@ -22,7 +22,7 @@ from analysis.study_fits import fit_claims
 from analysis.study_high_precision import high_precision_claims
 from analysis.study_method import method
 from analysis.study_optimum import linear_only, optimum_claims
-from quantizers.config import default_exponent_bits
+from quantizers.setting import default_exponent_bits
 
 _FACTORS = ["bits", "data_type", "exponent_bits", "block_size", "outlier_fraction", "centered"]
 _FACTORS += ["scope"]

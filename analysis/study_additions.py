@@ -12,7 +12,7 @@ from analysis.markdown import FAILS, HOLDS, OPEN, PARTLY, Claim, between, sign, 
 from analysis.paper_figures import LOSS
 from analysis.study_factors import BLOCK, effects_of
 from analysis.study_optimum import linear_only
-from quantizers.config import DATA_TYPES, default_exponent_bits
+from quantizers.setting import DATA_TYPES, default_exponent_bits
 
 
 def addition_claims(results: pd.DataFrame, scores: ItemScores) -> Iterator[Claim]:

@@ -12,7 +12,7 @@ from analysis.bootstrap import ItemScores
 from analysis.effects import factor_effects
 from analysis.markdown import FAILS, HOLDS, OPEN, PARTLY, Claim, between, listed, sign, table
 from analysis.paper_figures import LOSS
-from quantizers.config import default_exponent_bits
+from quantizers.setting import default_exponent_bits
 
 BLOCK = 64  # the block size the paper recommends; the other factors are varied around it
 _GAIN = "Gain (nats)"

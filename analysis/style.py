@@ -19,7 +19,7 @@ _COLOURS: dict[float, str] = {
     8: "#D55E00",
     16: "#1A1A1A",
 }
-_MARKERS = {
+_MARKERS: dict[float, str] = {
     2: "triangle-down",
     3: "triangle-up",
     4: "circle",
@@ -56,7 +56,7 @@ def colour(bits: float) -> str:
     return _COLOURS.get(bits, "#8C8C8C")
 
 
-def marker(bits: int) -> str:
+def marker(bits: float) -> str:
     """The plotly marker symbol of a precision."""
     return _MARKERS.get(bits, "star")
 

@@ -37,7 +37,7 @@ class Universality:
     if even the tied share is below, else "open".
     """
 
-    bits: int
+    bits: float
     coverage: float
     share: float
     low: float
@@ -99,7 +99,7 @@ class _Contest:
     """
 
     family: str
-    every: list[int]
+    every: list[float]
     width: float
     of: tuple[_Outcome, _Outcome, _Outcome]
     tied: npt.NDArray[np.bool_]
@@ -163,7 +163,9 @@ def _behind(panel: Panel, now: FloatArray, read: FloatArray, bits: int) -> Float
     return np.where(np.isfinite(score[own, column]) & (first == own), 0.0, lead)
 
 
-def _share(contests: Sequence[_Contest], kind: int, bits: int, judged: bool = False) -> FloatArray:
+def _share(
+    contests: Sequence[_Contest], kind: int, bits: float, judged: bool = False
+) -> FloatArray:
     """Share of the budgets that are decided (or judged) which `bits` wins, [R]; NaN without any."""
     won = total = 0.0
     for contest in contests:

@@ -31,7 +31,7 @@ from orchestrator.schema import (
     ProtocolRow,
 )
 from orchestrator.store import Store
-from quantizers.config import default_exponent_bits
+from quantizers.setting import default_exponent_bits
 
 N_FAMILIES, N_SIZES, N_ITEMS = 5, 10, 500
 BLOCKS = (16, 32, 64, 128, 256, 512, 1024, None)

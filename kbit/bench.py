@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from evaluation.measurement import Measurement
     from kbit.decoding import StepTime
     from orchestrator.models import ModelEntry
-    from quantizers.config import QuantConfig
+    from quantizers.setting import Setting
 
 EXAMPLE = (
     "example: kbit bench latency sotu-neox-128x4 --bits 16 4 3 --batch 1 4 16 --db results/d.db\n"
@@ -59,15 +59,15 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{args.model} is a family: name one of its models")
     store = open_store(args.db) if args.db else None
     try:
-        configs = [_config(bits, args.data_type, args.block_size) for bits in args.bits]
+        settings = [_config(bits, args.data_type, args.block_size) for bits in args.bits]
     except ValueError as error:
         raise InputError(str(error)) from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     device_name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     bandwidth = copy_bandwidth(device)
     rows: list[dict[str, Any]] = []
-    for config in configs:
-        model = packed_model(entry, config, device)
+    for setting in settings:
+        model = packed_model(entry, setting, device)
         size = bytes_a_step(model)
         measured = []
         for batch in args.batch:
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
             seconds, roofline = step.seconds, batch * bandwidth / size
             rows.append(
                 {
-                    "bits": config.bits,
+                    "bits": setting.bits,
                     "batch": batch,
                     "tokens_per_second": batch / seconds,
                     "ms_per_step": seconds * 1000,
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
             )
             measured.append(_measurement(batch, step, size / bandwidth, args.steps, device_name))
         if store is not None:
-            store_measurements(store, entry, config, device, device_name, measured)
+            store_measurements(store, entry, setting, device, device_name, measured)
     frame = pd.DataFrame(rows)
     print_frame(frame, args.format)
     if args.format == "table":
@@ -114,13 +114,13 @@ def _measurement(
     return Measurement(latency_task(batch), protocol, metrics)
 
 
-def _config(bits: int, data_type: str, block_size: int) -> QuantConfig:
-    from quantizers.config import QuantConfig
+def _config(bits: int, data_type: str, block_size: int) -> Setting:
+    from quantizers.setting import Setting
 
-    return QuantConfig.make(bits, data_type if bits < 16 else None, block_size=block_size)
+    return Setting.make(bits, data_type if bits < 16 else None, block_size=block_size)
 
 
-def packed_model(entry: ModelEntry, config: QuantConfig, device: str) -> Any:
+def packed_model(entry: ModelEntry, setting: Setting, device: str) -> Any:
     """The model with its linear layers packed; on the CPU the rest computes in fp32."""
     import torch
 
@@ -131,5 +131,5 @@ def packed_model(entry: ModelEntry, config: QuantConfig, device: str) -> Any:
     quiet_libraries()
     load_dtype = getattr(torch, entry.dtype)
     model, _ = load_model(entry.checkpoint, device)
-    pack_linears(model, config, load_dtype)
+    pack_linears(model, setting, load_dtype)
     return model.to(torch.float32) if device == "cpu" else model

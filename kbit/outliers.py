@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from kbit.database import open_store
     from kbit.record import find_models, store_measurements
     from orchestrator.models import load_models
-    from quantizers.config import QuantConfig
+    from quantizers.setting import Setting
 
     entries = find_models(args.model, load_models(args.models))
     store = open_store(args.db) if args.db else None
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         if store is not None:
             name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
             measured = as_measurement(found, protocol)
-            store_measurements(store, entry, QuantConfig.make(16), device, name, [measured])
+            store_measurements(store, entry, Setting.make(16), device, name, [measured])
     table = pd.concat(tables, ignore_index=True)
     first = ["family", "model", "pair"]
     print_frame(table[[*first, *(c for c in table.columns if c not in first)]], args.format)

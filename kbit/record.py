@@ -10,7 +10,7 @@ from orchestrator.experiment import Experiment, Protocol
 from orchestrator.job import Job, JobResult
 from orchestrator.models import ModelEntry
 from orchestrator.store import Store
-from quantizers.config import QuantConfig
+from quantizers.setting import Setting
 
 
 def find_models(names: Sequence[str], families: dict[str, list[ModelEntry]]) -> list[ModelEntry]:
@@ -27,7 +27,7 @@ def find_models(names: Sequence[str], families: dict[str, list[ModelEntry]]) -> 
 def store_measurements(
     store: Store,
     entry: ModelEntry,
-    config: QuantConfig,
+    setting: Setting,
     device: str,
     device_name: str,
     measurements: Sequence[Measurement],
@@ -37,7 +37,7 @@ def store_measurements(
     What is stored already stays as it is. Raises InputError while a sweep is writing.
     """
     compute_dtype = entry.dtype if device == "cuda" else "float32"
-    experiment = Experiment(entry, entry.checked_revision(), config, compute_dtype)
+    experiment = Experiment(entry, entry.checked_revision(), setting, compute_dtype)
     protocols = [Protocol(m.task, "command", m.protocol, m.task) for m in measurements]
     result = JobResult(
         Job(experiment, protocols, device, threads=0),

@@ -8,18 +8,13 @@ import pandas as pd
 
 from kbit.database import add_db, open_store
 from kbit.output import add_format, print_frame
+from quantizers.setting import SETTING_COLUMNS
 
 EXAMPLE = "example: kbit status --db results/demo.db"
 FAILURE_COLUMNS = [
     "family",
     "model",
-    "bits",
-    "data_type",
-    "exponent_bits",
-    "block_size",
-    "outlier_fraction",
-    "centered",
-    "scope",
+    *SETTING_COLUMNS,
     "finished_at",
     "error",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 
 from evaluation.measurement import Measurement
 from orchestrator.models import ModelEntry
-from quantizers.config import QuantConfig
+from quantizers.setting import Setting
 
 
 def content_id(value: Any) -> str:
@@ -44,7 +44,7 @@ class Experiment:
 
     model: ModelEntry
     revision: str
-    config: QuantConfig
+    setting: Setting
     compute_dtype: str
 
     @cached_property
@@ -54,7 +54,7 @@ class Experiment:
                 "model": self.model.identity,
                 "revision": self.revision,
                 "load_dtype": self.model.dtype,
-                "quantization": self.config.as_dict(),
+                "quantization": self.setting.identity(),
                 "compute_dtype": self.compute_dtype,
             }
         )

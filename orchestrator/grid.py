@@ -13,7 +13,7 @@ from orchestrator.errors import InputError, ModelInputError
 from orchestrator.experiment import Asked, Experiment, Protocol
 from orchestrator.models import ModelEntry
 from orchestrator.spec import Grid, Sweep, select_models
-from quantizers.config import QuantConfig
+from quantizers.setting import Setting
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Plan:
         return [(e, self.protocols[e.model.name]) for e in self.experiments]
 
 
-def grid_configs(grid: Grid, where: str) -> Iterator[QuantConfig]:
+def grid_settings(grid: Grid, where: str) -> Iterator[Setting]:
     """The distinct quantization settings of one grid. Raises InputError naming the grid."""
     seen = set()
     for bits in grid.bits:
@@ -41,7 +41,7 @@ def grid_configs(grid: Grid, where: str) -> Iterator[QuantConfig]:
                         for centered in grid.centered:
                             for scope in grid.scope:
                                 try:
-                                    config = QuantConfig.make(
+                                    setting = Setting.make(
                                         bits=bits,
                                         data_type=data_type,
                                         exponent_bits=exponent_bits,
@@ -52,9 +52,9 @@ def grid_configs(grid: Grid, where: str) -> Iterator[QuantConfig]:
                                     )
                                 except ValueError as error:
                                     raise InputError(f"{where}: {error}") from None
-                                if config not in seen:
-                                    seen.add(config)
-                                    yield config
+                                if setting not in seen:
+                                    seen.add(setting)
+                                    yield setting
 
 
 def expand(
@@ -69,16 +69,16 @@ def expand(
     Raises InputError for unknown names and impossible settings.
     """
     chosen = select_models(sweep.models, families, f"{where}: models")
-    configs: dict[str, dict[QuantConfig, None]] = {entry.name: {} for entry in chosen}
+    settings: dict[str, dict[Setting, None]] = {entry.name: {} for entry in chosen}
     for index, grid in enumerate(sweep.grids):
         place = f"{where}: grids.{index}"
-        names = set(configs)
+        names = set(settings)
         if grid.models is not None:
             narrowed = select_models(grid.models, families, f"{place}.models")
             names &= {entry.name for entry in narrowed}
-        grid_settings = dict.fromkeys(grid_configs(grid, place))
+        given = dict.fromkeys(grid_settings(grid, place))
         for name in names:
-            configs[name].update(grid_settings)
+            settings[name].update(given)
 
     experiments, protocols, broken = [], {}, {}
     for entry in sorted(chosen, key=lambda e: e.n_params or 0, reverse=True):
@@ -89,7 +89,7 @@ def expand(
             broken[entry.name] = error
         protocols[entry.name] = sweep_protocols(sweep, sweep.context or entry.context)
         compute_dtype = entry.dtype if on_gpu else "float32"
-        experiments += [Experiment(entry, revision, c, compute_dtype) for c in configs[entry.name]]
+        experiments += [Experiment(entry, revision, c, compute_dtype) for c in settings[entry.name]]
     return Plan(experiments, protocols, broken)
 
 
@@ -124,7 +124,7 @@ def sweep_protocols(sweep: Sweep, context: int | None) -> list[Protocol]:
 def count_table(plan: Plan) -> list[tuple[str, str, str, int]]:
     """Rows (family, bits, data type, experiments) and a total, for `--dry-run`."""
     counts = Counter(
-        (e.model.family, e.config.bits, e.config.data_type or "-") for e in plan.experiments
+        (e.model.family, e.setting.bits, e.setting.data_type or "-") for e in plan.experiments
     )
     rows = [(f, str(k), t, n) for (f, k, t), n in sorted(counts.items())]
     return [*rows, ("total", "", "", sum(counts.values()))]

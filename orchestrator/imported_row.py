@@ -9,21 +9,11 @@ from typing import Any
 
 from orchestrator.experiment import content_id
 from orchestrator.schema import PROTOCOL_COLUMNS
-from quantizers.config import DATA_TYPES, SCOPES
+from quantizers.setting import DATA_TYPES, SCOPES, SETTING_COLUMNS, Setting
 
 REQUIRED = ("family", "model", "n_params", "task", "metric", "value")
-SETTING = ("method", "bits", "data_type", "exponent_bits", "block_size", "outlier_fraction")
 SIZES = ("bits_per_param", "total_bits", "quantized_bits", "nominal_bits")
-KNOWN = (
-    *REQUIRED,
-    *SETTING,
-    "centered",
-    "scope",
-    *SIZES,
-    "stderr",
-    "n_items",
-    *PROTOCOL_COLUMNS,
-)
+KNOWN = (*REQUIRED, *SETTING_COLUMNS, *SIZES, "stderr", "n_items", *PROTOCOL_COLUMNS)
 _FRACTIONS = ("acc", "acc_norm", "exact_match")
 
 
@@ -72,14 +62,14 @@ def check_row(row: Mapping[str, Any], source: str) -> ImportedRow:
         "n_params": n_params,
     }
     experiment = {
-        "id": content_id({"source": source, **names, **setting}),
+        "id": content_id({"source": source, **names, **setting.identity()}),
         "source": source,
         **names,
         "model_source": source,
         "revision": "",
         "load_dtype": "",
         "compute_dtype": "",
-        **setting,
+        **setting.row(),
         **sizes,
     }
     measurement = {
@@ -104,54 +94,41 @@ def _protocol(row: Mapping[str, Any], source: str) -> dict[str, Any]:
     }
 
 
-def _setting(row: Mapping[str, Any]) -> dict[str, Any]:
-    bits = _whole(row, "bits", 2)
+def _setting(row: Mapping[str, Any]) -> Setting:
+    bits = _number(row, "bits")
     if bits is None:
-        n_params, total = _number(row, "n_params"), _number(row, "total_bits")
-        if not n_params or not total:
-            raise ValueError("give bits or total_bits")
-        bits = round(total / n_params)  # the bits most weights have
-        if not 2 <= bits <= 16:
-            raise ValueError(f"total_bits / n_params is {total / n_params:.3g} bits: give bits")
-    if bits > 16:
-        raise ValueError(f"bits {row.get('bits')!r} is not in 2..16")
-    data_type = row.get("data_type") or None
-    if bits < 16 and not data_type:
+        bits = _bits_from_size(row)
+    names = {c: _name(row, c, 32) for c in ("method", "data_type") if row.get(c)}
+    setting = Setting.from_row({**row, "bits": row.get("bits") or bits, **names})
+    if setting.bits < 16 and setting.data_type is None:
+        known = ", ".join(DATA_TYPES)
+        raise ValueError(f"data_type is missing at {setting.bits} bit (for example one of {known})")
+    exponent = setting.exponent_bits
+    if exponent is not None and (setting.data_type != "float" or exponent > setting.bits - 1):
         raise ValueError(
-            f"data_type is missing at {bits} bit (for example one of {', '.join(DATA_TYPES)})"
+            f"exponent_bits {exponent} do not fit {setting.bits}-bit {setting.data_type}"
         )
-    exponent, block = _whole(row, "exponent_bits", 1), _whole(row, "block_size", 1)
-    if exponent is not None and (data_type != "float" or exponent > bits - 1):
-        raise ValueError(f"exponent_bits {exponent} do not fit {bits}-bit {data_type}")
-    fraction = _number(row, "outlier_fraction") or 0.0
-    if not 0 <= fraction < 1:
-        raise ValueError(f"outlier_fraction {row['outlier_fraction']!r} is not in [0, 1)")
-    centered = str(row.get("centered", "false")).lower()
-    if centered not in ("true", "false", "1", "0"):
-        raise ValueError(f"centered {row['centered']!r} is neither true nor false")
-    scope = str(row.get("scope") or "linear")
-    if scope not in SCOPES:
-        raise ValueError(f"scope {scope!r} is not one of {', '.join(SCOPES)}")
-    quantized = bits < 16
-    return {
-        "method": str(row.get("method") or ("rtn" if quantized else "none"))[:32],
-        "bits": bits,
-        "data_type": str(data_type)[:32] if quantized else None,
-        "exponent_bits": exponent if quantized else None,
-        "block_size": block if quantized else None,
-        "outlier_fraction": fraction if quantized else 0.0,
-        "centered": quantized and centered in ("true", "1"),
-        "scope": scope if quantized else "linear",
-    }
+    if setting.scope not in SCOPES:
+        raise ValueError(f"scope {setting.scope!r} is not one of {', '.join(SCOPES)}")
+    return setting
 
 
-def _sizes(row: Mapping[str, Any], setting: dict[str, Any], n_params: int) -> dict[str, Any]:
+def _bits_from_size(row: Mapping[str, Any]) -> int:
+    """The whole bits that most weights have; constants of blocks may add up to 0.3 to them."""
+    n_params, total = _number(row, "n_params"), _number(row, "total_bits")
+    if not n_params or not total:
+        raise ValueError("give bits or total_bits")
+    bits = int(total / n_params + 0.01)
+    if not 1 <= bits <= 16 or total / n_params > bits + 0.3:
+        raise ValueError(f"total_bits / n_params is {total / n_params:.3g} bits: give bits")
+    return bits
+
+
+def _sizes(row: Mapping[str, Any], setting: Setting, n_params: int) -> dict[str, Any]:
     """Sizes as given; nominal bits by the formula, and total bits by nominal ones, if not given."""
-    bits, block = setting["bits"], setting["block_size"]
-    constants = 16 / block * (1 + setting["centered"]) if block else 0.0
     per_param = _number(row, "bits_per_param")
     if per_param is None:
-        per_param = bits + constants + setting["outlier_fraction"] * (16 - bits)
+        per_param = setting.bits_per_param
     nominal = _number(row, "nominal_bits")
     nominal = n_params * per_param if nominal is None else nominal
     total = _whole(row, "total_bits", 1)

@@ -76,7 +76,7 @@ class SweepProgress:
                 self._say(f"error: {reason}")
         else:
             self._say(
-                f"{result.status}: {experiment.model.name} {setting_name(experiment.config)}: "
+                f"{result.status}: {experiment.model.name} {experiment.setting.label}: "
                 f"{result.error}"
             )
 
@@ -105,20 +105,3 @@ class SweepProgress:
             f"{self.done} of {self.total} experiments in {elapsed:.0f} s, "
             f"{self.failed} failed{lost}{share}"
         )
-
-
-def setting_name(config) -> str:
-    """A short human name of a quantization setting, e.g. `4-bit float E2 B=64`."""
-    if config.bits == 16:
-        return "16-bit" + (" (all)" if config.scope == "all" else "")
-    parts = [f"{config.bits}-bit", config.data_type]
-    if config.exponent_bits is not None:
-        parts.append(f"E{config.exponent_bits}")
-    parts.append(f"B={config.block_size or 'tensor'}")
-    if config.outlier_fraction:
-        parts.append(f"p={config.outlier_fraction:g}")
-    if config.centered:
-        parts.append("centered")
-    if config.scope != "linear":
-        parts.append(f"({config.scope})")
-    return " ".join(parts)

@@ -105,7 +105,7 @@ def _experiment_row(result: JobResult) -> dict[str, Any]:
 
 def setting_row(experiment: Experiment) -> dict[str, Any]:
     """What identifies an experiment, as columns."""
-    config, model = experiment.config, experiment.model
+    setting, model = experiment.setting, experiment.model
     return {
         "id": experiment.id,
         "source": "kbit",
@@ -115,15 +115,8 @@ def setting_row(experiment: Experiment) -> dict[str, Any]:
         "revision": experiment.revision,
         "load_dtype": model.dtype,
         "compute_dtype": experiment.compute_dtype,
-        "method": config.method,
-        "bits": config.bits,
-        "data_type": config.data_type,
-        "exponent_bits": config.exponent_bits,
-        "block_size": config.block_size,
-        "outlier_fraction": config.outlier_fraction,
-        "centered": config.centered,
-        "scope": config.scope,
-        "bits_per_param": config.bits_per_param,
+        **setting.row(),
+        "bits_per_param": setting.bits_per_param,
     }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from sqlalchemy import JSON, BigInteger, ForeignKey, LargeBinary, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from quantizers.setting import SETTING_COLUMNS
+
 SCHEMA_VERSION = 3  # orchestrator/migrate.py leads here from older ones
 
 
@@ -116,14 +118,7 @@ RESULT_COLUMNS = (
     "family",
     "model",
     "n_params",
-    "method",
-    "bits",
-    "data_type",
-    "exponent_bits",
-    "block_size",
-    "outlier_fraction",
-    "centered",
-    "scope",
+    *SETTING_COLUMNS,
     "bits_per_param",
     "total_bits",
     "quantized_bits",
@@ -150,10 +145,10 @@ INTEGER_COLUMNS = (
     *PROTOCOL_COLUMNS,
 )
 
-RESULTS_VIEW = """
+RESULTS_VIEW = f"""
 CREATE VIEW results AS
-SELECT e.source, e.id AS experiment_id, e.family, e.model, e.n_params, e.method, e.bits,
-       e.data_type, e.exponent_bits, e.block_size, e.outlier_fraction, e.centered, e.scope,
+SELECT e.source, e.id AS experiment_id, e.family, e.model, e.n_params,
+       {", ".join(f"e.{column}" for column in SETTING_COLUMNS)},
        e.bits_per_param, e.total_bits, e.quantized_bits, e.nominal_bits,
        p.task, m.metric, m.value, m.stderr, m.n_items,
        p.id AS protocol, p.context, p."limit", p.max_tokens

@@ -146,7 +146,7 @@ def _chosen(
             chosen.add(experiment.id)
             continue
         errors = _errors([found.get(pair) for pair in (task_set or {}).items()])
-        setting = json.dumps(experiment.config.as_dict(), sort_keys=True)
+        setting = json.dumps(experiment.setting.identity(), sort_keys=True)
         sample = Sample(experiment.id, setting, bits[experiment.id], losses, errors)
         fields[experiment.model.family, len(losses)].append(sample)  # over the same windows
     return chosen.union(*[rule(samples) for samples in fields.values()])

@@ -39,6 +39,7 @@ from orchestrator.schema import (
     MeasurementRow,
     ProtocolRow,
 )
+from quantizers.setting import SETTING_COLUMNS
 
 if TYPE_CHECKING:  # reading a database must not wait for torch
     from orchestrator.experiment import Asked
@@ -187,14 +188,7 @@ class Store:
             ExperimentRow.id.label("experiment_id"),
             ExperimentRow.family,
             ExperimentRow.model,
-            ExperimentRow.method,
-            ExperimentRow.bits,
-            ExperimentRow.data_type,
-            ExperimentRow.exponent_bits,
-            ExperimentRow.block_size,
-            ExperimentRow.outlier_fraction,
-            ExperimentRow.centered,
-            ExperimentRow.scope,
+            *[ExperimentRow.__table__.c[name] for name in SETTING_COLUMNS],
             *[c for c in AttemptRow.__table__.columns if c.name not in ("experiment",)],
         ).join(AttemptRow, AttemptRow.experiment == ExperimentRow.number)
         with self.reading() as connection:

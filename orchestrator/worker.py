@@ -74,7 +74,7 @@ class Worker:
             if job.tokens_per_batch is not None:
                 limit_tokens_per_batch(resident.model, job.tokens_per_batch)
         with _timed(result, "seconds_quantize"):
-            result.bits = resident.apply(job.experiment.config)
+            result.bits = resident.apply(job.experiment.setting)
         with _timed(result, "seconds_score"):
             budget = None
             while budget != tokens_per_batch(resident.model):  # halved on the way: all again

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from quantizers.architectures import Matrix, knows_producers, linear_matrices
 from quantizers.blockwise import QuantizedTensor, sixteen_bit
-from quantizers.config import QuantConfig
 from quantizers.kernels import multiply_packed
 from quantizers.kernels.checks import check_codebook
 from quantizers.outliers import (
@@ -20,6 +19,7 @@ from quantizers.outliers import (
     quantize_matrix,
     unit_stds,
 )
+from quantizers.setting import Setting
 
 
 class KBitLinear(nn.Module):
@@ -108,7 +108,7 @@ class KBitLinear(nn.Module):
 
 @torch.no_grad()
 def pack_linears(
-    model: Any, config: QuantConfig, load_dtype: torch.dtype = torch.float16
+    model: Any, setting: Setting, load_dtype: torch.dtype = torch.float16
 ) -> list[KBitLinear]:
     """Put a KBitLinear in the place of every attention and FFN projection of a causal LM.
 
@@ -119,26 +119,26 @@ def pack_linears(
     Raises ValueError for scope "all" (embeddings are not linear layers), for outliers in an
     architecture whose wiring is not known, and as `quantize` does.
     """
-    if config.scope != "linear":
-        raise ValueError(f"scope: packed layers replace linear ones only, not {config.scope!r}")
-    if config.bits == 16:
+    if setting.scope != "linear":
+        raise ValueError(f"scope: packed layers replace linear ones only, not {setting.scope!r}")
+    if setting.bits == 16:
         return []
-    if config.outlier_fraction and not knows_producers(model):
+    if setting.outlier_fraction and not knows_producers(model):
         raise ValueError(
             f"outlier_fraction: proxy quantization does not know the wiring of architecture "
             f"{model.config.model_type!r}; set it to 0"
         )
     matrices = linear_matrices(model)
-    columns = _outlier_columns(matrices, config, load_dtype)  # from the weights as they were
+    columns = _outlier_columns(matrices, setting, load_dtype)  # from the weights as they were
     layers: list[KBitLinear] = []
     tables: dict[torch.device, Tensor] = {}
     for matrix in matrices:
         quantized = quantize_matrix(
-            _weight(matrix, load_dtype), config, columns.get(matrix.name), f"{matrix.name}.weight"
+            _weight(matrix, load_dtype), setting, columns.get(matrix.name), f"{matrix.name}.weight"
         )
         bias = matrix.module.bias
         layer = KBitLinear(quantized, bias.data if isinstance(bias, Tensor) else None)
-        if config.data_type != "quantile":
+        if setting.data_type != "quantile":
             layer.codebook = tables.setdefault(layer.packed.device, layer.codebook)
         layers.append(layer)
         model.set_submodule(matrix.name, layer)
@@ -152,14 +152,14 @@ def _weight(matrix: Matrix, load_dtype: torch.dtype) -> Tensor:
 
 
 def _outlier_columns(
-    matrices: list[Matrix], config: QuantConfig, load_dtype: torch.dtype
+    matrices: list[Matrix], setting: Setting, load_dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    if not config.outlier_fraction:
+    if not setting.outlier_fraction:
         return {}
     # On the CPU, so that every device keeps the same columns.
     stds = {m.name: unit_stds(_weight(m, sixteen_bit(load_dtype)).cpu()) for m in matrices}
     return {
-        m.name: outlier_columns(stds[m.producer.matrix][m.producer.rows], config.outlier_fraction)
+        m.name: outlier_columns(stds[m.producer.matrix][m.producer.rows], setting.outlier_fraction)
         for m in matrices
         if m.producer is not None
     }

@@ -15,13 +15,13 @@ from quantizers.architectures import (
     linear_matrices,
 )
 from quantizers.blockwise import sixteen_bit
-from quantizers.config import QuantConfig
 from quantizers.outliers import (
     dequantize_matrix,
     outlier_columns,
     quantize_matrix,
     unit_stds,
 )
+from quantizers.setting import Setting
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class ResidentModel:
         self._modified: set[str] = set()
 
     @torch.no_grad()
-    def apply(self, config: QuantConfig) -> ModelBits:
-        """Give the model the weights of `config`, starting from the originals whatever it held.
+    def apply(self, setting: Setting) -> ModelBits:
+        """Give the model the weights of `setting`, starting from the originals whatever it held.
 
         Each matrix in scope is packed and dequantized from the packed form, one at a time. On an
         error the originals are back in place.
@@ -83,23 +83,23 @@ class ResidentModel:
         Raises ValueError for NaN or inf in a weight, for an absmax beyond 16 bit, and for outliers
         in an architecture whose wiring is not known.
         """
-        if config.outlier_fraction and not knows_producers(self.model):
+        if setting.outlier_fraction and not knows_producers(self.model):
             raise ValueError(
                 f"outlier_fraction: proxy quantization does not know the wiring of architecture "
                 f"{self.model.config.model_type!r}; set it to 0"
             )
-        if config.bits == 16:
+        if setting.bits == 16:
             self.restore()
-            return self._baseline_bits(config)
-        matrices = self._linear + (self._embeddings if config.scope == "all" else [])
+            return self._baseline_bits(setting)
+        matrices = self._linear + (self._embeddings if setting.scope == "all" else [])
         self._put_back(self._modified - {m.name for m in matrices})
         table_bytes = stored_bytes = n_quantized = 0
         try:
             for matrix in matrices:
                 packed = quantize_matrix(
                     self._output_by_input(matrix),
-                    config,
-                    self._columns(matrix, config.outlier_fraction),
+                    setting,
+                    self._columns(matrix, setting.outlier_fraction),
                     name=f"{matrix.name}.weight",
                 )
                 self._modified.add(matrix.name)
@@ -108,7 +108,7 @@ class ResidentModel:
                 stored_bytes += packed.bytes_stored
                 n_quantized += restored.numel()
                 # A quantile table belongs to its matrix; all others serve the whole model.
-                own_table = config.data_type == "quantile" or not table_bytes
+                own_table = setting.data_type == "quantile" or not table_bytes
                 table_bytes += packed.body.codebook.nbytes if own_table else 0
         except BaseException:
             self.restore()
@@ -118,8 +118,8 @@ class ResidentModel:
             n_params=self.n_params,
             total_bits=quantized_bits + 16 * (self.n_params - n_quantized),
             quantized_bits=quantized_bits,
-            nominal_bits=self.n_params * config.bits_per_param,
-            bits_per_param=config.bits_per_param,
+            nominal_bits=self.n_params * setting.bits_per_param,
+            bits_per_param=setting.bits_per_param,
         )
 
     @torch.no_grad()
@@ -133,14 +133,14 @@ class ResidentModel:
                 matrix.parameter.data.copy_(self._originals[matrix.name])
         self._modified -= names
 
-    def _baseline_bits(self, config: QuantConfig) -> ModelBits:
+    def _baseline_bits(self, setting: Setting) -> ModelBits:
         n_linear = sum(m.parameter.numel() for m in self._linear)
         return ModelBits(
             n_params=self.n_params,
             total_bits=16 * self.n_params,
             quantized_bits=16 * n_linear,
-            nominal_bits=self.n_params * config.bits_per_param,
-            bits_per_param=config.bits_per_param,
+            nominal_bits=self.n_params * setting.bits_per_param,
+            bits_per_param=setting.bits_per_param,
         )
 
     def _output_by_input(self, matrix: Matrix) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from quantizers import codebooks
 from quantizers.blockwise import QuantizedTensor, dequantize, quantize, residual, sixteen_bit
-from quantizers.config import QuantConfig
+from quantizers.setting import Setting
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def outlier_columns(producer_stds: Tensor, fraction: float) -> Tensor:
 
 
 def quantize_matrix(
-    weight: Tensor, config: QuantConfig, columns: Tensor | None = None, name: str = "weight"
+    weight: Tensor, config: Setting, columns: Tensor | None = None, name: str = "weight"
 ) -> QuantizedMatrix:
     """Quantize a matrix [d_out, d_in] (fp16, bf16 or fp32), its `columns` (int64 [c]) kept.
 
@@ -71,11 +71,11 @@ def quantize_matrix(
     body = weight[:, _others(weight.shape[1], columns)] if columns.numel() else weight
     if config.data_type == "quantile":
         elements = residual(body, config.block_size, config.centered, name)
-        table = codebooks.quantile(config.bits, elements)
+        table = codebooks.quantile(int(config.bits), elements)
     else:
-        table = codebooks.codebook(str(config.data_type), config.bits, config.exponent_bits)
+        table = codebooks.codebook(str(config.data_type), int(config.bits), config.exponent_bits)
     return QuantizedMatrix(
-        body=quantize(body, table, config.bits, config.block_size, config.centered, name),
+        body=quantize(body, table, int(config.bits), config.block_size, config.centered, name),
         columns=columns.to(torch.int32),
         kept=kept,
     )

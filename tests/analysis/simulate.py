@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import norm
 
 from analysis.curves import Curve
-from analysis.settings import Setting
+from quantizers.setting import Setting
 
 PRECISIONS = (3, 4, 5, 8, 16)
 TASKS = ("sotu_last_word", "sotu_blank", "sotu_corruption", "sotu_continuation")

@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 
 from analysis.curves import Curve, remembered_curves, scaling_curves
-from analysis.settings import Setting, main_settings, setting_of
+from analysis.settings import main_settings, setting_of
+from quantizers.setting import Setting
 
 INT4 = Setting("rtn", 4, "int", None, 64, 0.0, False, "linear")
 

@@ -5,10 +5,10 @@ import pytest
 
 from analysis.drawing import PERPLEXITY_CAP
 from analysis.figures import scaling_figure
-from analysis.settings import Setting
 from analysis.strips import optimal_figure
 from analysis.style import colour, marker
 from evaluation.task_sets import CHANCE, TASK_SETS
+from quantizers.setting import Setting
 
 
 def traces(figure: go.Figure, panel: str = "x") -> dict[str, go.Scatter]:

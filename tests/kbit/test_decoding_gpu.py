@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
 from kbit.decoding import StaticStep, capture, seconds_a_step
-from quantizers.config import QuantConfig
 from quantizers.linear import KBitLinear, pack_linears
+from quantizers.setting import Setting
 
 pytestmark = [
     pytest.mark.gpu,
@@ -36,7 +36,7 @@ def neox(hidden=1024, layers=4):
 @pytest.mark.parametrize("bits", [16, 8, 4, 3])
 def test_replayed_steps_are_plain_steps(bits, batch):
     model = neox()
-    pack_linears(model, QuantConfig.make(bits, None if bits == 16 else "float", block_size=64))
+    pack_linears(model, Setting.make(bits, None if bits == 16 else "float", block_size=64))
     prompt = torch.arange(batch * 7, device="cuda").view(batch, 7)
     with torch.inference_mode():
         plain, replayed = (StaticStep(model, prompt, most_steps=8) for _ in range(2))
@@ -58,7 +58,7 @@ def test_memory_is_what_the_bits_count(bits):
     before = requested_bytes()
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
     dense = sum(m.weight.nbytes for m in linear if m is not model.get_output_embeddings())
-    layers = pack_linears(model, QuantConfig.make(bits, "float", block_size=64))
+    layers = pack_linears(model, Setting.make(bits, "float", block_size=64))
     del linear
     packed = sum(layer.packed.nbytes + layer.absmax.nbytes for layer in layers)
     assert packed == pytest.approx(dense * (bits + 16 / 64) / 16)

@@ -10,9 +10,9 @@ from kbit.cli import main
 from kbit.doctor import PROBLEM
 from kbit.roofline import bytes_a_step
 from orchestrator.models import load_models
-from quantizers.config import QuantConfig
 from quantizers.kernels import build, cpu, cpu_vector
 from quantizers.linear import KBitLinear
+from quantizers.setting import Setting
 
 
 def doctor(capsys):
@@ -76,8 +76,8 @@ def test_latency_by_precision_with_its_roofline(capsys):
 
 def test_bytes_a_step_are_those_held():
     [entry] = [e for e in load_models()["sotu-neox"] if e.name == "sotu-neox-32x2"]
-    full = bench.packed_model(entry, QuantConfig.make(16), "cpu")
-    packed = bench.packed_model(entry, QuantConfig.make(4, "int", block_size=64), "cpu")
+    full = bench.packed_model(entry, Setting.make(16), "cpu")
+    packed = bench.packed_model(entry, Setting.make(4, "int", block_size=64), "cpu")
     n = sum(m.in_features * m.out_features for m in packed.modules() if isinstance(m, KBitLinear))
     layers = [m for m in packed.modules() if isinstance(m, KBitLinear)]
     held = sum(m.packed.nbytes + m.absmax.nbytes + m.bias.nbytes for m in layers)

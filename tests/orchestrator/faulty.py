@@ -30,7 +30,7 @@ class FaultyWorker:
         self.faults, self.marker = faults, marker
 
     def run(self, job: Job) -> JobResult:
-        bits = job.experiment.config.bits
+        bits = job.experiment.setting.bits
         host = f"{os.environ.get('KBIT_NODE', '')} {os.getpid()}"
         if self.strike(self.faults.get(bits)):
             return JobResult(job, "lost", error="AcceleratorError: CUDA error", host=host)

@@ -21,7 +21,7 @@ def timed(bits: int, score: float, status: str = "done", dtype: str = "float32")
 
 def in_dtype(bits: int, dtype: str, name: str = "m") -> Experiment:
     made = experiment(bits, name)
-    return Experiment(made.model, made.revision, made.config, dtype)
+    return Experiment(made.model, made.revision, made.setting, dtype)
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from orchestrator.paths import ROOT
 from orchestrator.store import Store
 from orchestrator.sweep import main
 from orchestrator.worker import Worker, measure
-from quantizers.config import QuantConfig
 from quantizers.loading import load_model
+from quantizers.setting import Setting
 
 OWN = ROOT / "tests" / "evaluation" / "own_items"
 
@@ -104,7 +104,7 @@ def test_a_model_that_does_not_load_is_read_once_for_all_its_experiments(monkeyp
     monkeypatch.setattr("orchestrator.worker.load_model", load)
     worker = Worker()
     jobs = [
-        Job(Experiment(embedded(), "main", QuantConfig.make(bits, "int"), "float32"), [], "cpu", 1)
+        Job(Experiment(embedded(), "main", Setting.make(bits, "int"), "float32"), [], "cpu", 1)
         for bits in (3, 4, 5)
     ]
     results = [worker.run(job) for job in jobs]

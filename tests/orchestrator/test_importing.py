@@ -88,7 +88,10 @@ def test_the_same_analysis_as_our_own(csv: Path, store: Store) -> None:
         ("llama,m,70,4,int,,rtn,wikitext2,perplexity,,", "row 5: value is missing"),
         (",m,70,4,int,,rtn,wikitext2,perplexity,6,", "row 5: family is missing"),
         ("llama,m,-70,4,int,,rtn,t,perplexity,6,", "row 5: n_params '-70' is not a whole"),
-        ("llama,m,70,17,int,,rtn,t,perplexity,6,", "row 5: bits '17' is not in 2..16"),
+        (
+            "llama,m,70,17,int,,rtn,t,perplexity,6,",
+            "row 5: bits '17' is not above 0",
+        ),
         ("llama,m,70,4,,,rtn,t,perplexity,6,", "row 5: data_type is missing at 4 bit"),
         ("llama,m,70,,int,,rtn,t,perplexity,6,", "row 5: give bits or total_bits"),
         ("llama,m,70,4,int,0,rtn,t,perplexity,6,", "row 5: block_size '0' is not a whole"),

@@ -18,7 +18,7 @@ from orchestrator.models import ModelEntry
 from orchestrator.paths import ROOT
 from orchestrator.pool import Pool
 from orchestrator.store import Store
-from quantizers.config import QuantConfig
+from quantizers.setting import Setting
 from tests.orchestrator import processes
 
 FREE = 6  # jobs that wait for nothing
@@ -92,7 +92,7 @@ class NodeWorker:
         host = f"{node} {gpus} {os.getpid()}"
         (self.folder / host).touch()
         time.sleep(0.1)
-        if job.experiment.config.block_size > FREE:
+        if job.experiment.setting.block_size > FREE:
             processes.wait_until(lambda: len(list(self.folder.iterdir())) >= 3)
         return JobResult(job, "done", seconds_score=1.0, host=host)  # too slow for batches
 
@@ -112,7 +112,7 @@ def jobs_of(count: int, device: str = "cpu", **model) -> list[Job]:
     return [
         Job(
             Experiment(
-                entry, "main", QuantConfig.make(bits=4, data_type="int", block_size=b), "float32"
+                entry, "main", Setting.make(bits=4, data_type="int", block_size=b), "float32"
             ),
             [],
             device,

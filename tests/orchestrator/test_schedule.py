@@ -4,14 +4,14 @@ from orchestrator.experiment import Experiment
 from orchestrator.job import Job, JobResult
 from orchestrator.models import ModelEntry
 from orchestrator.schedule import BATCH_SECONDS, MAX_ATTEMPTS, MAX_BATCH, Schedule
-from quantizers.config import QuantConfig
+from quantizers.setting import Setting
 
 
 def jobs_of(model: str, *precisions: int) -> list[Job]:
     entry = ModelEntry(family="f", name=model, hub=model)
     return [
         Job(
-            Experiment(entry, "main", QuantConfig.make(bits=k, data_type="int"), "float32"),
+            Experiment(entry, "main", Setting.make(bits=k, data_type="int"), "float32"),
             [],
             "cpu",
             1,
@@ -36,8 +36,8 @@ def test_largest_model_first_then_the_next_that_nobody_serves():
     schedule = Schedule(jobs_of("large", 4, 3) + jobs_of("small", 4))
     assert worker(schedule) == "large"
     assert worker(schedule) == "small"
-    assert [job.experiment.config.bits for job in schedule.take("large")] == [4]
-    assert [job.experiment.config.bits for job in schedule.take("large")] == [3]
+    assert [job.experiment.setting.bits for job in schedule.take("large")] == [4]
+    assert [job.experiment.setting.bits for job in schedule.take("large")] == [3]
     assert schedule.take("large") == []
     assert len(schedule.take("small")) == 1
     assert not schedule.has_work()

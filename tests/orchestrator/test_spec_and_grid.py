@@ -40,7 +40,7 @@ def test_baseline_appears_once_and_ids_are_stable(tmp_path):
         "tasks:", "  - {bits: 16}\n  - {bits: 4, data_type: float, exponent_bits: 2}\ntasks:"
     )
     plan, again = plan_of(sweep_file(tmp_path, text)), plan_of(sweep_file(tmp_path, doubled))
-    assert [e.config.bits for e in plan.experiments] == [16, 4]
+    assert [e.setting.bits for e in plan.experiments] == [16, 4]
     # 4 bit defaults to two exponent bits: asking for them by name is the same experiment.
     assert [e.id for e in again.experiments] == [e.id for e in plan.experiments]
 
@@ -79,7 +79,7 @@ def test_exponent_bits_by_precision(tmp_path):
     grid = "{bits: [3, 4], data_type: [int, float], exponent_bits: {3: 2, 4: [2, 3]}}"
     text = GOOD.replace("{bits: [16, 4], data_type: float, block_size: 64}", grid)
     found = [
-        (e.config.bits, e.config.data_type, e.config.exponent_bits)
+        (e.setting.bits, e.setting.data_type, e.setting.exponent_bits)
         for e in plan_of(sweep_file(tmp_path, text)).experiments
     ]
     assert found == [

@@ -19,16 +19,16 @@ from orchestrator.models import ModelEntry
 from orchestrator.reading import read_results
 from orchestrator.schema import RESULT_COLUMNS
 from orchestrator.store import Store, missing_protocols
-from quantizers.config import QuantConfig
 from quantizers.model import ModelBits
+from quantizers.setting import Setting
 
 PROTOCOL = Protocol("sotu_blank", "task", {"version": 1, "limit": 3}, "sotu_blank")
 
 
 def experiment(bits: int = 4, name: str = "m") -> Experiment:
-    config = QuantConfig.make(bits=bits, data_type="int", block_size=64)
+    setting = Setting.make(bits=bits, data_type="int", block_size=64)
     entry = ModelEntry(family="f", name=name, hub=f"hub/{name}", n_params=1000)
-    return Experiment(entry, "main", config, "float32")
+    return Experiment(entry, "main", setting, "float32")
 
 
 def result(bits: int = 4, status: str = "done", value: float = 0.5, error=None) -> JobResult:
@@ -135,7 +135,7 @@ class TestStore:
         other = Protocol("sotu", "corpus", {"max_tokens": 9}, "sotu")
         asked = [(experiment(bits), [PROTOCOL, other]) for bits in (4, 3)]
         missing = missing_protocols(asked, store.stored_measurements())
-        assert [(e.config.bits, [p.task for p in ps]) for e, ps in missing] == [
+        assert [(e.setting.bits, [p.task for p in ps]) for e, ps in missing] == [
             (4, ["sotu"]),
             (3, ["sotu_blank", "sotu"]),
         ]
@@ -248,7 +248,7 @@ def test_a_database_that_is_gone_ends_a_sweep_in_one_line(postgres, study, capsy
         """Its second job ends with every connection of the database cut, and none let in."""
 
         def run(self, job: Job) -> JobResult:
-            if job.experiment.config.bits == 4:
+            if job.experiment.setting.bits == 4:
                 with admin.connect() as connection:
                     connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
                     cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = "

@@ -10,10 +10,10 @@ import torch
 from quantizers import kernels
 from quantizers.blockwise import dequantize, quantize
 from quantizers.codebooks import codebook, floating, integer, quantile
-from quantizers.config import DATA_TYPES, QuantConfig
 from quantizers.kernels import build, gpu, launches, reference
 from quantizers.linear import KBitLinear
 from quantizers.outliers import dequantize_matrix, quantize_matrix
+from quantizers.setting import DATA_TYPES, Setting
 
 pytestmark = [
     pytest.mark.gpu,
@@ -225,7 +225,7 @@ def test_huge_tensor():
 def test_linear_layer_chooses_its_path(monkeypatch):
     matrix = quantize_matrix(
         weights_of(256 * 512, torch.float16).view(256, 512).to(CUDA),
-        QuantConfig.make(4, "float", block_size=64),
+        Setting.make(4, "float", block_size=64),
     )
     layer, weight = KBitLinear(matrix), dequantize_matrix(matrix)
     eye = torch.eye(512, device=CUDA).half()

@@ -6,19 +6,19 @@ import pytest
 import torch
 
 from quantizers.codebooks import codebook
-from quantizers.config import QuantConfig
 from quantizers.kernels import multiply_packed
 from quantizers.linear import KBitLinear, pack_linears
 from quantizers.model import ResidentModel
 from quantizers.outliers import dequantize_matrix, quantize_matrix
+from quantizers.setting import Setting
 from tests.quantizers.tiny_models import CONFIGS, logits, tiny_model
 
-CONFIG = QuantConfig.make(4, "float", block_size=16)
+CONFIG = Setting.make(4, "float", block_size=16)
 
 
-def layer(config=CONFIG, columns=None, bias=True, shape=(24, 32)):
+def layer(setting=CONFIG, columns=None, bias=True, shape=(24, 32)):
     torch.manual_seed(1)
-    quantized = quantize_matrix(torch.randn(shape).half(), config, columns)
+    quantized = quantize_matrix(torch.randn(shape).half(), setting, columns)
     return KBitLinear(quantized, torch.randn(shape[0]) if bias else None), quantized
 
 
@@ -26,8 +26,8 @@ def layer(config=CONFIG, columns=None, bias=True, shape=(24, 32)):
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("columns", [None, torch.tensor([3, 31])], ids=["plain", "outliers"])
 def test_forward_is_the_product_with_the_dequantized_matrix(bits, centered, columns):
-    config = QuantConfig.make(bits, "int", block_size=16, centered=centered)
-    module, quantized = layer(config, columns)
+    setting = Setting.make(bits, "int", block_size=16, centered=centered)
+    module, quantized = layer(setting, columns)
     x = torch.randn(2, 3, 32)
     expected = torch.nn.functional.linear(
         x, dequantize_matrix(quantized).float(), module.bias.float()
@@ -42,32 +42,32 @@ def test_identity_gives_the_dequantized_matrix_exactly():
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_packed_model_computes_what_the_sweep_computes(name):
-    config = QuantConfig.make(4, "quantile", block_size=8)
+    setting = Setting.make(4, "quantile", block_size=8)
     packed, resident = tiny_model(name), ResidentModel(tiny_model(name))
     for parameter in packed.parameters():
         parameter.data = parameter.data.half().float()
-    pack_linears(packed, config)
-    resident.apply(config)
+    pack_linears(packed, setting)
+    resident.apply(setting)
     assert torch.equal(logits(packed), logits(resident.model))
 
 
 def test_outliers_are_those_of_the_sweep():
-    config = QuantConfig.make(3, "float", block_size=16, outlier_fraction=0.1)
+    setting = Setting.make(3, "float", block_size=16, outlier_fraction=0.1)
     packed, resident = tiny_model("llama"), ResidentModel(tiny_model("llama"))
     for parameter in packed.parameters():
         parameter.data = parameter.data.half().float()
-    layers = pack_linears(packed, config)
+    layers = pack_linears(packed, setting)
     assert sum(module.columns.numel() for module in layers) > 0
-    resident.apply(config)
+    resident.apply(setting)
     assert torch.equal(logits(packed), logits(resident.model))
 
 
 @pytest.mark.parametrize("data_type", ["float", "quantile"])
 def test_memory_is_the_counted_bytes(data_type):
     model = tiny_model("gpt_neox")
-    config = QuantConfig.make(3, data_type, block_size=16, centered=True, outlier_fraction=0.05)
-    counted = ResidentModel(copy.deepcopy(model)).apply(config).quantized_bits // 8
-    layers = pack_linears(model, config)
+    setting = Setting.make(3, data_type, block_size=16, centered=True, outlier_fraction=0.05)
+    counted = ResidentModel(copy.deepcopy(model)).apply(setting).quantized_bits // 8
+    layers = pack_linears(model, setting)
     biases = sum(module.bias.nbytes for module in layers)
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
@@ -89,13 +89,13 @@ def test_types_stay_when_the_model_changes_type():
 
 def test_scope_all_and_unknown_wiring_are_refused():
     with pytest.raises(ValueError, match="scope"):
-        pack_linears(tiny_model("opt"), QuantConfig.make(4, "int", scope="all"))
+        pack_linears(tiny_model("opt"), Setting.make(4, "int", scope="all"))
     with pytest.raises(ValueError, match="gptj"):
-        pack_linears(tiny_model("gptj"), QuantConfig.make(4, "int", outlier_fraction=0.1))
+        pack_linears(tiny_model("gptj"), Setting.make(4, "int", outlier_fraction=0.1))
 
 
 def test_sixteen_bit_changes_nothing():
-    assert pack_linears(tiny_model("opt"), QuantConfig.make(16)) == []
+    assert pack_linears(tiny_model("opt"), Setting.make(16)) == []
 
 
 @pytest.mark.parametrize(

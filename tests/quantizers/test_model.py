@@ -8,9 +8,9 @@ from transformers import AutoModelForCausalLM
 from quantizers.architectures import linear_matrices
 from quantizers.blockwise import dequantize, quantize
 from quantizers.codebooks import codebook
-from quantizers.config import QuantConfig
 from quantizers.model import ModelBits, ResidentModel
 from quantizers.outliers import quantize_matrix
+from quantizers.setting import Setting
 from tests.quantizers.tiny_models import CONFIGS, HIDDEN, KNOWN, LAYERS, logits, tiny_model
 
 EMBEDDED = Path(__file__).parents[2] / "models" / "sotu-neox-32x2"
@@ -31,8 +31,8 @@ def test_every_architecture_quantizes_its_scope_and_restores_bit_for_bit(archite
     resident = ResidentModel(model)
     before, answer = snapshot(model), logits(model)
     fraction = 0.1 if architecture in KNOWN else 0.0
-    config = QuantConfig.make(3, "float", block_size=48, outlier_fraction=fraction, scope=scope)
-    resident.apply(config)
+    setting = Setting.make(3, "float", block_size=48, outlier_fraction=fraction, scope=scope)
+    resident.apply(setting)
     touched = changed(before, snapshot(model))
     embeddings = {n for n in before if any(x in n for x in ("emb", "wte", "wpe", "lm_head"))}
     embeddings = {n for n in embeddings if "layernorm" not in n and not n.endswith("bias")}
@@ -51,7 +51,7 @@ def test_weights_are_those_of_the_parts(architecture):
     model = tiny_model(architecture)
     resident = ResidentModel(model)
     before = snapshot(model)
-    resident.apply(QuantConfig.make(4, "int", block_size=32, outlier_fraction=0.1))
+    resident.apply(Setting.make(4, "int", block_size=32, outlier_fraction=0.1))
     table = codebook("int", 4)
     n_outliers = 0
     for matrix in linear_matrices(model):
@@ -78,10 +78,10 @@ def test_weights_are_those_of_the_parts(architecture):
 def test_one_setting_after_another_starts_from_the_originals():
     model = tiny_model("gpt2")
     resident = ResidentModel(model)
-    four = QuantConfig.make(4, "float", block_size=64)
+    four = Setting.make(4, "float", block_size=64)
     fresh = resident.apply(four)
     expected = snapshot(model)
-    resident.apply(QuantConfig.make(2, "int", scope="all"))
+    resident.apply(Setting.make(2, "int", scope="all"))
     assert resident.apply(four) == fresh
     assert not changed(expected, snapshot(model))  # the embeddings too are back at 16 bit
 
@@ -90,8 +90,8 @@ def test_16_bit_is_the_rounded_checkpoint():
     model = tiny_model("opt")
     checkpoint = snapshot(model)
     resident = ResidentModel(model, load_dtype=torch.bfloat16)
-    resident.apply(QuantConfig.make(3, "int"))
-    bits = resident.apply(QuantConfig.make(16))
+    resident.apply(Setting.make(3, "int"))
+    bits = resident.apply(Setting.make(16))
     for name, weight in snapshot(model).items():
         assert weight.dtype == torch.float32
         assert torch.equal(weight, checkpoint[name].bfloat16().float())
@@ -114,7 +114,7 @@ def test_16_bit_is_the_rounded_checkpoint():
 def test_dtypes(load_dtype, compute_dtype):
     model = tiny_model("llama")
     resident = ResidentModel(model, load_dtype, compute_dtype)
-    resident.apply(QuantConfig.make(5, "float", block_size=64))
+    resident.apply(Setting.make(5, "float", block_size=64))
     weight = model.model.layers[1].mlp.up_proj.weight
     assert weight.dtype == compute_dtype
     half = torch.float16 if load_dtype == torch.float32 else load_dtype
@@ -124,9 +124,9 @@ def test_dtypes(load_dtype, compute_dtype):
     assert torch.equal(weight, expected.to(compute_dtype))
 
 
-def formula_bits(model, config, table_values):
+def formula_bits(model, setting, table_values):
     """Bits by the formulas, from shapes alone, assuming that no two matrices are tied."""
-    k, p = config.bits, config.outlier_fraction
+    k, p = setting.bits, setting.outlier_fraction
     n_params = sum(x.numel() for x in model.parameters())
     stored = n_matrices = n_quantized = 0
     for matrix in linear_matrices(model):
@@ -134,12 +134,12 @@ def formula_bits(model, config, table_values):
         d_in = matrix.parameter.shape[0 if matrix.transposed else 1]
         c = -(-int(1000 * p) * d_in // 1000) if matrix.producer else 0
         kept = c * (n // d_in)
-        blocks = -(-(n - kept) // config.block_size) if config.block_size else 1
-        stored += 4 * -(-(n - kept) * k // 32) + 2 * blocks * (1 + config.centered)
+        blocks = -(-(n - kept) // setting.block_size) if setting.block_size else 1
+        stored += 4 * -(-(n - kept) * k // 32) + 2 * blocks * (1 + setting.centered)
         stored += 2 * kept + 4 * c
         n_matrices += 1
         n_quantized += n
-    tables = 4 * table_values * (n_matrices if config.data_type == "quantile" else 1)
+    tables = 4 * table_values * (n_matrices if setting.data_type == "quantile" else 1)
     quantized = 8 * (stored + tables)
     return quantized, quantized + 16 * (n_params - n_quantized)
 
@@ -156,12 +156,12 @@ def formula_bits(model, config, table_values):
 )
 def test_bits_by_formula(architecture, settings, table_values):
     model = tiny_model(architecture)
-    config = QuantConfig.make(**settings)
-    bits = ResidentModel(model).apply(config)
-    assert (bits.quantized_bits, bits.total_bits) == formula_bits(model, config, table_values)
+    setting = Setting.make(**settings)
+    bits = ResidentModel(model).apply(setting)
+    assert (bits.quantized_bits, bits.total_bits) == formula_bits(model, setting, table_values)
     assert bits.n_params == sum(p.numel() for p in model.parameters())
-    assert bits.bits_per_param == config.bits_per_param
-    assert bits.nominal_bits == pytest.approx(bits.n_params * config.bits_per_param)
+    assert bits.bits_per_param == setting.bits_per_param
+    assert bits.nominal_bits == pytest.approx(bits.n_params * setting.bits_per_param)
 
 
 def test_bits_are_the_bytes_of_the_tensors(monkeypatch):
@@ -173,10 +173,10 @@ def test_bits_are_the_bytes_of_the_tensors(monkeypatch):
 
     monkeypatch.setattr("quantizers.model.quantize_matrix", keep)
     model = tiny_model("gpt2")  # its head is tied: the embedding is held and counted once
-    config = QuantConfig.make(
+    setting = Setting.make(
         5, "int", block_size=40, centered=True, outlier_fraction=0.05, scope="all"
     )
-    bits = ResidentModel(model).apply(config)
+    bits = ResidentModel(model).apply(setting)
     size = held[0].body.codebook.nbytes
     for q in held:
         for part in (q.body.packed, q.body.absmax, q.body.mean, q.columns, q.kept):
@@ -190,7 +190,7 @@ def test_bits_are_the_bytes_of_the_tensors(monkeypatch):
 def test_tied_head_stays_tied():
     model = tiny_model("bloom")
     resident = ResidentModel(model)
-    resident.apply(QuantConfig.make(4, "int", scope="all"))
+    resident.apply(Setting.make(4, "int", scope="all"))
     assert model.lm_head.weight is model.transformer.word_embeddings.weight
     assert len(model.lm_head.weight[:3, :9].unique()) <= 15
 
@@ -201,7 +201,7 @@ def test_an_error_names_the_weight_and_leaves_the_originals():
     resident = ResidentModel(model)
     before = snapshot(model)
     with pytest.raises(ValueError, match=r"^gpt_neox\.layers\.1\.mlp\.dense_h_to_4h\.weight: "):
-        resident.apply(QuantConfig.make(4, "int"))
+        resident.apply(Setting.make(4, "int"))
     after = snapshot(model)
     assert changed(before, after) == {"gpt_neox.layers.1.mlp.dense_h_to_4h.weight"}  # nan != nan
     model = tiny_model("opt")
@@ -213,7 +213,7 @@ def test_an_error_names_the_weight_and_leaves_the_originals():
 def test_proxy_quantization_of_an_unknown_architecture():
     resident = ResidentModel(tiny_model("gptj"))
     with pytest.raises(ValueError, match="outlier_fraction: .*'gptj'"):
-        resident.apply(QuantConfig.make(4, "int", outlier_fraction=0.02))
+        resident.apply(Setting.make(4, "int", outlier_fraction=0.02))
 
 
 def test_embedded_model_from_its_file():
@@ -223,16 +223,16 @@ def test_embedded_model_from_its_file():
     resident = ResidentModel(model)
     ids = torch.randint(2048, (4, 64), generator=torch.Generator().manual_seed(0))
 
-    def error(config):
-        resident.apply(config)
+    def error(setting):
+        resident.apply(setting)
         with torch.no_grad():
             return (model(ids).logits - reference).square().mean().item()
 
     with torch.no_grad():
         reference = model(ids).logits
-    errors = [error(QuantConfig.make(k, "float", block_size=64)) for k in (2, 3, 4, 6, 8)]
+    errors = [error(Setting.make(k, "float", block_size=64)) for k in (2, 3, 4, 6, 8)]
     assert errors == sorted(errors, reverse=True)
     assert errors[0] > 50 * errors[-1] > 0
-    assert error(QuantConfig.make(16)) == 0
+    assert error(Setting.make(16)) == 0
     stored["lm_head.weight"] = stored.pop("embed_out.weight", stored.get("lm_head.weight"))
     assert not changed(stored, {n: p.half() for n, p in model.named_parameters()})

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from quantizers.config import QuantConfig
 from quantizers.kernels import gpu
 from quantizers.model import ResidentModel
+from quantizers.setting import Setting
 from tests.quantizers.tiny_models import KNOWN, tiny_model
 
 pytestmark = [
@@ -14,10 +14,10 @@ pytestmark = [
 ]
 
 CONFIGS = [
-    QuantConfig.make(4, "float", block_size=64),
-    QuantConfig.make(3, "quantile", block_size=32, outlier_fraction=0.05),
-    QuantConfig.make(8, "dynamic", block_size=None, scope="all"),
-    QuantConfig.make(5, "int", block_size=48, centered=True),
+    Setting.make(4, "float", block_size=64),
+    Setting.make(3, "quantile", block_size=32, outlier_fraction=0.05),
+    Setting.make(8, "dynamic", block_size=None, scope="all"),
+    Setting.make(5, "int", block_size=48, centered=True),
 ]
 
 
@@ -31,8 +31,8 @@ def test_weights_and_bits_are_those_of_the_cpu(name, load_dtype):
     here = ResidentModel(tiny_model(name), load_dtype, torch.float32)
     there = ResidentModel(tiny_model(name).cuda(), load_dtype, torch.float32)
     original = parameters(there.model)
-    for config in CONFIGS:
-        assert here.apply(config) == there.apply(config)
+    for setting in CONFIGS:
+        assert here.apply(setting) == there.apply(setting)
         own = parameters(there.model)
         for key, expected in parameters(here.model).items():
             assert torch.equal(own[key], expected), key

@@ -3,8 +3,8 @@ import torch
 
 from quantizers.blockwise import dequantize, quantize, residual
 from quantizers.codebooks import codebook, quantile
-from quantizers.config import QuantConfig
 from quantizers.outliers import dequantize_matrix, outlier_columns, quantize_matrix, unit_stds
+from quantizers.setting import Setting
 
 
 def test_the_units_of_largest_std_and_ties_to_the_lower_index():
@@ -33,8 +33,8 @@ def test_columns_leave_before_blocking_and_come_back(data_type, centered):
     w = (torch.randn(20, 33, generator=torch.Generator().manual_seed(3)) * 0.1).half()
     columns = torch.tensor([0, 7, 32])
     w[:, columns] *= 50
-    config = QuantConfig.make(4, data_type, block_size=64, centered=centered)
-    q = quantize_matrix(w, config, columns)
+    setting = Setting.make(4, data_type, block_size=64, centered=centered)
+    q = quantize_matrix(w, setting, columns)
     out = dequantize_matrix(q)
     rest = [i for i in range(33) if i not in (0, 7, 32)]
     assert torch.equal(out[:, columns], w[:, columns])
@@ -54,13 +54,13 @@ def test_columns_leave_before_blocking_and_come_back(data_type, centered):
 def test_quantile_table_follows_the_residual_when_centered():
     """A table of the raw weights would be useless: all of them lie near 5."""
     w = (torch.randn(64, 64, generator=torch.Generator().manual_seed(0)) * 0.1 + 5).half()
-    out = dequantize_matrix(quantize_matrix(w, QuantConfig.make(4, "quantile", centered=True)))
+    out = dequantize_matrix(quantize_matrix(w, Setting.make(4, "quantile", centered=True)))
     assert (out.float() - w.float()).abs().mean() < 0.02
 
 
 def test_all_columns_kept():
     w = torch.randn(5, 6).half()
-    q = quantize_matrix(w, QuantConfig.make(3, "quantile", block_size=64), torch.arange(6))
+    q = quantize_matrix(w, Setting.make(3, "quantile", block_size=64), torch.arange(6))
     assert torch.equal(dequantize_matrix(q), w)
     assert q.bytes_stored == 2 * 30 + 4 * 6
 
@@ -69,4 +69,4 @@ def test_a_bad_kept_column_names_the_matrix():
     w = torch.randn(5, 6)
     w[2, 3] = 1e5
     with pytest.raises(ValueError, match="fc1.weight: a 16-bit column"):
-        quantize_matrix(w, QuantConfig.make(3, "int"), torch.tensor([3]), name="fc1.weight")
+        quantize_matrix(w, Setting.make(3, "int"), torch.tensor([3]), name="fc1.weight")

@@ -1,0 +1,214 @@
+"""Setting: everything that is done to a model, one point of the experiment grid. Torch-free.
+
+Grids, tables, the view, CSV files and analyses take their columns from its fields, in order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+DATA_TYPES = ("int", "float", "dynamic", "quantile")
+SCOPES = ("linear", "all")
+
+
+def default_exponent_bits(bits: float) -> int:
+    """Exponent bits of a k-bit float: at least half the bits, except at 5 bit (paper, app. C.4)."""
+    return {2: 1, 3: 2, 4: 2, 5: 2, 6: 3}.get(int(bits), 4)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A precision setting: `make` one to be run, `from_row` one that was stored or imported."""
+
+    method: str  # "none" at 16 bit, "rtn" (round to nearest); imports: any name
+    bits: float  # an int from 2 to 16, 16 = the 16-bit weights as they are; imports: any number
+    data_type: str | None = None  # one of DATA_TYPES, None at 16 bit; imports: any name
+    exponent_bits: int | None = None  # float only
+    block_size: int | None = None  # weights that share one absmax; None = one block a tensor
+    outlier_fraction: float = 0.0  # share of input dimensions kept in 16 bit (section 3)
+    centered: bool = False  # subtract each block's mean first (appendix B)
+    scope: str = "linear"  # one of SCOPES
+
+    @classmethod
+    def make(
+        cls,
+        bits: int,
+        data_type: str | None = None,
+        exponent_bits: int | None = None,
+        block_size: int | None = None,
+        outlier_fraction: float = 0.0,
+        centered: bool = False,
+        scope: str = "linear",
+    ) -> Setting:
+        """A setting that can be run, in canonical form, so that equal settings compare equal.
+
+        At 16 bit nothing is quantized: every other factor is dropped. A float without
+        `exponent_bits` gets the default split of its width.
+
+        Raises ValueError naming the factor at fault.
+        """
+        if not _is_int(bits) or not 2 <= bits <= 16:
+            raise ValueError(f"bits: {bits!r} is not a whole number from 2 to 16")
+        if data_type is not None and data_type not in DATA_TYPES:
+            raise ValueError(f"data_type: {data_type!r} is not one of {', '.join(DATA_TYPES)}")
+        if block_size is not None and (not _is_int(block_size) or block_size < 1):
+            raise ValueError(
+                f"block_size: {block_size!r} is not a whole number >= 1 (null: one block a tensor)"
+            )
+        if not isinstance(centered, bool):
+            raise ValueError(f"centered: {centered!r} is neither true nor false")
+        if not _is_number(outlier_fraction) or not 0 <= outlier_fraction < 1:
+            raise ValueError(f"outlier_fraction: {outlier_fraction!r} is not in [0, 1)")
+        if scope not in SCOPES:
+            raise ValueError(f"scope: {scope!r} is not one of {', '.join(SCOPES)}")
+        if bits == 16:
+            return cls("none", 16)
+        if data_type is None:
+            raise ValueError(
+                f"data_type: missing at {bits} bit; choose one of {', '.join(DATA_TYPES)}"
+            )
+        if data_type == "float":
+            if exponent_bits is None:
+                exponent_bits = default_exponent_bits(bits)
+            if not _is_int(exponent_bits) or not 1 <= exponent_bits <= bits - 1:
+                raise ValueError(
+                    f"exponent_bits: {exponent_bits!r} does not fit a {bits}-bit float, "
+                    f"which takes 1 to {bits - 1}"
+                )
+        elif exponent_bits is not None:
+            raise ValueError(
+                f"exponent_bits: only the float data type has them, not {data_type!r}; remove it"
+            )
+        return cls(
+            method="rtn",
+            bits=bits,
+            data_type=data_type,
+            exponent_bits=exponent_bits,
+            block_size=block_size,
+            outlier_fraction=float(outlier_fraction),
+            centered=centered,
+            scope=scope,
+        )
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Setting:
+        """The setting in a row of a table, a CSV or an import: column -> number or text.
+
+        Missing cells (absent, None, NaN, NA, "") have their defaults. Other people's numbers may
+        have fractional bits and names of their own for methods and data types.
+
+        Raises ValueError naming the column at fault.
+        """
+        given = {name: row[name] for name in SETTING_COLUMNS if not _missing(row.get(name))}
+        bits = _number(given, "bits")
+        if not 0 < bits <= 16:
+            raise ValueError(f"bits {given['bits']!r} is not above 0 and at most 16")
+        setting = cls(
+            method=str(given.get("method", "none" if bits == 16 else "rtn")),
+            bits=int(bits) if bits == int(bits) else bits,
+        )
+        if bits == 16:
+            return setting
+        fraction = _number(given, "outlier_fraction") if "outlier_fraction" in given else 0.0
+        if not 0 <= fraction < 1:
+            raise ValueError(f"outlier_fraction {given['outlier_fraction']!r} is not in [0, 1)")
+        return replace(
+            setting,
+            data_type=str(given["data_type"]) if "data_type" in given else None,
+            exponent_bits=_whole(given, "exponent_bits"),
+            block_size=_whole(given, "block_size"),
+            outlier_fraction=fraction,
+            centered=_flag(given, "centered"),
+            scope=str(given.get("scope", "linear")),
+        )
+
+    @property
+    def bits_per_param(self) -> float:
+        """Nominal bits per parameter: k + 16/B (+ 16/B centered) + p(16 - k) (section 5.2).
+
+        One block a tensor counts as 16/B = 0.
+        """
+        constants = 0.0 if self.block_size is None else 16 / self.block_size
+        return (
+            self.bits + constants * (1 + self.centered) + self.outlier_fraction * (16 - self.bits)
+        )
+
+    @property
+    def label(self) -> str:
+        """Short and unique: "16-bit", "4-bit float E2 B64", "3-bit int per tensor p=2%"."""
+        if self.bits == 16:
+            return "16-bit"
+        exponent = f" E{self.exponent_bits}" if self.exponent_bits is not None else ""
+        block = f" B{self.block_size}" if self.block_size is not None else " per tensor"
+        parts = [f"{self.bits}-bit {self.data_type}{exponent}{block}"]
+        parts += [f"p={self.outlier_fraction:.3g}"] if self.outlier_fraction else []
+        parts += ["centered"] if self.centered else []
+        parts += [f"scope {self.scope}"] if self.scope != "linear" else []
+        parts += [self.method] if self.method != "rtn" else []
+        return " ".join(parts)
+
+    def row(self) -> dict[str, Any]:
+        """Its columns, as tables store them."""
+        return asdict(self)
+
+    def identity(self) -> dict[str, Any]:
+        """What ids are made of, JSON-able: the fields of the first version always, later ones
+        where they differ from their default, so that ids of older settings stay."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name in _ALWAYS_IN_ID or getattr(self, field.name) != field.default
+        }
+
+
+SETTING_COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Setting))
+
+# fmt: off
+_ALWAYS_IN_ID = frozenset((
+    "bits", "data_type", "exponent_bits", "block_size", "centered", "outlier_fraction", "scope",
+    "method",
+))
+# fmt: on
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _missing(cell: object) -> bool:
+    return str(cell) in ("", "None", "nan", "NaN", "<NA>")
+
+
+def _number(row: Mapping[str, Any], column: str) -> float:
+    if column not in row:
+        raise ValueError(f"{column} is missing")
+    try:
+        number = float(row[column])
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{column} {row[column]!r} is not a number")
+    return number
+
+
+def _whole(row: Mapping[str, Any], column: str) -> int | None:
+    if column not in row:
+        return None
+    number = _number(row, column)
+    if number != int(number) or number < 1:
+        raise ValueError(f"{column} {row[column]!r} is not a whole number >= 1")
+    return int(number)
+
+
+def _flag(row: Mapping[str, Any], column: str) -> bool:
+    text = str(row.get(column, False)).lower()
+    if text not in ("true", "false", "1", "0", "1.0", "0.0"):
+        raise ValueError(f"{column} {row[column]!r} is neither true nor false")
+    return text in ("true", "1", "1.0")
