@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import sqlite3
+import uuid
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, make_url, select, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    NullPool,
+    QueuePool,
+    create_engine,
+    event,
+    insert,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -13,31 +27,75 @@ from orchestrator.errors import InputError
 from orchestrator.schema import RESULTS_VIEW, SCHEMA_VERSION, Base, Meta
 
 BUSY_SECONDS = 60
+_NOT_WRITABLE = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
 
 
 def connect(url: str) -> Engine:
     """An engine whose database answers. Raises InputError where there is none, or of a kind that
     kbit does not use."""
+    file = sqlite_file(url)
     try:
-        engine = _sqlite_engine(url) if url.startswith("sqlite") else create_engine(url)
-        with engine.connect() as connection:
-            connection.execute(text("SELECT 1"))
-            if url.startswith("sqlite"):
-                connection.execute(text("SELECT count(*) FROM sqlite_master"))
+        engine = sqlite_engine(file, "rwc") if file else create_engine(url)
+        if engine.dialect.name not in ("sqlite", "postgresql"):
+            raise InputError(f"{_without_password(url)}: use sqlite:/// or postgresql+psycopg://")
+        _ask(engine)
+        return engine
     except (SQLAlchemyError, ImportError) as error:
+        raise InputError(_unusable(url, error)) from None
+
+
+def connect_to_read(url: str) -> Engine:
+    """The same for one that exists, and that may lie where nothing can be written."""
+    file = sqlite_file(url)
+    if file is None:
+        return connect(url)
+    if not file.is_file():
+        raise InputError(f"{file}: no such database; run a sweep first or give --db")
+    for mode in ("rw", "ro"):  # SQLite keeps a log beside the file
+        try:
+            engine = sqlite_engine(file, mode)
+            _ask(engine)
+            return engine
+        except SQLAlchemyError as error:
+            if _code(error) not in _NOT_WRITABLE:
+                raise InputError(_unusable(url, error)) from None
+    log = Path(f"{file}-wal")
+    if log.exists() and log.stat().st_size > 0:
         raise InputError(
-            f"{_without_password(url)}: not a usable database: {one_line(error)}"
-        ) from None
-    if engine.dialect.name not in ("sqlite", "postgresql"):
-        raise InputError(f"{_without_password(url)}: use sqlite:/// or postgresql+psycopg://")
-    return engine
+            f"{file}: {log.name} beside it holds results, too, which are read only where files can "
+            "be written; copy both to another folder"
+        )
+    try:
+        engine = sqlite_engine(file, "ro&immutable=1")
+        _ask(engine)
+        return engine
+    except SQLAlchemyError as error:
+        raise InputError(_unusable(url, error)) from None
+
+
+def _ask(engine: Engine) -> None:
+    with engine.connect() as connection:
+        found = "sqlite_master" if engine.dialect.name == "sqlite" else "pg_catalog.pg_class"
+        connection.execute(text(f"SELECT count(*) FROM {found} WHERE 1 = 0"))
+
+
+def _code(error: SQLAlchemyError) -> int:
+    return getattr(getattr(error, "orig", None), "sqlite_errorcode", 0) & 0xFF
+
+
+def _unusable(url: str, error: BaseException) -> str:
+    return f"{_without_password(url)}: not a usable database: {one_line(error)}"
 
 
 def make_tables(connection: Connection) -> None:
     """The tables and the view of a new database."""
     Base.metadata.create_all(connection)
     connection.execute(text(RESULTS_VIEW))
-    facts = {"application": "kbit", "schema_version": str(SCHEMA_VERSION)}
+    facts = {
+        "application": "kbit",
+        "schema_version": str(SCHEMA_VERSION),
+        "identity": uuid.uuid4().hex,
+    }
     connection.execute(insert(Meta), [{"key": k, "value": v} for k, v in facts.items()])
 
 
@@ -82,9 +140,19 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(cause).split())
 
 
-def _sqlite_engine(url: str) -> Engine:
-    """SQLite with immediate write transactions: deferred ones lose writes under contention."""
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+def sqlite_engine(file: Path, mode: str, pooled: bool = True) -> Engine:
+    """SQLite with immediate write transactions: deferred ones lose writes under contention.
+
+    `mode`: as in SQLite's URIs; only `rwc` makes a file where there is none.
+    """
+    uri = f"{file.absolute().as_uri()}?mode={mode}"
+
+    def connection() -> sqlite3.Connection:
+        return sqlite3.connect(uri, timeout=BUSY_SECONDS, uri=True, check_same_thread=False)
+
+    url = URL.create("sqlite", database=str(file))
+    pool = QueuePool if pooled else NullPool
+    engine = create_engine(url, creator=connection, poolclass=pool)
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:

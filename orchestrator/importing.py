@@ -142,7 +142,7 @@ def store_rows(store: Store, rows: Sequence[ImportedRow]) -> int:
     experiments = {row.experiment["id"]: row.experiment for row in rows}
     source = rows[0].experiment["source"]
     protocols = {row.protocol["id"]: row.protocol for row in rows}
-    with store.lock(), store.engine.execution_options(writes=True).begin() as connection:
+    with store.lock(), store.writer.transaction() as connection:
         insert_new(connection, ExperimentRow, list(experiments.values()))
         insert_new(connection, ProtocolRow, list(protocols.values()))
         experiment_numbers = row_numbers(connection, ExperimentRow, set(experiments))

@@ -1,10 +1,21 @@
-"""One sweep a database: a lock that the operating system or the server drops with its holder."""
+"""One writer a database: a lock on the database itself, which goes with its holder.
+
+SQLite: a lock of an open file description on one byte of the database file, far beyond its end and
+beyond those that SQLite locks. It follows the file through hard links and renames, nothing beside
+the file can undo it, and the kernel drops it with the process, also after `kill -9`. A row with the
+holder's process and host would outlive it and need a heartbeat; a file beside the database can be
+removed. The usual locks of fcntl would do harm: closing any descriptor of a file drops all that the
+process holds on it, SQLite's among them. For the same reason descriptors are never closed here.
+
+PostgreSQL: an advisory lock of one session, in which everything is written: whoever loses the
+session can neither hold the lock nor write.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -14,29 +25,12 @@ from sqlalchemy.exc import DBAPIError
 from orchestrator.errors import InputError
 
 _ADVISORY_KEY = 0x6B626974  # "kbit"; PostgreSQL's advisory locks are per database
+_BYTE = 1 << 60  # SQLite locks those from 1 << 30
+_spare: dict[tuple[int, int], list[int]] = {}  # (device, inode) -> open descriptors without a lock
 
 
-@contextmanager
-def sweep_lock(engine: Engine) -> Iterator[None]:
-    """Hold the right to write the database. Raises InputError when another sweep has it.
-
-    SQLite: an flock on a file beside the database, so it must lie on a local disk. Nothing is left
-    locked after `kill -9`.
-    """
-    if engine.dialect.name == "sqlite":
-        with _file_lock(f"{engine.url.database}.lock"):
-            yield
-    else:
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            query = text("SELECT pg_try_advisory_lock(:key)")
-            if not connection.execute(query, {"key": _ADVISORY_KEY}).scalar():
-                raise InputError(_refusal(str(engine.url), "another sweep"))
-            try:
-                yield
-            finally:  # the connection goes back to the pool, not away
-                query = text("SELECT pg_advisory_unlock(:key)")
-                with suppress(DBAPIError):  # a connection that is gone holds no lock
-                    connection.execute(query, {"key": _ADVISORY_KEY})
+class Busy(Exception):
+    """Another process, or another Store of this one, is writing."""
 
 
 def serialize_setup(connection: Connection) -> None:
@@ -47,25 +41,49 @@ def serialize_setup(connection: Connection) -> None:
 
 
 @contextmanager
-def _file_lock(path: str) -> Iterator[None]:
+def file_lock(path: str) -> Iterator[None]:
+    """Hold the lock of an SQLite file. Raises Busy, or InputError where there are no such locks."""
     try:
-        # Python's descriptors are not inherited: Ray's processes cannot keep the lock alive.
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        reason = f"cannot be written: {error.strerror}; give another --db"
-        raise InputError(f"{path}: {reason}") from None
-    try:
+        place = os.stat(path)
+        spare = _spare.setdefault((place.st_dev, place.st_ino), [])
+        descriptor = spare.pop() if spare else os.open(path, os.O_RDWR)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(handle, 200, 0).decode(errors="replace").strip()
-            raise InputError(_refusal(path.removesuffix(".lock"), holder)) from None
-        os.truncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            _set(descriptor, fcntl.F_WRLCK)
+        except BaseException:
+            spare.append(descriptor)
+            raise
+    except BlockingIOError:
+        raise Busy from None
+    except (OSError, AttributeError) as error:  # AttributeError: not Linux
+        raise InputError(
+            f"{path}: cannot be locked: {error}; put it on a local disk, or give a PostgreSQL --db"
+        ) from None
+    try:
         yield
     finally:
-        os.close(handle)
+        with suppress(OSError):
+            _set(descriptor, fcntl.F_UNLCK)
+        spare.append(descriptor)
 
 
-def _refusal(database: str, holder: str) -> str:
-    return f"{database}: {holder} is writing to it; wait for that sweep, or give another --db"
+def _set(descriptor: int, kind: int) -> None:
+    request = struct.pack("hhqqi4x", kind, os.SEEK_SET, _BYTE, 1, 0)
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, request)
+
+
+@contextmanager
+def session_lock(engine: Engine) -> Iterator[Connection]:
+    """Hold the lock of a PostgreSQL database and yield the session to write in. Raises Busy."""
+    with engine.connect() as connection:
+        query = text("SELECT pg_try_advisory_lock(:key)")
+        taken = connection.execute(query, {"key": _ADVISORY_KEY}).scalar()
+        connection.rollback()  # the lock is the session's, not the transaction's
+        if not taken:
+            raise Busy
+        try:
+            yield connection
+        finally:  # the connection goes back to the pool, not away
+            with suppress(DBAPIError):  # a session that is gone holds no lock
+                connection.rollback()
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _ADVISORY_KEY})
+                connection.rollback()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 
-from sqlalchemy import Connection, select, text, update
+from sqlalchemy import Connection, insert, select, text, update
 
 from orchestrator.recording import protocol_limits
-from orchestrator.schema import RESULTS_VIEW, SCHEMA_VERSION, ProtocolRow
+from orchestrator.schema import RESULTS_VIEW, SCHEMA_VERSION, Meta, ProtocolRow
 
 Step = str | Callable[[Connection], None]
 
@@ -18,6 +19,11 @@ def _limits_as_columns(connection: Connection) -> None:
     for number, settings in stored:
         row = update(ProtocolRow).where(ProtocolRow.number == number)
         connection.execute(row.values(protocol_limits(settings)))
+
+
+def _give_identity(connection: Connection) -> None:
+    """What tells this database from another at the same place."""
+    connection.execute(insert(Meta).values(key="identity", value=uuid.uuid4().hex))
 
 
 # From version -> statements that lead to the next one. Columns are only ever added, so that a
@@ -33,6 +39,7 @@ STEPS: dict[int, tuple[Step, ...]] = {
         'ALTER TABLE protocols ADD COLUMN "limit" INTEGER',
         "ALTER TABLE protocols ADD COLUMN max_tokens INTEGER",
         _limits_as_columns,
+        _give_identity,
     ),
 }
 

@@ -6,9 +6,10 @@ or not at all; recording a result again changes nothing; readers never block the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from orchestrator.batch_sizes import batch_sizes, discard_larger
 from orchestrator.engine import (
     connect,
+    connect_to_read,
     let_readers_in,
     make_tables,
     one_line,
@@ -25,8 +27,9 @@ from orchestrator.engine import (
     sqlite_file,
 )
 from orchestrator.errors import InputError, SweepStopped
+from orchestrator.guard import DatabaseLost
 from orchestrator.item_scores import unpack_scores
-from orchestrator.lock import serialize_setup, sweep_lock
+from orchestrator.lock import serialize_setup
 from orchestrator.migrate import migrate
 from orchestrator.recording import write_results
 from orchestrator.schema import (
@@ -39,11 +42,14 @@ from orchestrator.schema import (
     MeasurementRow,
     ProtocolRow,
 )
+from orchestrator.writing import Writer
 from quantizers.setting import SETTING_COLUMNS
 
 if TYPE_CHECKING:  # reading a database must not wait for torch
     from orchestrator.experiment import Asked
     from orchestrator.job import JobResult
+
+_Value = TypeVar("_Value")
 
 
 class Store:
@@ -52,7 +58,7 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self.url = engine.url.render_as_string(hide_password=True)
         self.engine = engine
-        self._writer = engine.execution_options(writes=True)
+        self._writer: Writer | None = None  # of one made by `create`
 
     @classmethod
     def create(cls, url: str) -> Store:
@@ -68,24 +74,22 @@ class Store:
                 raise InputError(f"{file.parent}: {reason}; give --db") from None
         store = cls(connect(url))
         try:
-            with store._writer.begin() as connection:
+            with store.engine.execution_options(writes=True).begin() as connection:
                 serialize_setup(connection)
                 if not inspect(connection).get_table_names():
                     make_tables(connection)
                 elif (version := schema_version(store.engine, store.url)) < SCHEMA_VERSION:
                     migrate(connection, version)
             let_readers_in(store.engine)
-        except DBAPIError as error:
+            store._writer = Writer(store.engine)
+        except (DBAPIError, sqlite3.Error) as error:
             raise InputError(f"{store.url}: cannot be written: {one_line(error)}") from None
         return store
 
     @classmethod
     def open(cls, url: str) -> Store:
         """Open an existing database for reading. Raises InputError when there is none."""
-        file = sqlite_file(url)
-        if file and not file.is_file():
-            raise InputError(f"{file}: no such database; run a sweep first or give --db")
-        store = cls(connect(url))
+        store = cls(connect_to_read(url))
         if (version := schema_version(store.engine, store.url)) < SCHEMA_VERSION:
             raise InputError(
                 f"{store.url}: schema version {version} is older than {SCHEMA_VERSION}; start its "
@@ -93,36 +97,72 @@ class Store:
             )
         return store
 
+    def close(self) -> None:
+        """Let go of the database: of SQLite one file remains, which can be read anywhere."""
+        self.engine.dispose()
+        if self._writer is not None:
+            self._writer.close()
+
     # Writing
+
+    @property
+    def writer(self) -> Writer:
+        assert self._writer is not None, "opened to be read"
+        return self._writer
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the right to write: one sweep at a time. Raises InputError when another has it."""
-        return sweep_lock(self.engine)
+        return self.writer.lock()
 
     def record(self, *results: JobResult) -> None:
         """Store attempts with their measurements and per-item scores, in one transaction.
 
         Raises SweepStopped when the database does not take it (full disk, read-only, locked for
         longer than BUSY_SECONDS): nothing of these results is stored then, all earlier ones are.
+        Where the file itself is gone they are in a rescue file, which the error names.
         """
-        if not results:
-            return
+        if results:
+            self._write(lambda connection: write_results(connection, results), results)
+
+    def discard_larger_batches(self, stage: str, asked: Mapping[str, Collection[str]]) -> int:
+        """Discard scores from larger batches than their model could hold later; the number of
+        experiments (see orchestrator.batch_sizes). Raises SweepStopped as `record` does."""
+        return self._write(lambda connection: discard_larger(connection, stage, asked))
+
+    def _write(
+        self, action: Callable[[Connection], _Value], results: Sequence[JobResult] = ()
+    ) -> _Value:
         try:
-            with self._writer.begin() as connection:
-                write_results(connection, results)
+            with self.writer.transaction() as connection:
+                return action(connection)
+        except DatabaseLost as lost:
+            raise self._rescued(lost, results) from None
         except DBAPIError as error:
             raise SweepStopped(
                 f"{self.url}: cannot be written: {one_line(error)}; results up to here are stored"
             ) from None
 
-    def discard_larger_batches(self, stage: str, asked: Mapping[str, Collection[str]]) -> int:
-        """Discard scores from larger batches than their model could hold later; the number of
-        experiments (see orchestrator.batch_sizes). Raises SweepStopped as `record` does."""
+    def _rescued(self, lost: DatabaseLost, results: Sequence[JobResult] = ()) -> SweepStopped:
+        """Save what can be saved of an SQLite database; the error that says where it is."""
+        guard = self.writer.guard
+        assert guard is not None
         try:
-            with self._writer.begin() as connection:
-                return discard_larger(connection, stage, asked)
-        except DBAPIError as error:
-            raise SweepStopped(f"{self.url}: cannot be written: {one_line(error)}") from None
+            path = guard.rescue_file()
+            whole = not lost.content_gone and guard.copy_to(path)
+            if not whole or not lost.committed:
+                rescue = Store.create(f"sqlite:///{path}")
+                rescue.record(*results)
+                rescue.close()
+        except (OSError, InputError, SweepStopped) as error:
+            return SweepStopped(f"{self.url}: {lost} while in use, and nothing is saved: {error}")
+        if whole:
+            return SweepStopped(
+                f"{self.url}: {lost} while in use; everything stored so far is saved in {path}: "
+                f"move it to {guard.path} to go on from there"
+            )
+        return SweepStopped(
+            f"{self.url}: {lost} while in use; the last {len(results)} results are saved in {path}"
+        )
 
     # Asking
 
@@ -130,8 +170,12 @@ class Store:
     def reading(self) -> Iterator[Connection]:
         """A connection to read with. Raises SweepStopped when the database does not answer."""
         try:
+            if self._writer is not None:
+                self._writer.check()
             with self.engine.connect() as connection:
                 yield connection
+        except DatabaseLost as lost:
+            raise self._rescued(lost) from None
         except (DBAPIError, pd.errors.DatabaseError) as error:
             cause = error if isinstance(error, DBAPIError) else error.__cause__ or error
             raise SweepStopped(f"{self.url}: cannot be read: {one_line(cause)}") from None

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace, worker: Callable[[], Any] | None = None) -> in
         return 0
 
     store = Store.create(database_url(args.db, sweep.name))
-    with store.lock():
+    with closing(store), store.lock():
         print(f"database: {store.url}", flush=True)
         try:
             return _run(args, sweep, families, store, worker or _default_worker)

@@ -274,6 +274,30 @@ def test_a_database_that_is_gone_ends_a_sweep_in_one_line(postgres, study, capsy
     admin.dispose()
 
 
+def test_a_driver_that_lost_its_lock_writes_no_more(postgres):
+    """The server ended its session; another driver came in between."""
+    name = f"t{uuid.uuid4().hex}"
+    admin = create_engine(postgres.format("postgres"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    url = postgres.format(name)
+    first, second = Store.create(url), Store.create(url)
+    with first.lock():
+        first.record(result(4))
+        with admin.connect() as connection:
+            cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = "
+            connection.execute(text(f"{cut}'{name}'"))
+        second.engine.dispose()
+        with second.lock():
+            second.record(result(3))
+            for _ in range(2):  # nor with a connection made anew
+                with pytest.raises(SweepStopped, match="cannot be written|lock is lost") as stopped:
+                    first.record(result(5))
+                assert "\n" not in str(stopped.value)
+    assert sorted(Store.open(url).results()["bits"]) == [3, 4]
+    admin.dispose()
+
+
 def _record_some(url: str, _process: int) -> None:
     store = Store.create(url)
     for bits in range(2, 16):
@@ -301,6 +325,7 @@ def make_version_1(store: Store) -> None:
             for column in columns:
                 connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
         connection.execute(text(VIEW_OF_VERSION_1))
+        connection.execute(text("DELETE FROM kbit_meta WHERE key = 'identity'"))
         connection.execute(text("UPDATE kbit_meta SET value = '1' WHERE key = 'schema_version'"))
         connection.commit()
 
