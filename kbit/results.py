@@ -8,7 +8,7 @@ from kbit.database import add_db, open_store
 from kbit.output import add_format, print_frame
 
 EXAMPLE = "example: kbit results --family sotu-neox --bits 4 --metric cross_entropy --format csv"
-FILTERS = {"family": str, "model": str, "bits": int, "data_type": str, "task": str, "metric": str}
+FILTERS = {"family": str, "model": str, "bits": float, "data_type": str, "task": str, "metric": str}
 SHORT_COLUMNS = [
     "model",
     "bits",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from evaluation.corpora import corpus_name
@@ -12,7 +12,7 @@ from evaluation.protocols import perplexity_protocol, task_protocol
 from orchestrator.errors import InputError, ModelInputError
 from orchestrator.experiment import Asked, Experiment, Protocol
 from orchestrator.models import ModelEntry
-from orchestrator.spec import Grid, Sweep, select_models
+from orchestrator.spec import FACTORS, Grid, Sweep, select_models
 from quantizers.setting import Setting
 
 
@@ -30,31 +30,19 @@ class Plan:
         return [(e, self.protocols[e.model.name]) for e in self.experiments]
 
 
-def grid_settings(grid: Grid, where: str) -> Iterator[Setting]:
-    """The distinct quantization settings of one grid. Raises InputError naming the grid."""
-    seen = set()
-    for bits in grid.bits:
-        for data_type in grid.data_type if bits != 16 else [None]:
-            for exponent_bits in grid.exponent_choices(bits) if data_type == "float" else [None]:
-                for block_size in grid.block_size:
-                    for fraction in grid.outlier_fraction:
-                        for centered in grid.centered:
-                            for scope in grid.scope:
-                                try:
-                                    setting = Setting.make(
-                                        bits=bits,
-                                        data_type=data_type,
-                                        exponent_bits=exponent_bits,
-                                        block_size=block_size,
-                                        centered=centered,
-                                        outlier_fraction=fraction,
-                                        scope=scope,
-                                    )
-                                except ValueError as error:
-                                    raise InputError(f"{where}: {error}") from None
-                                if setting not in seen:
-                                    seen.add(setting)
-                                    yield setting
+def grid_settings(grid: Grid, where: str) -> list[Setting]:
+    """The distinct settings of one grid. Raises InputError naming the grid."""
+    names = [name for name in FACTORS if name != "exponent_bits"]
+    settings: dict[Setting, None] = {}
+    for values in product(*map(grid.choices, names)):
+        factors = dict(zip(names, values, strict=True))
+        is_float = factors["data_type"] == "float"
+        for exponent in grid.exponent_choices(factors["bits"]) if is_float else [None]:
+            try:
+                settings[Setting.make(**factors, exponent_bits=exponent)] = None
+            except ValueError as error:
+                raise InputError(f"{where}: {error}") from None
+    return list(settings)
 
 
 def expand(
@@ -76,9 +64,9 @@ def expand(
         if grid.models is not None:
             narrowed = select_models(grid.models, families, f"{place}.models")
             names &= {entry.name for entry in narrowed}
-        given = dict.fromkeys(grid_settings(grid, place))
+        given = grid_settings(grid, place)
         for name in names:
-            settings[name].update(given)
+            settings[name].update(dict.fromkeys(given))
 
     experiments, protocols, broken = [], {}, {}
     for entry in sorted(chosen, key=lambda e: e.n_params or 0, reverse=True):

@@ -26,8 +26,14 @@ def _give_identity(connection: Connection) -> None:
     connection.execute(insert(Meta).values(key="identity", value=uuid.uuid4().hex))
 
 
-# From version -> statements that lead to the next one. Columns are only ever added, so that a
-# reader of the older version goes on working beside it.
+def _bits_as_numbers(connection: Connection) -> None:
+    """Other people's precisions may be fractions. SQLite's columns take them as they are."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("ALTER TABLE experiments ALTER COLUMN bits TYPE FLOAT"))
+
+
+# From version -> statements that lead to the next one. Columns are only ever added (or widened), so
+# that a reader of the older version goes on working beside it.
 STEPS: dict[int, tuple[Step, ...]] = {
     1: (
         "ALTER TABLE attempts ADD COLUMN stage VARCHAR(16) NOT NULL DEFAULT 'full'",
@@ -40,6 +46,7 @@ STEPS: dict[int, tuple[Step, ...]] = {
         "ALTER TABLE protocols ADD COLUMN max_tokens INTEGER",
         _limits_as_columns,
         _give_identity,
+        _bits_as_numbers,
     ),
 }
 

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import Connection, and_, func, or_, select
 
+from orchestrator.frames import typed
 from orchestrator.item_scores import unpack_scores
 from orchestrator.schema import (
-    INTEGER_COLUMNS,
     PROTOCOL_COLUMNS,
     RESULT_COLUMNS,
     ExperimentRow,
@@ -42,20 +42,16 @@ def read_results(
         settings = [c for c in ExperimentRow.__table__.columns if c.name in RESULT_COLUMNS]
         query = select(ExperimentRow.number, ExperimentRow.id.label("experiment_id"), *settings)
         experiments = pd.read_sql(query, connection)
-    for side in (experiments, protocols):
-        for column in set(INTEGER_COLUMNS) & set(side.columns):
-            side[column] = side[column].astype("Int64")
-    experiments["nominal_bits"] = experiments["nominal_bits"].astype(float)
-    experiments["centered"] = experiments["centered"].astype(bool)
+    experiments, protocols = typed(experiments), typed(protocols)
     place = pd.Index(experiments["number"]).get_indexer(rows["experiment"])
     frame = experiments.take(place).reset_index(drop=True)
     place = pd.Index(protocols["number"]).get_indexer(rows["protocol"])
     for column in ("task", "protocol", *PROTOCOL_COLUMNS):
         frame[column] = protocols[column].take(place).array
     frame["metric"] = rows["metric"]
-    frame["value"], frame["stderr"] = rows["value"].astype(float), rows["stderr"].astype(float)
-    frame["n_items"] = rows["n_items"].astype(int)
-    return frame[list(RESULT_COLUMNS)]
+    for column in ("value", "stderr", "n_items"):
+        frame[column] = rows[column]
+    return typed(frame[list(RESULT_COLUMNS)])
 
 
 def _conditions(protocols: pd.DataFrame, wanted: Collection[tuple[str | None, str]]) -> list:

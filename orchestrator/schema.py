@@ -37,7 +37,7 @@ class ExperimentRow(Base):
     compute_dtype: Mapped[str] = mapped_column(String(16))
     n_params: Mapped[int | None] = mapped_column(BigInteger)
     method: Mapped[str] = mapped_column(String(32))
-    bits: Mapped[int]
+    bits: Mapped[float]
     data_type: Mapped[str | None] = mapped_column(String(32))
     exponent_bits: Mapped[int | None]
     block_size: Mapped[int | None]

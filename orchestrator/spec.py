@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from evaluation.corpora import CORPORA, corpus_version
 from evaluation.protocols import task_protocol
 from evaluation.task_index import task_names
 from orchestrator.errors import InputError
 from orchestrator.models import ModelEntry, first_problem, load_yaml
+from quantizers.setting import Setting
 
 _Entry = TypeVar("_Entry")
+
+
+# What a grid may list, and what it has otherwise. How weights are rounded follows from the bits.
+FACTORS: dict[str, Any] = {
+    **{field.name: field.default for field in fields(Setting) if field.name != "method"},
+    "data_type": "float",
+    "block_size": 64,
+}
 
 
 def _as_list(value: Any) -> Any:
@@ -26,46 +36,43 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Grid(_Strict):
+class Grid(BaseModel):
     """Every combination of the listed factors; a single value needs no brackets.
 
-    `exponent_bits` is `default` (appendix C.4's heuristic), a number, a list, or a mapping from
-    bits to one of these; it applies to the float type alone. `models` narrows a grid to some of
-    the sweep's families or models.
+    Factors are those of `Setting.make`. `exponent_bits` is `default` (appendix C.4's heuristic), a
+    number, a list, or a mapping from bits to one of these; it applies to the float type alone.
+    `models` narrows a grid to some of the sweep's families or models.
     """
 
-    bits: list[int]
-    data_type: list[str] = ["float"]
-    exponent_bits: Any = "default"
-    block_size: list[int | None] = [64]
-    outlier_fraction: list[float] = [0.0]
-    centered: list[bool] = [False]
-    scope: list[str] = ["linear"]
+    model_config = ConfigDict(extra="allow", frozen=True)
     models: list[str] | None = None
 
-    _lists = field_validator(
-        "bits",
-        "data_type",
-        "block_size",
-        "outlier_fraction",
-        "centered",
-        "scope",
-        mode="before",
-    )(_as_list)
+    @model_validator(mode="after")
+    def _check_factors(self) -> Grid:
+        given: dict[str, Any] = self.model_extra or {}
+        for name, value in given.items():
+            if name not in FACTORS:
+                raise ValueError(f"{name}: unknown key")
+            if value == []:
+                raise ValueError(f"{name}: an empty list asks for nothing")
+        if "bits" not in given:
+            raise ValueError("bits: missing")
+        exponents = given.get("exponent_bits")
+        for bits, choices in exponents.items() if isinstance(exponents, dict) else ():
+            if isinstance(bits, bool) or bits not in self.choices("bits"):
+                raise ValueError(f"exponent_bits: {bits!r} is none of this grid's bits")
+            if choices == []:
+                raise ValueError(f"exponent_bits: {bits}: an empty list asks for nothing")
+        return self
 
-    @field_validator("exponent_bits")
-    @classmethod
-    def _check_exponent_bits(cls, value: Any) -> Any:
-        choices = value.values() if isinstance(value, dict) else [value]
-        for choice in choices:
-            for item in _as_list(choice):
-                if item != "default" and (isinstance(item, bool) or not isinstance(item, int)):
-                    raise ValueError(f"{item!r} is neither `default` nor a number of exponent bits")
-        return value
+    def choices(self, factor: str) -> list[Any]:
+        """The values of one factor."""
+        given: dict[str, Any] = self.model_extra or {}
+        return _as_list(given.get(factor, FACTORS[factor]))
 
-    def exponent_choices(self, bits: int) -> list[int | None]:
+    def exponent_choices(self, bits: int) -> list[Any]:
         """Exponent bits to try at this precision; None stands for the default."""
-        value = self.exponent_bits
+        value = (self.model_extra or {}).get("exponent_bits", "default")
         if isinstance(value, dict):
             value = value.get(bits, "default")
         return [None if item == "default" else item for item in _as_list(value)]

@@ -27,13 +27,13 @@ from orchestrator.engine import (
     sqlite_file,
 )
 from orchestrator.errors import InputError, SweepStopped
+from orchestrator.frames import typed
 from orchestrator.guard import DatabaseLost
 from orchestrator.item_scores import unpack_scores
 from orchestrator.lock import serialize_setup
 from orchestrator.migrate import migrate
 from orchestrator.recording import write_results
 from orchestrator.schema import (
-    INTEGER_COLUMNS,
     RESULT_COLUMNS,
     SCHEMA_VERSION,
     AttemptRow,
@@ -217,14 +217,7 @@ class Store:
                 select(*[column(name) for name in RESULT_COLUMNS]).select_from(table("results")),
                 connection,
             )
-        frame["centered"] = frame["centered"].astype(bool)
-        for name in ("bits", "n_items"):
-            frame[name] = frame[name].astype(int)
-        for name in INTEGER_COLUMNS:
-            frame[name] = frame[name].astype("Int64")
-        for name in ("value", "stderr", "nominal_bits"):
-            frame[name] = frame[name].astype(float)
-        return frame
+        return typed(frame)
 
     def attempts(self) -> pd.DataFrame:
         """Every attempt with its experiment's setting, oldest first."""
@@ -236,7 +229,7 @@ class Store:
             *[c for c in AttemptRow.__table__.columns if c.name not in ("experiment",)],
         ).join(AttemptRow, AttemptRow.experiment == ExperimentRow.number)
         with self.reading() as connection:
-            return pd.read_sql(query.order_by(AttemptRow.number), connection)
+            return typed(pd.read_sql(query.order_by(AttemptRow.number), connection))
 
     def item_scores(self, experiment_id: str, task: str, metric: str) -> np.ndarray:
         """Per-item scores, float32 [n]. Raises KeyError when there are none."""

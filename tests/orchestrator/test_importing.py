@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from analysis.optimal import optimal
+from kbit.output import print_frame
 from orchestrator.errors import InputError
 from orchestrator.importing import read_import, store_rows
 from orchestrator.reading import read_results
@@ -137,6 +138,32 @@ def test_files_that_are_not_tables(tmp_path: Path, content: str, reason: str) ->
         read_import(path, "x", {})
     with pytest.raises(InputError, match="no such file"):
         read_import(tmp_path / "none.csv", "x", {})
+
+
+def test_bits_are_a_number(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "t.csv"
+    rows = [f"f,m,1000,{bits},int,qat,t,cross_entropy,3" for bits in (16, 4, 2.5, 1.58, 1)]
+    path.write_text("family,model,n_params,bits,data_type,method,task,metric,value\n")
+    path.write_text(path.read_text() + "\n".join(rows))
+    assert store_rows(store, read_import(path, "t", {})) == 5
+    stored = store.results().set_index("bits")
+    assert stored["bits_per_param"].to_dict() == {b: b for b in (16, 4, 2.5, 1.58, 1)}
+    assert stored["total_bits"].to_dict()[1.58] == 1580
+    print_frame(store.results(), "csv")
+    again = tmp_path / "again.csv"
+    again.write_text(capsys.readouterr().out)
+    assert ",4,int," in again.read_text() and ",4.0,int" not in again.read_text()
+    assert [r.experiment for r in read_import(again, "t", {})] == [
+        r.experiment for r in read_import(path, "t", {})
+    ]
+
+
+def test_bits_are_not_guessed_from_a_size_between_two(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    head = "family,model,n_params,total_bits,data_type,task,metric,value\n"
+    path.write_text(head + "f,m,1000,2500,int,t,acc,0.5\n")
+    with pytest.raises(InputError, match=r"total_bits / n_params is 2\.5 bits: give bits"):
+        read_import(path, "t", {})
 
 
 def test_total_bits_stand_in_for_bits_and_sizes_must_agree(tmp_path: Path, store: Store) -> None:

@@ -216,6 +216,21 @@ class TestStore:
         migrated.record(result(3))
         assert len(Store.open(url).attempts()) == 2
 
+    def test_a_column_for_every_field_of_a_setting_and_fractions_of_bits(self, url):
+        store = Store.create(url)
+        store.record(result(4))
+        store.record(result(3))
+        stored = store.results()
+        assert [type(bits) for bits in stored["bits"].tolist()] == [int, int]
+        for read in (stored, read_results(store), store.attempts()):
+            settings = {Setting.from_row(row) for row in read.to_dict("records")}
+            assert settings == {experiment(4).setting, experiment(3).setting}
+        with store.engine.connect() as connection:
+            connection.execute(text("UPDATE experiments SET bits = 1.58 WHERE bits = 3"))
+            connection.commit()
+        for read in (store.results(), read_results(store)):
+            assert sorted(read["bits"]) == [1.58, 4] and str(read["bits"].max()) == "4"
+
     def test_newer_schema_is_refused_and_left_alone(self, url):
         store = Store.create(url)
         with store.engine.connect() as connection:
@@ -324,6 +339,8 @@ def make_version_1(store: Store) -> None:
         for table, columns in added.items():
             for column in columns:
                 connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("ALTER TABLE experiments ALTER COLUMN bits TYPE INTEGER"))
         connection.execute(text(VIEW_OF_VERSION_1))
         connection.execute(text("DELETE FROM kbit_meta WHERE key = 'identity'"))
         connection.execute(text("UPDATE kbit_meta SET value = '1' WHERE key = 'schema_version'"))
