@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import ray
 
 from evaluation.measurement import Measurement, Metric
-from orchestrator.cluster import start_ray
+from orchestrator.connection import start_ray
 from orchestrator.experiment import Protocol
 from orchestrator.grid import expand
 from orchestrator.job import Job, JobResult

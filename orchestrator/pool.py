@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RaySystemError, RayTaskError, RpcError
 
-from orchestrator.cluster import Need, Room, check_alive, node_resources
+from orchestrator.cluster import Need, Room, check_alive, node_resources, shortage
 from orchestrator.errors import SweepStopped
 from orchestrator.job import Job, JobResult
 from orchestrator.provenance import device_name, here
@@ -82,21 +82,26 @@ class Pool:
         max_workers: int | None = None,
         timeout: float | None = None,
         stopping: Callable[[], bool] = lambda: False,
+        wait: bool = False,
     ) -> None:
         """`timeout`: seconds one job may take, loading included. `stopping`: asked all the time;
-        once true no further job is handed out and the pool ends with those in flight.
+        once true no further job is handed out and the pool ends with those in flight. `wait`: for
+        a node that can hold what none can now.
         """
         self._schedules: list[tuple[Need, Schedule]] = _by_need(jobs)
         self._worker, self._timeout, self._stopping = worker, timeout, stopping
         self._max_workers = max_workers or len(jobs)
         self._hired: list[_Hired] = []
+        self._wait = wait
+        self._said: set[str] = set()
         self._failed_starts = 0
         self.worker_seconds = 0.0
 
     def results(self) -> Generator[list[JobResult], None, None]:
         """Results as they come, several at a time. Closing the iterator ends every worker.
 
-        Raises SweepStopped when no worker can be started or the cluster is gone.
+        Raises SweepStopped when no worker can be started, when no node can hold those of the work
+        that is left (unless it may wait for one), or when the cluster is gone.
         """
         hire_at = 0.0
         try:
@@ -105,6 +110,7 @@ class Pool:
                     check_alive()
                     if not self._stopping():
                         self._hire()
+                        self._check_needs()
                     hire_at = time.monotonic() + HIRE_SECONDS
                 pending = {hired.pending: hired for hired in self._hired}
                 if not pending:
@@ -145,6 +151,17 @@ class Pool:
                 actor = remote.options(**options).remote(self._worker)
                 pending = actor.introduce.remote("cuda" if need.get("GPU") else "cpu")
                 self._hired.append(_Hired(actor, need, schedule, model, pending))
+
+    def _check_needs(self) -> None:
+        """Say once what no node can hold; the end, where it is all that is left."""
+        nodes = node_resources()
+        waiting = [need for need, schedule in self._schedules if schedule.has_work()]
+        lacking = [reason for need in waiting if (reason := shortage(need, nodes))]
+        for reason in [r for r in lacking if r not in self._said]:
+            self._said.add(reason)
+            print(f"waiting: {reason}", flush=True)
+        if lacking and len(lacking) == len(waiting) and not self._hired and not self._wait:
+            raise SweepStopped(f"{lacking[0]}; add such a node, or let the sweep --wait for one")
 
     def _collect(self, hired: _Hired) -> list[JobResult]:
         """Take what a worker has ready, give it the next batch, and return its results."""
