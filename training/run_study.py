@@ -89,7 +89,8 @@ def on_ray(
     import ray
     from ray.exceptions import RayTaskError
 
-    from orchestrator.cluster import check_alive, has_gpu, start_ray
+    from orchestrator.cluster import check_alive, has_gpu
+    from orchestrator.connection import start_ray
 
     start_ray()
     gpus = 1 if has_gpu() else 0
