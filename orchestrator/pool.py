@@ -18,6 +18,7 @@ from ray.exceptions import RayError, RaySystemError, RayTaskError, RpcError
 from orchestrator.cluster import Need, Room, check_alive, node_resources, shortage
 from orchestrator.errors import SweepStopped
 from orchestrator.job import Job, JobResult
+from orchestrator.outcome import Cause, Status
 from orchestrator.provenance import device_name, here
 from orchestrator.schedule import MAX_ATTEMPTS, Schedule
 
@@ -46,7 +47,7 @@ class Actor:
         results = []
         for job in jobs:
             results.append(self._worker.run(job))
-            if results[-1].status == "lost":
+            if results[-1].status == Status.LOST:
                 break
         return results
 
@@ -122,7 +123,7 @@ class Pool:
                     ready += more
                 results = [r for reference in ready for r in self._collect(pending[reference])]
                 results += self._overdue()
-                if any(result.status == "lost" for result in results):
+                if any(result.status == Status.LOST for result in results):
                     hire_at = 0.0
                 if results:
                     yield results
@@ -178,7 +179,7 @@ class Pool:
         batch, hired.batch = hired.batch, []
         for job in batch[len(value) :]:
             hired.schedule.put_back(job)
-        if value[-1].status == "lost":
+        if value[-1].status == Status.LOST:
             hired.batch = [batch[len(value) - 1]]
             return value[:-1] + self._lose(hired, value[-1].error, value[-1])
         for result in value:
@@ -226,10 +227,11 @@ class Pool:
             again = hired.schedule.lost(job)
             prefix = "" if again else f"worker lost {MAX_ATTEMPTS} times: "
             after = f" (after {time.monotonic() - hired.given_at:.1f} s)"
-            known = account or JobResult(job, "lost", **hired.provenance)
-            status = "lost" if again else "failed"
+            known = account or JobResult(job, Status.LOST, **hired.provenance)
+            status = Status.LOST if again else Status.FAILED
             error = prefix + reason + after
-            results.append(replace(known, status=status, error=error, measurements=[]))
+            known = replace(known, status=status, error=error, cause=Cause.WORKER)
+            results.append(replace(known, measurements=[], failures={}))
         self._dismiss(hired)
         if self._failed_starts >= MAX_FAILED_STARTS and not self._busy():
             raise SweepStopped(f"no worker can be started: {reason}")

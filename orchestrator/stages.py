@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.experiment import Asked
 from orchestrator.grid import Plan
 from orchestrator.interrupt import Interrupt
-from orchestrator.job import Job, JobResult, unusable_model
+from orchestrator.job import Job, JobResult
 from orchestrator.local import run_local
+from orchestrator.outcome import Cause, Stage, Status
 from orchestrator.progress import SweepProgress
 from orchestrator.provenance import here
 from orchestrator.spec import Sweep
@@ -52,13 +53,13 @@ class Stages:
         """All of it; what an adaptive sweep's samples left, None where all was asked for."""
         self._record_broken()
         if self.sweep.strategy != "adaptive":
-            self._stage(self.plan.asked, "full")
+            self._stage(self.plan.asked, Stage.FULL)
             return None
         from orchestrator.screening import in_full
 
         verdict = self._screen()
         if verdict is not None:
-            self._stage(in_full(self.plan, verdict), "full")
+            self._stage(in_full(self.plan, verdict), Stage.FULL)
         return verdict
 
     def _screen(self) -> Verdict | None:
@@ -68,20 +69,20 @@ class Stages:
         plan, sweep, store = self.plan, self.sweep, self.store
         corpus = corpus_sample(plan, sweep)
         print("first a sample of every experiment:", flush=True)
-        self._stage(corpus.asked, "screen")
+        self._stage(corpus.asked, Stage.SCREEN)
         if self.interrupt.asked:
             return None
         tasks = task_sample(plan, corpus, sweep, store)
         if any(tasks.protocols.values()):
             print("then a sample of the tasks, for those near the best by loss:", flush=True)
-            self._stage(tasks.asked, "screen_tasks")
+            self._stage(tasks.asked, Stage.SCREEN_TASKS)
         if self.interrupt.asked:
             return None
         verdict = judge(plan, corpus, tasks, sweep, store)
         print(f"{dropped(plan, verdict)} experiments dropped after the samples", flush=True)
         return verdict
 
-    def _stage(self, asked: list[Asked], stage: str) -> None:
+    def _stage(self, asked: list[Asked], stage: Stage) -> None:
         """Do what is missing; again for models whose memory ran out, in smaller batches."""
         retry_failed = self.retry_failed
         ids = {e.id: {p.id for p in protocols} for e, protocols in asked}
@@ -95,18 +96,18 @@ class Stages:
             print(f"memory ran out: {outgrown} experiments again in smaller batches", flush=True)
             retry_failed = False  # once a sweep
 
-    def _missing_jobs(self, asked: list[Asked], stage: str, retry_failed: bool) -> list[Job]:
+    def _missing_jobs(self, asked: list[Asked], stage: Stage, retry_failed: bool) -> list[Job]:
         sweep, store = self.sweep, self.store
         usable = [(e, protocols) for e, protocols in asked if e.model.name not in self.plan.broken]
-        failed = {} if retry_failed else store.failed_experiments()
+        failures = {} if retry_failed else store.failures()
+        known = {asked for asked, failure in failures.items() if not failure.cause.mendable}
         missing = missing_protocols(usable, store.stored_measurements())
-        # Whether a model can be used depends on files and networks, mended between sweeps.
-        todo = [(e, p) for e, p in missing if e.id not in failed or unusable_model(failed[e.id])]
+        todo = missing_protocols(missing, known)
         skipped = len(missing) - len(todo)
         note = f", {skipped} failed before (--retry-failed tries them again)" if skipped else ""
         whole = f"{len(sweep.task_names())} tasks and {len(sweep.corpora)} corpora"
         print(
-            f"{len(asked)} experiments x {whole if stage == 'full' else '1 sample'}: "
+            f"{len(asked)} experiments x {whole if stage == Stage.FULL else '1 sample'}: "
             f"{len(usable) - len(missing)} stored, {len(todo)} to do{note}",
             flush=True,
         )
@@ -145,11 +146,13 @@ class Stages:
     def _record_broken(self) -> None:
         """Experiments of an unusable model are stored as failed, once."""
         known = self.store.failed_experiments()
-        for experiment in self.plan.experiments:
+        for experiment, protocols in self.plan.asked:
             problem = self.plan.broken.get(experiment.model.name)
             if problem is not None and known.get(experiment.id) != str(problem):
-                job = Job(experiment, [], self.device, self.sweep.compute.threads_per_worker)
-                self.store.record(JobResult(job, "failed", error=str(problem), **here()))
+                threads = self.sweep.compute.threads_per_worker
+                job = Job(experiment, protocols, self.device, threads)
+                failed = JobResult(job, Status.FAILED, str(problem), Cause.MODEL, **here())
+                self.store.record(failed)
 
 
 def dropped(plan: Plan, verdict: Verdict) -> int:

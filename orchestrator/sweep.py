@@ -101,7 +101,7 @@ def _run(
     sweep: Sweep, plan: Plan, device: str, workforce: Workforce, args: argparse.Namespace
 ) -> int:
     from orchestrator.interrupt import Interrupt
-    from orchestrator.job import unusable_model
+    from orchestrator.outcome import Cause
     from orchestrator.stages import Stages
     from orchestrator.store import Store
 
@@ -117,13 +117,12 @@ def _run(
                 verdict = stages.run()
             if interrupt.asked:
                 raise KeyboardInterrupt
-            errors = store.failed_experiments()
-            failed = [errors[e.id] for e in plan.experiments if e.id in errors]
+            failed = store.failures_of(plan.asked)
             _print_outcome(plan, len(failed), verdict, store.url)
         except SweepStopped as error:
             print(f"error: {error}; the same command goes on", file=sys.stderr, flush=True)
             return 3
-    unusable = bool(plan.broken) or any(unusable_model(error) for error in failed)
+    unusable = bool(plan.broken) or any(failure.cause == Cause.MODEL for failure in failed.values())
     return 2 if unusable else 1 if failed else 0
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from lm_eval.models.utils import resolve_max_length
 
+from evaluation.errors import DataError
 from evaluation.language_model import LanguageModel
 from evaluation.measurement import Measurement
 from evaluation.perplexity import evaluate_perplexity
@@ -24,6 +25,7 @@ from evaluation.zero_shot import evaluate_zero_shot
 from orchestrator.experiment import Protocol, as_sample
 from orchestrator.job import Job, JobResult
 from orchestrator.models import ModelEntry
+from orchestrator.outcome import Cause, Failure, Status
 from orchestrator.provenance import device_name, here, peak_memory, reset_peak_memory
 from quantizers.checkpoint import UnusableModel
 from quantizers.loading import check_causal, load_model
@@ -56,15 +58,16 @@ class Worker:
         Status `lost`: a CUDA error, after which nothing works in this process any more.
         """
         torch.set_num_threads(job.threads)
-        result = JobResult(job, "done", **here())
+        result = JobResult(job, Status.DONE, **here())
         try:
             reset_peak_memory(job.device)
             result.device = device_name(job.device)
             self._run(job, result)
         except Exception as error:
-            result.status = "lost" if _cuda_context_is_broken(error) else "failed"
-            result.error = f"{type(error).__name__}: {error}"
-        if result.status != "lost":
+            result.status = Status.LOST if _cuda_context_is_broken(error) else Status.FAILED
+            failure = _failure(error)
+            result.error, result.cause = failure.error, failure.cause
+        if result.status != Status.LOST:
             result.peak_memory = peak_memory(job.device)
         return result
 
@@ -79,11 +82,22 @@ class Worker:
             budget = None
             while budget != tokens_per_batch(resident.model):  # halved on the way: all again
                 budget = tokens_per_batch(resident.model)
-                result.versions = result.versions | {"tokens_per_batch": str(budget)}
+                result.tokens_per_batch = budget
                 result.measurements.clear()
+                result.failures.clear()
+                result.status, result.error = Status.DONE, None
                 for protocol in job.protocols:
-                    measured = measure(resident.model, self._tokenizer, protocol)
-                    result.measurements.append((protocol, measured))
+                    self._measure(resident, protocol, result)
+
+    def _measure(self, resident: ResidentModel, protocol: Protocol, result: JobResult) -> None:
+        """Add one protocol's scores to the result, or why there are none: others may have."""
+        try:
+            measured = measure(resident.model, self._tokenizer, protocol)
+            result.measurements.append((protocol, measured))
+        except ValueError as error:
+            failure = _failure(error)
+            result.failures[protocol.id] = failure
+            result.status, result.error, result.cause = Status.FAILED, failure.error, failure.cause
 
     def _load(self, job: Job) -> ResidentModel:
         entry = job.experiment.model
@@ -133,7 +147,7 @@ def measure(model: Any, tokenizer: Any, protocol: Protocol) -> Measurement:
         )
     measured = _score(model, tokenizer, protocol)
     if measured.protocol["data"] != settings["data"]:
-        raise ValueError(
+        raise DataError(
             f"{protocol.task}: its data changed since the sweep started; start the sweep again"
         )
     return measured
@@ -162,6 +176,16 @@ def _score_corpus(model: Any, tokenizer: Any, protocol: Protocol) -> Measurement
         settings["max_tokens"],
         protocol.data_files,
     )
+
+
+def _failure(error: Exception) -> Failure:
+    """What an exception says, and whose fault it is."""
+    cause = Cause.ASKED
+    if isinstance(error, UnusableModel):
+        cause = Cause.MODEL
+    elif isinstance(error, DataError | OSError):
+        cause = Cause.DATA
+    return Failure(cause, f"{type(error).__name__}: {error}")
 
 
 def _cuda_context_is_broken(error: Exception) -> bool:
