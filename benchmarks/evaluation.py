@@ -45,15 +45,17 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, PreTrainedModel
 
 from evaluation import scoring
+from evaluation.engine.engine import Engine
 from evaluation.language_model import LanguageModel
 from evaluation.layout import Batch, plan
+from evaluation.loaded_task import LoadedTask, load_task
 from evaluation.local_tasks import build_task
 from evaluation.measurement import Measurement
 from evaluation.model_abilities import attention_kernels, model_inputs
 from evaluation.scoring import Scorer
 from evaluation.sequences import Sequences
 from evaluation.task_requests import TaskRequests, task_requests
-from evaluation.zero_shot import LoadedTask, evaluate_zero_shot, load_task
+from evaluation.zero_shot import evaluate_zero_shot
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = ("lambada_openai", "hellaswag", "piqa", "winogrande", "arc_easy", "copa")
@@ -197,7 +199,7 @@ def compare(
 ) -> None:
     """Raises AssertionError where our scores are not the harness's; prints the ties."""
     exact, name = model.dtype == torch.float32, measured.task
-    scores, sequences = lm.score(requests.sequences), requests.sequences
+    scores, sequences = lm.score(requests.sequences, name), requests.sequences
     answers = [peer.answers[name, r.doc_id, r.idx] for r in loaded.requests]
     theirs = np.array([value for value, _ in answers])
     agree(name, scores.logprob, theirs, exact)
@@ -232,19 +234,22 @@ def benchmark(
     model: PreTrainedModel, case: str, files: dict[str, str], limit: int | None, note: Any
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "tokenizer")
-    lm = LanguageModel(model, tokenizer, MAX_LENGTH)
-    run = partial(evaluate_zero_shot, lm, list(files), limit, files)
+    model.config.max_position_embeddings = max(MAX_LENGTH, model.config.max_position_embeddings)
+    engine = Engine(model, tokenizer)
+    lm = LanguageModel(engine, MAX_LENGTH)
+    run = partial(evaluate_zero_shot, engine, list(files), limit, files, MAX_LENGTH)
     first, measured = seconds(run)
     runs = [seconds(run) for _ in range(ROUNDS)]
     ours = statistics.median(taken for taken, _ in runs)
     loaded = {m.task: load_task(m.task, limit, files[m.task], m.protocol["data"]) for m in measured}
+    encoder = engine.encoder
     requests = {
-        m.task: task_requests(lm.encoder, m.protocol, partial(loaded.get, m.task)) for m in measured
+        m.task: task_requests(encoder, m.protocol, partial(loaded.get, m.task)) for m in measured
     }
     sequences = {name: of_task.sequences for name, of_task in requests.items() if of_task}
     for name in sorted(loaded.keys() - sequences.keys()):
         texts = [request.args[0] for request in loaded[name].requests]
-        sequences[name], _ = lm.encoder.windows(texts, MAX_LENGTH)
+        sequences[name], _ = encoder.windows(texts, MAX_LENGTH)
     passes = partial(bare_passes, model, list(sequences.values()))
     bare = statistics.median(seconds(passes)[0] for _ in range(ROUNDS))
     peer = RecordingHFLM(model, tokenizer)

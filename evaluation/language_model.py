@@ -7,46 +7,33 @@ this does not.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from lm_eval.api.model import LM
-from lm_eval.models.utils import resolve_max_length
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluation.encoding import Encoder
-from evaluation.scoring import Scorer, Scores
+from evaluation.engine.engine import Engine
+from evaluation.scoring import Scores
 from evaluation.sequences import Sequences
-
-ENCODED_KEPT = 16
-# Tokens, never scores: they may be shared by every model with the same tokenizer.
-_encoded: OrderedDict[tuple[Any, ...], tuple[Sequences, list[int]]] = OrderedDict()
 
 
 class LanguageModel(LM):
-    """Log-likelihoods of texts under a resident transformers causal LM.
+    """Log-likelihoods of texts under an engine's model.
 
     The model's weights may be changed (quantized, restored) between calls: only tokens are kept.
     Scores are fp32 log-softmax of the model's logits, summed in float64, in nats.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        max_length: int | None = None,
-    ) -> None:
-        """`max_length`: longest input in tokens; by default the model's context."""
+    def __init__(self, engine: Engine, context: int | None = None) -> None:
+        """`context`: longest input in tokens; by default the model's. Raises ValueError for more
+        than the model reads."""
         super().__init__()
-        self.model = model.eval()
-        self.tokenizer = tokenizer
-        self.max_length: int = max_length or resolve_max_length(model.config, tokenizer)
-        self.encoder = Encoder(tokenizer)
+        self.engine = engine
+        self.max_length: int = engine.window(context)
 
-    def score(self, sequences: Sequences, greedy: bool = True) -> Scores:
-        """Scores of token sequences, cut on the left to what the model reads."""
-        return Scorer(self.model, self.max_length).score(sequences, greedy)
+    def score(self, sequences: Sequences, subject: str, greedy: bool = True) -> Scores:
+        """Scores of token sequences, cut on the left to `max_length`; see `Engine.score`."""
+        return self.engine.score(sequences, self.max_length, subject, greedy)
 
     def loglikelihood(
         self, requests: Sequence[Any], disable_tqdm: bool = True
@@ -55,7 +42,7 @@ class LanguageModel(LM):
         request with `args` (context, continuation). Raises ValueError for an empty continuation
         and for one longer than the model's context."""
         sequences, _ = self._encode("loglikelihood", tuple(r.args for r in requests))
-        scores = self.score(sequences)
+        scores = self.score(sequences, _subject(requests))
         assert scores.greedy is not None
         return list(zip(scores.logprob.tolist(), scores.greedy.tolist(), strict=True))
 
@@ -66,7 +53,8 @@ class LanguageModel(LM):
         texts = tuple(request.args for request in requests)
         sequences, owners = self._encode("loglikelihood_rolling", texts)
         totals = [0.0] * len(texts)
-        for owner, logprob in zip(owners, self.score(sequences, greedy=False).logprob, strict=True):
+        scores = self.score(sequences, _subject(requests), greedy=False)
+        for owner, logprob in zip(owners, scores.logprob, strict=True):
             totals[owner] += float(logprob)
         return totals
 
@@ -75,14 +63,19 @@ class LanguageModel(LM):
 
     def _encode(self, kind: str, texts: tuple[tuple[str, ...], ...]) -> tuple[Sequences, list[int]]:
         """The tokens of these texts, and for windows the request that each belongs to."""
-        windows = kind == "loglikelihood_rolling"
-        key = (self.encoder.fingerprint, self.max_length if windows else None, kind, texts)
-        if key not in _encoded:
+        encoder, windows = self.engine.encoder, kind == "loglikelihood_rolling"
+
+        def encode() -> tuple[Sequences, list[int]]:
             if windows:
-                _encoded[key] = self.encoder.windows([text for (text,) in texts], self.max_length)
-            else:
-                _encoded[key] = (self.encoder.pairs(texts), [])
-        _encoded.move_to_end(key)
-        if len(_encoded) > ENCODED_KEPT:
-            _encoded.popitem(last=False)
-        return _encoded[key]
+                return encoder.windows([text for (text,) in texts], self.max_length)
+            return encoder.pairs(texts), []
+
+        encoded: tuple[Sequences, list[int]] = encoder.kept.get(
+            (kind, self.max_length if windows else None, texts), encode
+        )
+        return encoded
+
+
+def _subject(requests: Sequence[Any]) -> str:
+    """What requests are for, in words."""
+    return f"task {requests[0].task_name or 'of these requests'}" if requests else "nothing"

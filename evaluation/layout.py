@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -72,22 +71,6 @@ class Plan:
     longest: int  # tokens read of the longest sequence
 
 
-# The latest only: a worker holds one model at a time.
-_plans: WeakKeyDictionary[Sequences, tuple[Layout, Plan]] = WeakKeyDictionary()
-
-
-def plan(sequences: Sequences, layout: Layout) -> Plan:
-    """The batches of these sequences, made once while the layout stays. Trees come first, then the
-    widest rows.
-
-    Raises ValueError where the tokens to score exceed what the model reads.
-    """
-    known = _plans.get(sequences)
-    if known is None or known[0] != layout:
-        known = _plans[sequences] = (layout, _make_plan(sequences, layout))
-    return known[1]
-
-
 @dataclass(frozen=True)
 class _Row:
     """One tree, or one sequence. `members`: (sequence, its scored positions in the row)."""
@@ -102,7 +85,11 @@ class _Row:
         return len(self.members) > 1
 
 
-def _make_plan(sequences: Sequences, layout: Layout) -> Plan:
+def plan(sequences: Sequences, layout: Layout) -> Plan:
+    """The batches of these sequences. Trees come first, then the widest rows.
+
+    Raises ValueError where the tokens to score exceed what the model reads.
+    """
     if (too_long := np.flatnonzero(sequences.scored > layout.max_length)).size:
         raise ValueError(
             f"request {too_long[0]}: a continuation of {sequences.scored[too_long[0]]} tokens "

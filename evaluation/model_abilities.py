@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from evaluation import tree_attention
-from evaluation.layout import Batch, Layout, plan
+from evaluation.engine.rows import differ
+from evaluation.layout import WIDEST_TREE, Batch, Layout, plan
 from evaluation.sequences import Sequences
 
 # Settings of transformers whose attention depends on places in the row.
@@ -67,31 +70,42 @@ def head_can_stand_apart(model: PreTrainedModel) -> bool:
     return torch.allclose(apart, whole.to(apart.dtype), rtol=1e-3, equal_nan=True)
 
 
-def tree_pair_cost(model: PreTrainedModel) -> float | None:
-    """`Layout.pair_cost` for a model. On a CPU its attention is replaced, where that is torch's,
-    by one that costs nothing for pairs of tokens on different paths.
+def read_states(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
+    """Last hidden states of plain rows, [rows, width, d]; logits of models without a base."""
+    output = model.base_model(input_ids=input_ids, use_cache=False)
+    states: Tensor = output.logits if "logits" in output else output.last_hidden_state
+    return states
+
+
+def tree_pair_cost(model: PreTrainedModel, layout: Layout) -> float | None:
+    """`Layout.pair_cost` for a model that is otherwise laid out so. On a CPU its attention is
+    replaced, where that is torch's, by one that costs nothing for pairs of tokens on different
+    paths; some models (Falcon) have an attention of their own, which stays.
 
     Else by the multiply-adds of a transformer layer: 12 h^2 a token, 2 h a pair of tokens, which
     take a GPU longer in attention with a mask than in the linear layers.
     """
-    if not _reads_trees(model):
+    if model.config._attn_implementation == tree_attention.NAME:  # of an earlier scorer
+        model.set_attn_implementation("sdpa")
+    if not _reads_trees(model, layout):
         return None
-    own = model.config._attn_implementation
-    if own == "sdpa" and model.device.type == "cpu" and model.dtype == torch.float32:
+    before = model.config._attn_implementation
+    if before == "sdpa" and model.device.type == "cpu" and model.dtype == torch.float32:
         model.set_attn_implementation(tree_attention.NAME)
-        if _reads_trees(model):
+        calls = tree_attention.calls
+        if _reads_trees(model, layout) and tree_attention.calls > calls:
             return 0.0
-        model.set_attn_implementation(own)
-    of_a_pair = 1 if model.device.type == "cpu" else _GPU_PAIR
-    return of_a_pair / (6 * int(model.config.get_text_config().hidden_size))
+        model.set_attn_implementation(before)
+    pair = 1 if model.device.type == "cpu" else _GPU_PAIR
+    return pair / (6 * int(model.config.get_text_config().hidden_size))
 
 
 @torch.inference_mode()
-def _reads_trees(model: PreTrainedModel) -> bool:
-    """Whether a mask and positions of our own make the model read two sequences in one row.
+def _reads_trees(model: PreTrainedModel, layout: Layout) -> bool:
+    """Whether a mask and positions of our own make the model read many sequences in one row.
 
     Not so where positions follow from the mask or the row (BLOOM), where the past is a state, and
-    where a window or chunks of attention would be lost; a probe this short does not show all that.
+    where a window or chunks of attention would be lost: rows as wide as any are tried too.
     """
     config = model.config.get_text_config()
     odd = any(getattr(config, name, None) for name in _ROW_BOUND)
@@ -111,7 +125,28 @@ def _reads_trees(model: PreTrainedModel) -> bool:
     error = (hidden - expected).abs().max()
     rounding = max(1e-3, 4 * torch.finfo(model.dtype).eps)  # of 16-bit models, on other kernels
     allowed = 0.05 * (unmasked - expected).abs().max() + rounding * expected.abs().max()
-    return bool(error <= allowed)
+    return bool(error <= allowed) and _reads_wide_trees(model, layout)
+
+
+def _reads_wide_trees(model: PreTrainedModel, layout: Layout) -> bool:
+    """The same of one tree as wide as any, whose sequences are no longer than the model reads."""
+    widest = min(WIDEST_TREE, layout.tokens_per_batch)
+    tip = max(1, min(layout.max_length // 2, widest // 4, 64))
+    stem = [5] * min(4, tip)
+    vocabulary = model.config.get_text_config().vocab_size
+    tips = range((widest - len(stem)) // tip)
+    sequences = Sequences.of(
+        [
+            (stem + [(7 * number + place) % vocabulary for place in range(tip + 1)], 1)
+            for number in tips
+        ]
+    )
+    apart, together = (plan(sequences, replace(layout, pair_cost=cost)) for cost in (None, 0.0))
+    states = []
+    for plans in (apart, together):
+        found = torch.cat([_hidden(model, batch) for batch in plans.batches])
+        states.append(found[np.argsort(plans.order)])
+    return not differ(states[1], states[0], model.dtype)
 
 
 def _hidden(model: PreTrainedModel, batch: Batch) -> Tensor:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from lm_eval.models.utils import resolve_max_length
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from evaluation.corpora import corpus_name, load_corpus
-from evaluation.encoding import tokenizer_fingerprint
+from evaluation.engine.engine import Engine
 from evaluation.measurement import Measurement, Metric
 from evaluation.protocols import perplexity_protocol
-from evaluation.scoring import Scorer
 from evaluation.sequences import Sequences
 
 
@@ -28,12 +25,12 @@ class TokenStream:
 
 
 def evaluate_perplexity(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    engine: Engine,
     corpus: str,
     context: int | None = None,
     max_tokens: int | None = None,
     data_files: str | None = None,
+    bos: bool | Literal["auto"] = "auto",
 ) -> Measurement:
     """Cross-entropy of a corpus in non-overlapping windows. `corpus` is a name, with `data_files`
     its local copy, or a file.
@@ -41,27 +38,38 @@ def evaluate_perplexity(
     The documents, each followed by EOS, form one stream t_0 t_1 t_2 ... of which the first
     `max_tokens` + 1 tokens are used (None: all). Window i reads t[i*c .. i*c+c-1], c = `context`
     (None: the model's), and predicts the token after each: every token is scored once except t_0,
-    which nothing precedes. The last window may be short.
+    which nothing precedes. With `bos` (auto: for models that need it) a window reads BOS and then
+    c - 1 tokens; the same tokens are scored. The last window may be short.
 
     Metrics: `cross_entropy` in nats a token, `perplexity` (its exponential, inf where that
     overflows), `bits_per_byte` over the UTF-8 bytes of exactly the scored text (EOS costs nats and
     has no bytes), `tokens` scored. Standard errors take windows as clusters, weighted by their
     tokens. Items: nats a token of each window. A diverged model yields nan or inf, not an error.
-    Raises ValueError for a corpus without two tokens, and for a context the model cannot read.
+    Raises ValueError for a corpus without two tokens, a context that the model cannot read, tokens
+    that it has no embeddings for, and where BOS or EOS are lacking.
     """
-    protocol = perplexity_protocol(corpus, context, max_tokens, data_files)
-    limit = resolve_max_length(model.config, tokenizer)
-    if context is not None and context > limit:
-        raise ValueError(f"context {context} exceeds the {limit} tokens that the model can read")
-    window = context or limit
-    windows, scored_bytes = _windows(
-        _ByContent(tokenizer), corpus, data_files, protocol["data"], window, max_tokens
+    begins = engine.needs_bos if bos == "auto" else bos
+    protocol = perplexity_protocol(corpus, context, max_tokens, data_files, begins)
+    window = engine.window(context)
+    windows, scored_bytes = engine.encoder.kept.get(
+        ("windows", corpus, data_files, protocol["data"], window, max_tokens, begins),
+        lambda: _windows(
+            engine.encoder.tokenizer, corpus, data_files, max_tokens, _Window(window, begins)
+        ),
     )
-    nats = -Scorer(model.eval(), window).score(windows, greedy=False).logprob
+    nats = -engine.score(windows, window, f"corpus {corpus_name(corpus)}", greedy=False).logprob
     tokens = windows.scored.astype(np.float64)
     metrics = _metrics(nats, tokens, scored_bytes)
     items = {"cross_entropy": (nats / tokens).astype(np.float32)}
     return Measurement(corpus_name(corpus), protocol, metrics, items)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Tokens that are read at a time, and whether the first of them is BOS."""
+
+    size: int
+    bos: bool
 
 
 def token_stream(
@@ -105,38 +113,25 @@ def _bytes_of(
     return len(text[first:last].encode())
 
 
-class _ByContent:
-    """A tokenizer as a cache key: equal to others that tokenize alike."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer = tokenizer
-        self.fingerprint = tokenizer_fingerprint(tokenizer)
-
-    def __hash__(self) -> int:
-        return hash(self.fingerprint)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByContent) and other.fingerprint == self.fingerprint
-
-
-@lru_cache(maxsize=8)
 def _windows(
-    key: _ByContent,
+    tokenizer: PreTrainedTokenizerBase,
     corpus: str,
     data_files: str | None,
-    data: str,
-    context: int,
     max_tokens: int | None,
+    window: _Window,
 ) -> tuple[Sequences, int]:
-    """The windows, and the bytes they score; the same for every precision of a model. `data` is the
-    corpus's version: a file that has changed is read again."""
+    """The windows, and the bytes they score; the same for every precision of a model."""
+    if window.bos and tokenizer.bos_token_id is None:
+        raise ValueError(f"corpus {corpus_name(corpus)}: bos: the tokenizer has no BOS token")
     n_tokens = None if max_tokens is None else max_tokens + 1
-    stream = token_stream(key.tokenizer, load_corpus(corpus, data_files), n_tokens)
+    stream = token_stream(tokenizer, load_corpus(corpus, data_files), n_tokens)
     if len(stream.ids) < 2:
         raise ValueError(f"corpus {corpus!r} has {len(stream.ids)} tokens; 2 are needed")
-    starts = range(0, len(stream.ids) - 1, context)
-    windows = [stream.ids[start : start + context + 1] for start in starts]
-    sequences = Sequences.of([(window, len(window) - 1) for window in windows])
+    before = [tokenizer.bos_token_id] if window.bos else []
+    step = window.size - len(before)
+    starts = range(0, len(stream.ids) - 1, step)
+    parts = [stream.ids[start : start + step + 1] for start in starts]
+    sequences = Sequences.of([(before + part, len(part) - 1) for part in parts])
     return sequences, stream.scored_bytes
 
 

@@ -35,13 +35,17 @@ def perplexity_protocol(
     context: int | None = None,
     max_tokens: int | None = None,
     data_files: str | None = None,
+    bos: bool = False,
 ) -> dict[str, Any]:
-    """What the metrics depend on besides model and tokenizer; tokenizes nothing. Raises ValueError
-    for an unknown corpus and for limits below 1."""
+    """What the metrics depend on besides model and tokenizer; tokenizes nothing. `bos`: whether
+    windows begin with it. Raises ValueError for an unknown corpus and for limits below 1."""
+    if bos and context == 1:
+        raise ValueError(f"perplexity on {corpus}: bos: a window of 1 token has no room for it")
     for key, value in (("context", context), ("max_tokens", max_tokens)):
         if value is not None and value < 1:
             raise ValueError(f"perplexity on {corpus}: {key} {value} must be at least 1")
-    return {
+    begins = {"bos": True} if bos else {}
+    return begins | {
         "corpus": corpus_name(corpus),
         "data": corpus_version(corpus, data_files),
         "context": context,

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from weakref import WeakKeyDictionary
 
@@ -19,11 +19,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from evaluation.engine.module_state import put_back
+from evaluation.engine.rows import RowHabits, row_habits
 from evaluation.layout import Batch, Layout, Plan, plan
 from evaluation.model_abilities import (
     attention_kernels,
     head_can_stand_apart,
     model_inputs,
+    read_states,
     tree_pair_cost,
 )
 from evaluation.sequences import Sequences
@@ -49,36 +52,14 @@ class Scores:
     greedy: np.ndarray | None
 
 
-@dataclass
-class _Traits:
-    """What holds for a model whatever its weights are at the moment."""
-
-    head_apart: bool
-    pair_cost: float | None
-    tokens_per_batch: int
-
-
-_traits: WeakKeyDictionary[PreTrainedModel, _Traits] = WeakKeyDictionary()
-
-
-def tokens_per_batch(model: PreTrainedModel) -> int | None:
-    """The batch size this model is scored with, in positions; None before its first scoring."""
-    return _traits[model].tokens_per_batch if model in _traits else None
-
-
-def limit_tokens_per_batch(model: PreTrainedModel, most: int) -> None:
-    """Score a model that has a scorer in batches of at most `most` positions from here on."""
-    traits = _traits[model]
-    traits.tokens_per_batch = min(traits.tokens_per_batch, most)
-
-
 class Scorer:
     """Scores sequences on one resident model (any transformers causal LM, in eval mode).
 
-    The weights may change between calls; nothing computed from them is kept. The first scorer of a
-    model on a GPU tries the largest batch; wherever memory runs out, the tokens of a batch are
-    halved for as long as the model lives and the sequences scored again from the first, so that
-    the numbers of one call always come from one layout.
+    What the model can do is found when its scorer is made; its weights may change between calls,
+    nothing computed from them is kept. A row's scores are those it has alone: models that go by the
+    width of a batch read one row at a time. On a GPU the largest batch is tried first; wherever
+    memory runs out, `tokens_per_batch` is halved for good and the sequences scored again from the
+    first, so that the numbers of one call always come from one layout.
     """
 
     def __init__(self, model: PreTrainedModel, max_length: int) -> None:
@@ -87,21 +68,22 @@ class Scorer:
         self.device: torch.device = model.device
         self._kind = "cpu" if self.device.type == "cpu" else "cuda"
         self._max_length = max_length
-        known = model in _traits
-        if not known:
-            budget = TOKENS_PER_BATCH[self._kind]
-            with attention_kernels(self.device):
-                apart, pair_cost = head_can_stand_apart(model), tree_pair_cost(model)
-            _traits[model] = _Traits(apart, pair_cost, budget)
-        self._of_model = _traits[model]
-        if not known and self._kind == "cuda":
+        self.tokens_per_batch = TOKENS_PER_BATCH[self._kind]
+        self.rows = RowHabits()
+        self._pair_cost: float | None = None
+        self._widest_known = 0
+        self._plans: WeakKeyDictionary[Sequences, tuple[Layout, Plan]] = WeakKeyDictionary()
+        with attention_kernels(self.device):
+            self._head_apart = head_can_stand_apart(model)
+            self._learn_rows(min(max_length, self._widest_shared()))
+            self._pair_cost = None if self.rows.alone else self._learn_trees()
+        if self._kind == "cuda":
             self.probe()
 
     @property
     def layout(self) -> Layout:
         """How batches are laid out for this model."""
-        traits = self._of_model
-        return Layout(self._max_length, traits.tokens_per_batch, traits.pair_cost)
+        return Layout(self._max_length, self.tokens_per_batch, self._pair_cost)
 
     def positions_at_once(self) -> int:
         """How many positions the output head is applied to at a time."""
@@ -114,7 +96,7 @@ class Scorer:
 
         Not even one sequence as long as the model reads may fit: the tasks may have shorter ones.
         """
-        budget = self._of_model.tokens_per_batch
+        budget = self.tokens_per_batch
         width = min(self._max_length, budget)
         stem, tip = width // 2, width // 4
         vocabulary = self.model.config.get_text_config().vocab_size
@@ -131,32 +113,78 @@ class Scorer:
         with suppress(torch.OutOfMemoryError):
             self.score(Sequences.of(trees))
 
-    def score(self, sequences: Sequences, greedy: bool = True) -> Scores:
-        """Score sequences, in the order given; `greedy`: whether to find the greedy flags too.
+    def score(
+        self, sequences: Sequences, greedy: bool = True, max_length: int | None = None
+    ) -> Scores:
+        """Score sequences, in the order given; `greedy`: whether to find the greedy flags too;
+        `max_length`: tokens read of a sequence, where not as many as the model reads.
 
         Raises ValueError where a continuation exceeds what the model reads, and
         torch.OutOfMemoryError when the longest sequence does not fit by itself.
         """
         while True:
-            layout = self.layout
-            batches = plan(sequences, layout)
+            layout = replace(self.layout, max_length=max_length or self._max_length)
+            batches = self._plan(sequences, layout)
             try:
+                if batches.longest > self._widest_known:
+                    self._learn_rows(batches.longest)
+                    continue
                 return self._run(batches, greedy)
             except torch.OutOfMemoryError:
                 if layout.tokens_per_batch <= batches.longest:
                     raise
-            self._of_model.tokens_per_batch = layout.tokens_per_batch // 2
-            log.warning(
-                "out of memory: batches of %d tokens from here", self.layout.tokens_per_batch
-            )
-            if self._kind == "cuda":
-                torch.cuda.empty_cache()
+            self._halve_batches()
+
+    def _plan(self, sequences: Sequences, layout: Layout) -> Plan:
+        """The batches of these sequences, made once while the layout stays."""
+        known = self._plans.get(sequences)
+        if known is None or known[0] != layout:
+            known = self._plans[sequences] = (layout, plan(sequences, layout))
+        return known[1]
+
+    def _halve_batches(self) -> None:
+        self.tokens_per_batch //= 2
+        log.warning("out of memory: batches of %d tokens from here", self.tokens_per_batch)
+        if self._kind == "cuda":
+            torch.cuda.empty_cache()
+
+    def _widest_shared(self) -> int:
+        """No row in a batch of several is wider. (A row of trees may be: see `tree_pair_cost`.)"""
+        return self.tokens_per_batch // 2
+
+    def _learn_rows(self, width: int) -> None:
+        """Find out how the model reads rows of up to so many tokens."""
+        read = partial(read_states, self.model)
+        shared = width <= self._widest_shared()
+        try:
+            habits = row_habits(self.model, width, read, shared)
+        except torch.OutOfMemoryError:
+            if not shared or width <= FEWEST_AT_ONCE:
+                raise
+            self._halve_batches()
+            self._learn_rows(min(width, self._widest_shared()))
+            return
+        self._widest_known = width
+        self.rows = self.rows.joined(habits)
+        if self.rows.alone:
+            self.tokens_per_batch, self._pair_cost = 1, None
+
+    def _learn_trees(self) -> float | None:
+        """`Layout.pair_cost` of the model."""
+        while True:
+            try:
+                return tree_pair_cost(self.model, self.layout)
+            except torch.OutOfMemoryError:
+                if self.tokens_per_batch <= FEWEST_AT_ONCE:
+                    return None
+            self._halve_batches()
 
     def _run(self, batches: Plan, greedy: bool) -> Scores:
         if not batches.batches:
             return Scores(np.empty(0), np.empty(0, dtype=bool) if greedy else None)
         forward = partial(self._forward, greedy=greedy)
-        threads = torch.get_num_threads() if self._kind == "cpu" else 1
+        one_thread = self._kind == "cuda" or self.rows.alone or self.rows.state
+        threads = 1 if one_thread else torch.get_num_threads()
         if len(batches.batches) >= threads > 1:
             scored = _on_threads(forward, batches.batches)
         else:
@@ -184,7 +212,8 @@ class Scorer:
         logprobs = torch.empty(n, device=self.device)
         flags = torch.empty(n if greedy else 0, dtype=torch.bool, device=self.device)
         inputs = model_inputs(self.model, batch)
-        if self._of_model.head_apart:
+        put_back(self.rows.state)
+        if self._head_apart:
             values = self.model.base_model(**inputs).last_hidden_state.flatten(0, 1)
             head = self.model.get_output_embeddings()
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -35,6 +36,11 @@ class Sequences:
 
     def __len__(self) -> int:
         return len(self.scored)
+
+    @cached_property
+    def largest(self) -> int:
+        """The largest token id; -1 of no tokens."""
+        return int(self.tokens.max()) if len(self.tokens) else -1
 
     @property
     def lengths(self) -> np.ndarray:

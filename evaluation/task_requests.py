@@ -1,17 +1,17 @@
 """A task's requests once they are built and tokenized, and what its metrics need besides scores.
 
 Building and tokenizing a task takes longer than scoring it on a small model. It is done once for a
-tokenizer, kept on disk, and shared by all processes; answers are never kept.
+tokenizer, kept on disk, and shared by all processes; in memory its encoder has those it used
+lately. Answers are never kept.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from lm_eval.api.metrics import mean, perplexity
@@ -19,21 +19,16 @@ from lm_eval.api.task import ConfigurableTask
 
 from evaluation.encoding import Encoder
 from evaluation.kept_arrays import Arrays, kept
+from evaluation.loaded_task import LoadedTask
 from evaluation.scoring import Scores
 from evaluation.sequences import Sequences
 from evaluation.sotu_tasks import cache_directory
-
-if TYPE_CHECKING:
-    from evaluation.zero_shot import LoadedTask
 
 FORMAT = 1  # of the files; part of their names
 NO_ANSWER = -100  # the harness's mark for an item without a right choice
 # In the order in which the harness gives them.
 CHOICE_METRICS = {"acc": mean, "acc_norm": mean, "acc_bytes": mean}
 TEXT_METRICS = {"perplexity": perplexity, "acc": mean}
-REQUESTS_KEPT = 128  # tasks in memory; all of mmlu is 57
-
-_in_memory: OrderedDict[str, TaskRequests | None] = OrderedDict()
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,19 +84,18 @@ def task_requests(
     """
     parts = json.dumps([FORMAT, encoder.fingerprint, protocol], sort_keys=True)
     key = hashlib.sha256(parts.encode()).hexdigest()[:32]
-    if key not in _in_memory:
 
+    def read_or_build() -> TaskRequests | None:
         def build() -> Arrays | None:
             return _arrays(load(), encoder)
 
         path = cache_directory() / "requests" / f"{key}.npz"
         # A tokenizer written in Python is known by its identity in this process alone.
         arrays = kept(path, build) if encoder.tokenizer.is_fast else build()
-        _in_memory[key] = None if arrays is None else _from_arrays(arrays)
-    _in_memory.move_to_end(key)
-    if len(_in_memory) > REQUESTS_KEPT:
-        _in_memory.popitem(last=False)
-    return _in_memory[key]
+        return None if arrays is None else _from_arrays(arrays)
+
+    requests: TaskRequests | None = encoder.kept.get(key, read_or_build)
+    return requests
 
 
 def aggregation_of(metric: str) -> Callable[[Any], float]:

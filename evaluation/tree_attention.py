@@ -19,6 +19,7 @@ from transformers.masking_utils import sdpa_mask
 from quantizers.kernels.jit import compiled
 
 NAME = "kbit_tree"  # among transformers' attention implementations
+calls = 0  # of the attention over trees by models: whether a model has it at all is counted
 _TOGETHER = 4  # consecutive tokens of one sequence that read the values together
 _UNROLLED = 8  # dimensions of a head taken in one pass over the keys
 
@@ -68,6 +69,8 @@ def _forward(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
+    global calls
+    calls += 1
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return tree_attention(query, key, value, attention_mask[:, 0, 0], scale), None
 

@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from lm_eval.api.instance import Instance
-from lm_eval.api.task import Task
 
+from evaluation.engine.engine import Engine
 from evaluation.language_model import LanguageModel
-from evaluation.local_tasks import build_task
+from evaluation.loaded_task import LoadedTask, load_task
 from evaluation.measurement import Measurement, Metric
 from evaluation.protocols import task_protocol
 from evaluation.standard_error import item_scores, standard_error
 from evaluation.task_requests import aggregation_of, task_requests
 
-FEWSHOT_SEED = 1234  # the harness's own default
-
-
-@dataclass(frozen=True)
-class LoadedTask:
-    """A task, its requests, and for each item its document and its slice of the requests."""
-
-    task: Task
-    requests: list[Instance]
-    items: list[tuple[Any, slice]]
-
 
 def evaluate_zero_shot(
-    lm: LanguageModel,
+    engine: Engine,
     tasks: Sequence[str],
     limit: int | None = None,
     data_files: Mapping[str, str] = MappingProxyType({}),
+    context: int | None = None,
 ) -> list[Measurement]:
     """Score the first `limit` items (None: all) of each task, one measurement a task.
 
@@ -46,30 +31,13 @@ def evaluate_zero_shot(
     have the standard error of the mean; a perplexity that of its exponent (delta method). With a
     diverged model (nan) the first choice counts as chosen. Each task is batched by itself, so its
     scores do not depend on the others. `data_files` points tasks at local copies of their data (see
-    `local_tasks`). Raises ValueError for unknown tasks, generation tasks, and data that cannot be
-    loaded.
+    `local_tasks`); `context`: tokens read at a time (None: all that the model reads).
+
+    Raises ValueError for unknown tasks, generation tasks, data that cannot be loaded, a context
+    that the model cannot read, and tokens that it has no embeddings for.
     """
+    lm = LanguageModel(engine, context)
     return [_evaluate_task(lm, name, limit, data_files.get(name)) for name in tasks]
-
-
-@lru_cache(maxsize=32)
-def load_task(
-    name: str, limit: int | None = None, data_files: str | None = None, data: str | None = None
-) -> LoadedTask:
-    """A task with its data and requests, built once a process for a version `data` of local files.
-    Raises ValueError as above."""
-    with contextlib.redirect_stderr(io.StringIO()):  # progress bars that nothing else turns off
-        task = build_task(name, data_files)
-        if task.config.num_fewshot is None:
-            task.set_config("num_fewshot", 0)
-        task.set_fewshot_seed(FEWSHOT_SEED)
-        task.build_all_requests(limit=limit)
-    requests, items, start = list(task.instances), [], 0
-    for i, request in enumerate(requests):
-        if i + 1 == len(requests) or requests[i + 1].doc_id != request.doc_id:
-            items.append((request.doc, slice(start, i + 1)))
-            start = i + 1
-    return LoadedTask(task, requests, items)
 
 
 def _evaluate_task(
@@ -80,10 +48,10 @@ def _evaluate_task(
     def load() -> LoadedTask:
         return load_task(name, limit, data_files, protocol["data"])
 
-    requests = task_requests(lm.encoder, protocol, load)
+    requests = task_requests(lm.engine.encoder, protocol, load)
     if requests is None:
         return _judged_by_the_task(lm, load(), protocol)
-    answers = lm.score(requests.sequences, greedy=not requests.are_choices)
+    answers = lm.score(requests.sequences, f"task {name}", greedy=not requests.are_choices)
     scores = requests.item_scores(answers)
     metrics = [_aggregate(name, items, aggregation_of(name)) for name, items in scores.items()]
     items = {metric: values.astype(np.float32) for metric, values in scores.items()}

@@ -1,7 +1,4 @@
-"""What a command measured on one model, stored beside the sweep's results for that setting.
-
-Its attempts are of a stage of their own: what a sweep did, failed at or has to do stays as it was.
-"""
+"""What a command measured on one model, stored beside the sweep's results for that setting."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from orchestrator.errors import InputError
 from orchestrator.experiment import Experiment, Protocol
 from orchestrator.job import Job, JobResult
 from orchestrator.models import ModelEntry
-from orchestrator.outcome import Stage, Status
 from orchestrator.store import Store
 from quantizers.setting import Setting
 
@@ -44,8 +40,8 @@ def store_measurements(
     experiment = Experiment(entry, entry.checked_revision(), setting, compute_dtype)
     protocols = [Protocol(m.task, "command", m.protocol, m.task) for m in measurements]
     result = JobResult(
-        Job(experiment, protocols, device, threads=0, stage=Stage.COMMAND),
-        Status.DONE,
+        Job(experiment, protocols, device, threads=0),
+        "done",
         measurements=list(zip(protocols, measurements, strict=True)),
         device=device_name,
     )

@@ -10,7 +10,6 @@ import pandas as pd
 from sqlalchemy import case, func, select
 
 from orchestrator.experiment import SAMPLE, Experiment, Protocol
-from orchestrator.outcome import Stage, Status
 from orchestrator.schema import AttemptRow, ExperimentRow, MeasurementRow, ProtocolRow
 from orchestrator.store import Store
 
@@ -64,7 +63,7 @@ def measured_rates(store: Store) -> Rates:
             func.sum(AttemptRow.seconds_score).label("scoring"),
         )
         .join(AttemptRow, AttemptRow.experiment == ExperimentRow.number)
-        .where(AttemptRow.status == Status.DONE, AttemptRow.stage == Stage.FULL)
+        .where(AttemptRow.status == "done", AttemptRow.stage == "full")
         .where(AttemptRow.seconds_score > 0)
         .group_by(ExperimentRow.number)
     )
@@ -145,7 +144,7 @@ def newest_dtype(store: Store) -> str | None:
     query = (
         select(ExperimentRow.compute_dtype)
         .join(AttemptRow, AttemptRow.experiment == ExperimentRow.number)
-        .where(AttemptRow.status == Status.DONE)
+        .where(AttemptRow.status == "done")
         .order_by(AttemptRow.number.desc())
     )
     with store.reading() as connection:

@@ -7,7 +7,6 @@ from typing import Any
 
 from orchestrator.errors import SweepStopped
 from orchestrator.job import Job, JobResult
-from orchestrator.outcome import Status
 
 
 def run_local(
@@ -23,5 +22,5 @@ def run_local(
             return
         result = one.run(job)
         yield [result]
-        if result.status == Status.LOST:
+        if result.status == "lost":
             raise SweepStopped(str(result.error))

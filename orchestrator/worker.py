@@ -11,21 +11,17 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from lm_eval.models.utils import resolve_max_length
 
-from evaluation.errors import DataError
-from evaluation.language_model import LanguageModel
+from evaluation.encoding import Encoder
+from evaluation.engine.engine import Engine
 from evaluation.measurement import Measurement
 from evaluation.perplexity import evaluate_perplexity
-from evaluation.scoring import Scorer, limit_tokens_per_batch, tokens_per_batch
 from evaluation.zero_shot import evaluate_zero_shot
 from orchestrator.experiment import Protocol, as_sample
 from orchestrator.job import Job, JobResult
 from orchestrator.models import ModelEntry
-from orchestrator.outcome import Cause, Failure, Status
 from orchestrator.provenance import device_name, here, peak_memory, reset_peak_memory
 from quantizers.checkpoint import UnusableModel
 from quantizers.loading import check_causal, load_model
@@ -49,7 +45,7 @@ class Worker:
         quiet_libraries()
         self._entry: ModelEntry | None = None
         self._resident: ResidentModel | None = None
-        self._tokenizer: Any = None
+        self._engine: Engine | None = None
         self._unusable: tuple[ModelEntry, Exception] | None = None  # the latest that did not load
 
     def run(self, job: Job) -> JobResult:
@@ -58,55 +54,44 @@ class Worker:
         Status `lost`: a CUDA error, after which nothing works in this process any more.
         """
         torch.set_num_threads(job.threads)
-        result = JobResult(job, Status.DONE, **here())
+        result = JobResult(job, "done", **here())
         try:
             reset_peak_memory(job.device)
             result.device = device_name(job.device)
             self._run(job, result)
         except Exception as error:
-            result.status = Status.LOST if _cuda_context_is_broken(error) else Status.FAILED
-            failure = _failure(error)
-            result.error, result.cause = failure.error, failure.cause
-        if result.status != Status.LOST:
+            result.status = "lost" if _cuda_context_is_broken(error) else "failed"
+            result.error = f"{type(error).__name__}: {error}"
+        if result.status != "lost":
             result.peak_memory = peak_memory(job.device)
         return result
 
     def _run(self, job: Job, result: JobResult) -> None:
         with _timed(result, "seconds_load"):
-            resident = self._load(job)
+            resident, engine = self._load(job)
             if job.tokens_per_batch is not None:
-                limit_tokens_per_batch(resident.model, job.tokens_per_batch)
+                engine.limit_tokens_per_batch(job.tokens_per_batch)
         with _timed(result, "seconds_quantize"):
             result.bits = resident.apply(job.experiment.setting)
         with _timed(result, "seconds_score"):
             budget = None
-            while budget != tokens_per_batch(resident.model):  # halved on the way: all again
-                budget = tokens_per_batch(resident.model)
-                result.tokens_per_batch = budget
+            while budget != engine.tokens_per_batch:  # halved on the way: all again
+                budget = engine.tokens_per_batch
+                result.versions = result.versions | {"tokens_per_batch": str(budget)}
                 result.measurements.clear()
-                result.failures.clear()
-                result.status, result.error = Status.DONE, None
                 for protocol in job.protocols:
-                    self._measure(resident, protocol, result)
+                    measured = measure(engine, protocol)
+                    result.measurements.append((protocol, measured))
 
-    def _measure(self, resident: ResidentModel, protocol: Protocol, result: JobResult) -> None:
-        """Add one protocol's scores to the result, or why there are none: others may have."""
-        try:
-            measured = measure(resident.model, self._tokenizer, protocol)
-            result.measurements.append((protocol, measured))
-        except ValueError as error:
-            failure = _failure(error)
-            result.failures[protocol.id] = failure
-            result.status, result.error, result.cause = Status.FAILED, failure.error, failure.cause
-
-    def _load(self, job: Job) -> ResidentModel:
+    def _load(self, job: Job) -> tuple[ResidentModel, Engine]:
         entry = job.experiment.model
-        if entry != self._entry or self._resident is None:
+        if entry != self._entry or self._resident is None or self._engine is None:
             if self._unusable is not None and self._unusable[0] == entry:
                 raise self._unusable[1]  # not read again for each of its experiments
-            self._entry = self._resident = self._tokenizer = None  # free before loading the next
+            encoder = self._engine.encoder if self._engine else None
+            self._entry = self._resident = self._engine = None  # free before loading the next
             try:
-                self._resident = self._read(job)
+                self._resident, self._engine = self._read(job, encoder)
             except torch.OutOfMemoryError:  # there may be more the next time
                 raise
             except Exception as error:
@@ -114,11 +99,11 @@ class Worker:
                 self._unusable = (entry, error.with_traceback(None))
                 raise
             self._entry = entry
-        return self._resident
+        return self._resident, self._engine
 
-    def _read(self, job: Job) -> ResidentModel:
+    def _read(self, job: Job, encoder: Encoder | None) -> tuple[ResidentModel, Engine]:
         entry = job.experiment.model
-        model, self._tokenizer = load_model(entry.checkpoint, job.device)
+        model, tokenizer = load_model(entry.checkpoint, job.device)
         try:
             resident = ResidentModel(
                 model,
@@ -128,64 +113,39 @@ class Worker:
             check_causal(resident.model)
         except ValueError as error:
             raise UnusableModel(f"model {entry.name}: {error}") from None
-        longest = resolve_max_length(model.config, self._tokenizer)
-        Scorer(resident.model, longest)  # finds the batch size
-        return resident
+        return resident, Engine(resident.model, tokenizer, encoder)
 
 
-def measure(model: Any, tokenizer: Any, protocol: Protocol) -> Measurement:
+def measure(engine: Engine, protocol: Protocol) -> Measurement:
     """One task or corpus on the model as it stands.
 
     Raises ValueError for a context the model cannot read, and for data that changed on the way.
     """
-    settings = protocol.settings
-    limit = resolve_max_length(model.config, tokenizer)
-    if settings["context"] is not None and settings["context"] > limit:
+    score = _score_task if "task" in protocol.settings else _score_corpus
+    measured = score(engine, protocol)
+    if measured.protocol["data"] != protocol.settings["data"]:
         raise ValueError(
-            f"context {settings['context']} exceeds the {limit} tokens that the model can read; "
-            "give a smaller `context`, or none for the model's own"
-        )
-    measured = _score(model, tokenizer, protocol)
-    if measured.protocol["data"] != settings["data"]:
-        raise DataError(
             f"{protocol.task}: its data changed since the sweep started; start the sweep again"
         )
-    return measured
-
-
-def _score(model: Any, tokenizer: Any, protocol: Protocol) -> Measurement:
-    score = _score_task if "task" in protocol.settings else _score_corpus
-    measured = score(model, tokenizer, protocol)
     return as_sample(measured) if protocol.kind == "sample" else measured
 
 
-def _score_task(model: Any, tokenizer: Any, protocol: Protocol) -> Measurement:
-    settings = protocol.settings
-    lm = LanguageModel(model, tokenizer, max_length=settings["context"])
-    local = {protocol.source: protocol.data_files} if protocol.data_files else {}
-    return evaluate_zero_shot(lm, [protocol.source], settings["limit"], local)[0]
+def _score_task(engine: Engine, protocol: Protocol) -> Measurement:
+    settings, name = protocol.settings, protocol.source
+    local = {name: protocol.data_files} if protocol.data_files else {}
+    return evaluate_zero_shot(engine, [name], settings["limit"], local, settings["context"])[0]
 
 
-def _score_corpus(model: Any, tokenizer: Any, protocol: Protocol) -> Measurement:
+def _score_corpus(engine: Engine, protocol: Protocol) -> Measurement:
     settings = protocol.settings
     return evaluate_perplexity(
-        model,
-        tokenizer,
+        engine,
         protocol.source,
         settings["context"],
         settings["max_tokens"],
         protocol.data_files,
+        settings.get("bos", False),
     )
-
-
-def _failure(error: Exception) -> Failure:
-    """What an exception says, and whose fault it is."""
-    cause = Cause.ASKED
-    if isinstance(error, UnusableModel):
-        cause = Cause.MODEL
-    elif isinstance(error, DataError | OSError):
-        cause = Cause.DATA
-    return Failure(cause, f"{type(error).__name__}: {error}")
 
 
 def _cuda_context_is_broken(error: Exception) -> bool:

@@ -10,9 +10,17 @@ from lm_eval.api.instance import Instance
 from transformers import AutoModelForCausalLM, AutoTokenizer, ByT5Tokenizer
 
 from evaluation.encoding import tokenizer_fingerprint
+from evaluation.engine.engine import Engine
 from evaluation.language_model import LanguageModel
 from tests.evaluation.peers import PEERS, make_peer
-from tests.evaluation.tiny_models import CONFIGS, CONTEXT, TEXT, tiny_model, tiny_tokenizer
+from tests.evaluation.tiny_models import (
+    CONFIGS,
+    CONTEXT,
+    TEXT,
+    tiny_engine,
+    tiny_model,
+    tiny_tokenizer,
+)
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -65,7 +73,7 @@ def greedy_pair(model, tokenizer) -> tuple[str, str]:
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_agrees_with_the_harness(architecture, adds_bos, peer_kind):
     model, tokenizer = tiny_model(architecture), tiny_tokenizer(adds_bos)
-    lm = LanguageModel(model, tokenizer, max_length=CONTEXT)
+    lm = LanguageModel(Engine(model, tokenizer), CONTEXT)
     peer = make_peer(peer_kind, model, tokenizer, CONTEXT)
     pairs = [*PAIRS, greedy_pair(model, tokenizer)]
     ours = lm.loglikelihood(requests(pairs))
@@ -89,7 +97,7 @@ def test_agrees_with_the_harness_on_a_trained_model(peer_kind):
         ("the Constitution of the United", " States"),
         ("I recommend to the", " Congress"),
     ]
-    ours = LanguageModel(model, tokenizer).loglikelihood(requests(pairs))
+    ours = LanguageModel(Engine(model, tokenizer)).loglikelihood(requests(pairs))
     peer = make_peer(peer_kind, model, tokenizer, 256)
     assert_equal_scores(ours, peer.loglikelihood(requests(pairs), disable_tqdm=True))
     assert any(greedy for _, greedy in ours) and not all(greedy for _, greedy in ours)
@@ -98,25 +106,27 @@ def test_agrees_with_the_harness_on_a_trained_model(peer_kind):
 def test_greedy_flag_is_set_for_the_models_own_continuation():
     model, tokenizer = tiny_model("gpt2"), tiny_tokenizer()
     pair = greedy_pair(model, tokenizer)
-    assert LanguageModel(model, tokenizer).loglikelihood(requests([pair]))[0][1]
+    assert LanguageModel(Engine(model, tokenizer)).loglikelihood(requests([pair]))[0][1]
 
 
 def test_tokens_are_kept_but_scores_are_not():
     model, tokenizer = tiny_model("gpt2"), tiny_tokenizer()
-    lm = LanguageModel(model, tokenizer)
+    engine = Engine(model, tokenizer)
+    lm = LanguageModel(engine)
     before = lm.loglikelihood(requests(PAIRS[:4]))
     with torch.no_grad():
         model.transformer.h[0].mlp.c_fc.weight.mul_(-1)
     after = lm.loglikelihood(requests(PAIRS[:4]))
     assert all(abs(a[0] - b[0]) > 1e-3 for a, b in zip(before, after, strict=True))
     calls = []
-    lm.encoder.pairs = lambda *a, **k: calls.append(a)  # type: ignore[method-assign]
+    engine.encoder.pairs = lambda *a, **k: calls.append(a)  # type: ignore[method-assign]
     assert lm.loglikelihood(requests(PAIRS[:4])) == after
-    other = LanguageModel(tiny_model("opt"), tiny_tokenizer())
-    other.encoder.pairs = lambda *a, **k: calls.append(a)  # type: ignore[method-assign]
-    other.max_length = lm.max_length
+    # Nor are they tokenized again for the next model with such a tokenizer.
+    other = LanguageModel(Engine(tiny_model("opt"), tiny_tokenizer(), engine.encoder))
     other.loglikelihood(requests(PAIRS[:4]))
     assert not calls
+    another = Engine(tiny_model("opt"), tiny_tokenizer(adds_bos=True), engine.encoder)
+    assert another.encoder is not engine.encoder
 
 
 def test_fingerprint_tells_tokenizers_apart():
@@ -126,14 +136,11 @@ def test_fingerprint_tells_tokenizers_apart():
 
 def test_tokenizers_written_in_python_never_share_a_fingerprint():
     """Not even with one that is gone, whose place in memory they take."""
-    kept = ByT5Tokenizer(extra_ids=1)
-    seen = {tokenizer_fingerprint(ByT5Tokenizer(extra_ids=n)) for n in range(20)}
-    assert len(seen) == 20
-    assert tokenizer_fingerprint(kept) == tokenizer_fingerprint(kept)
+    assert len({tokenizer_fingerprint(ByT5Tokenizer(extra_ids=n)) for n in range(20)}) == 20
 
 
 def test_refuses_what_it_cannot_score(caplog):
-    lm = LanguageModel(tiny_model("gpt2"), tiny_tokenizer())
+    lm = LanguageModel(tiny_engine("gpt2"))
     with pytest.raises(ValueError, match="nothing to score"):
         lm.loglikelihood(requests([("The", "")]))
     with pytest.raises(ValueError, match="exceeds the model's context of 48"):

@@ -77,12 +77,6 @@ def test_trees_stay_narrow_and_long_sequences_stand_alone():
     assert made.longest == 400
 
 
-def test_a_plan_is_made_once_for_the_same_sequences_and_layout():
-    sequences = Sequences.of(random_sequences(5))
-    assert plan(sequences, APART) is plan(sequences, Layout(CONTEXT, 256))
-    assert plan(sequences, APART) is not plan(sequences, TREES)
-
-
 @pytest.mark.parametrize("n", [0, 3])
 def test_sequences_refuse_to_score_none_or_all_tokens(n):
     with pytest.raises(ValueError, match="sequence 1: cannot score"):

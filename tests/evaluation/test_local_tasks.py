@@ -9,12 +9,14 @@ from pathlib import Path
 import pandas
 import pytest
 
+from evaluation.language_model import LanguageModel
+from evaluation.loaded_task import load_task
 from evaluation.local_files import read_rows
 from evaluation.local_tasks import build_task
 from evaluation.protocols import task_protocol
 from evaluation.task_data import data_version, local_files
-from evaluation.zero_shot import evaluate_zero_shot, load_task
-from tests.evaluation.test_zero_shot import tiny_lm
+from evaluation.zero_shot import evaluate_zero_shot
+from tests.evaluation.test_zero_shot import tiny
 
 OWN = Path(__file__).parent / "own_items"
 PIQA = str(OWN / "piqa.jsonl")
@@ -147,9 +149,9 @@ def test_few_shot_tasks_need_the_whole_data_set(tmp_path):
 
 
 def test_paralex_is_the_mean_probability_of_a_byte():
-    (result,) = evaluate_zero_shot(tiny_lm(), ["paralex"], None, {"paralex": str(OWN)})
+    (result,) = evaluate_zero_shot(tiny(), ["paralex"], None, {"paralex": str(OWN)})
     loaded = load_task("paralex", None, str(OWN))
-    answers = tiny_lm().loglikelihood(loaded.requests)
+    answers = LanguageModel(tiny()).loglikelihood(loaded.requests)
     n_bytes = [len(f" {row['paraphrase']}".encode()) for row in read_rows(OWN / "paralex.jsonl")]
     expected = [math.exp(v / n) for (v, _), n in zip(answers, n_bytes, strict=True)]
     assert result.items["byte_likelihood"] == pytest.approx(expected, rel=1e-5)

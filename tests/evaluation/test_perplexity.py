@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation.engine.engine import Engine
 from evaluation.perplexity import evaluate_perplexity, token_stream
 from evaluation.protocols import perplexity_protocol
-from tests.evaluation.tiny_models import CONTEXT, TEXT, tiny_model, tiny_tokenizer
+from tests.evaluation.tiny_models import CONTEXT, TEXT, tiny_engine, tiny_model, tiny_tokenizer
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 DOCUMENTS = [TEXT, "Naïve — façade.", TEXT[40:]]
@@ -48,7 +49,7 @@ def stream_of(tokenizer) -> list[int]:
 @pytest.mark.parametrize("adds_bos", [False, True])
 def test_equals_a_plain_loop(corpus, context, max_tokens, adds_bos):
     model, tokenizer = tiny_model("gpt2"), tiny_tokenizer(adds_bos)
-    result = evaluate_perplexity(model, tokenizer, corpus, context, max_tokens)
+    result = evaluate_perplexity(Engine(model, tokenizer), corpus, context, max_tokens)
     ids = stream_of(tokenizer)[: None if max_tokens is None else max_tokens + 1]
     windows = plain_loop(model, ids, context or CONTEXT)
     nats = [v for window in windows for v in window]
@@ -65,7 +66,7 @@ def test_equals_a_plain_loop(corpus, context, max_tokens, adds_bos):
 @pytest.mark.parametrize("max_tokens", [None, 60, 100])
 def test_bits_per_byte_counts_exactly_the_scored_text(corpus, max_tokens):
     model, tokenizer = tiny_model("gpt2"), tiny_tokenizer()
-    result = evaluate_perplexity(model, tokenizer, corpus, 16, max_tokens)
+    result = evaluate_perplexity(Engine(model, tokenizer), corpus, 16, max_tokens)
     ids = stream_of(tokenizer)[: None if max_tokens is None else max_tokens + 1]
     text = tokenizer.decode([i for i in ids[1:] if i != tokenizer.eos_token_id])
     total_nats = result.metric("cross_entropy").value * (len(ids) - 1)
@@ -82,7 +83,7 @@ def test_token_stream_without_a_limit_covers_every_byte_but_the_first_tokens():
 
 
 def test_standard_error_is_that_of_window_means_when_windows_are_level(corpus):
-    result = evaluate_perplexity(tiny_model("opt"), tiny_tokenizer(), corpus, 10, 200)
+    result = evaluate_perplexity(tiny_engine("opt"), corpus, 10, 200)
     items = result.items["cross_entropy"]
     expected = items.std(ddof=1) / math.sqrt(len(items))
     metric = result.metric("cross_entropy")
@@ -93,7 +94,7 @@ def test_standard_error_is_that_of_window_means_when_windows_are_level(corpus):
 
 
 def test_one_window_has_no_standard_error(corpus):
-    result = evaluate_perplexity(tiny_model("opt"), tiny_tokenizer(), corpus, 40, 40)
+    result = evaluate_perplexity(tiny_engine("opt"), corpus, 40, 40)
     assert result.metric("cross_entropy").stderr is None
 
 
@@ -102,15 +103,15 @@ def test_a_diverged_model_is_a_result(corpus, factor, expected):
     model = tiny_model("gpt_neox")
     with torch.no_grad():
         model.lm_head.weight.mul_(factor)
-    result = evaluate_perplexity(model, tiny_tokenizer(), corpus, 16, 100)
+    result = evaluate_perplexity(Engine(model, tiny_tokenizer()), corpus, 16, 100)
     assert result.metric("perplexity").value == pytest.approx(expected, nan_ok=True)
 
 
 def test_a_changed_file_is_read_again(corpus):
     model, tokenizer = tiny_model("gpt2"), tiny_tokenizer()
-    before = evaluate_perplexity(model, tokenizer, corpus, 16)
+    before = evaluate_perplexity(Engine(model, tokenizer), corpus, 16)
     Path(corpus).write_text(json.dumps({"text": TEXT[::-1]}))
-    after = evaluate_perplexity(model, tokenizer, corpus, 16)
+    after = evaluate_perplexity(Engine(model, tokenizer), corpus, 16)
     assert before.protocol != after.protocol
     assert before.metric("cross_entropy").value != after.metric("cross_entropy").value
 
@@ -118,18 +119,18 @@ def test_a_changed_file_is_read_again(corpus):
 def test_bad_limits_and_empty_corpora(corpus, tmp_path):
     model, tokenizer = tiny_model("gpt2"), tiny_tokenizer()
     with pytest.raises(ValueError, match="context 49 exceeds the 48 tokens"):
-        evaluate_perplexity(model, tokenizer, corpus, 49)
+        evaluate_perplexity(Engine(model, tokenizer), corpus, 49)
     with pytest.raises(ValueError, match="max_tokens 0 must be at least 1"):
-        evaluate_perplexity(model, tokenizer, corpus, 16, 0)
+        evaluate_perplexity(Engine(model, tokenizer), corpus, 16, 0)
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(ValueError, match="has 1 tokens"):
-        evaluate_perplexity(model, tokenizer, str(tmp_path / "empty.txt"), 16)
+        evaluate_perplexity(Engine(model, tokenizer), str(tmp_path / "empty.txt"), 16)
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the public evaluation sets (shared/data) are absent")
 def test_on_public_text():
     corpus = str(DATA / "wikitext2_test.raw.txt")
-    result = evaluate_perplexity(tiny_model("opt"), tiny_tokenizer(), corpus, 32, 2000)
+    result = evaluate_perplexity(tiny_engine("opt"), corpus, 32, 2000)
     assert result.task == "wikitext2_test.raw.txt"
     assert result.metric("tokens").value == 2000
     assert result.metric("cross_entropy").value > math.log(2)

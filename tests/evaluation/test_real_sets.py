@@ -13,9 +13,11 @@ import torch
 from lm_eval.evaluator import evaluate
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from evaluation.engine.engine import Engine
 from evaluation.language_model import LanguageModel
+from evaluation.loaded_task import load_task
 from evaluation.local_tasks import build_task
-from evaluation.zero_shot import evaluate_zero_shot, load_task
+from evaluation.zero_shot import evaluate_zero_shot
 from tests.evaluation.peers import make_peer
 from tests.evaluation.tiny_models import CONFIGS
 
@@ -71,8 +73,10 @@ def public(tmp_path_factory) -> Path:
 
 def assert_same_scores(model, tokenizer, folder: Path, names: list[str]) -> None:
     """Every request's log-probability and greedy flag, every item's score, every metric."""
-    lm = LanguageModel(model, tokenizer, max_length=CONTEXT)
-    ours = evaluate_zero_shot(lm, names, LIMIT, dict.fromkeys(names, str(folder)))
+    engine = Engine(model, tokenizer)
+    lm = LanguageModel(engine, CONTEXT)
+    files = dict.fromkeys(names, str(folder))
+    ours = evaluate_zero_shot(engine, names, LIMIT, files, CONTEXT)
     tasks = {name: build_task(name, str(folder)) for name in names}
     peer = make_peer("hflm", model, tokenizer, CONTEXT)
     theirs = evaluate(peer, {"tasks": tasks}, limit=LIMIT, bootstrap_iters=0)

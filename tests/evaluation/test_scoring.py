@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, CohereConfig, MistralConfig
 
 from evaluation import scoring
-from evaluation.scoring import TOKENS_PER_BATCH, Scorer, tokens_per_batch
+from evaluation.scoring import TOKENS_PER_BATCH, Scorer
 from evaluation.sequences import Sequences
 from tests.evaluation.tiny_models import CONFIGS, CONTEXT, VOCAB, tiny_model
 
@@ -141,19 +141,20 @@ def refuse_large(model, positions: int, seen: list[int]):
 
 def test_out_of_memory_halves_the_batches_of_the_model_and_scores_all_again():
     model, sequences = tiny_model("gpt2"), Sequences.of(random_sequences(120))
-    assert tokens_per_batch(model) is None
-    expected = Scorer(model, CONTEXT).score(sequences)
-    assert tokens_per_batch(model) == TOKENS_PER_BATCH["cpu"]
+    scorer = Scorer(model, CONTEXT)
+    expected = scorer.score(sequences)
+    assert scorer.tokens_per_batch == TOKENS_PER_BATCH["cpu"]
     seen: list[int] = []
     hook = refuse_large(model, 600, seen)
-    scores = Scorer(model, CONTEXT).score(sequences)
+    scores = scorer.score(sequences)
     hook.remove()
     np.testing.assert_allclose(scores.logprob, expected.logprob, atol=1e-4)
     assert (scores.greedy == expected.greedy).all()
-    assert tokens_per_batch(model) == 512 and max(seen) > 600
+    assert scorer.tokens_per_batch == 512 and max(seen) > 600
     # The numbers are those of a model that had small batches from the start.
-    again = Scorer(model, CONTEXT).score(sequences)
-    assert (again.logprob == scores.logprob).all()
+    again = Scorer(model, CONTEXT)
+    again.tokens_per_batch = 512
+    assert (again.score(sequences).logprob == scores.logprob).all()
 
 
 def test_the_largest_batch_is_tried_first_when_probing():
@@ -161,7 +162,7 @@ def test_the_largest_batch_is_tried_first_when_probing():
     scorer = Scorer(model, CONTEXT)
     hook = refuse_large(model, 300, seen)
     scorer.probe()
-    assert tokens_per_batch(model) == 256
+    assert scorer.tokens_per_batch == 256
     assert seen[0] == TOKENS_PER_BATCH["cpu"] // CONTEXT * CONTEXT
     seen.clear()
     scorer.score(Sequences.of(random_sequences(100)))

@@ -9,10 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
-from evaluation import scoring
 from evaluation.layout import plan
 from evaluation.model_abilities import attention_kernels, model_inputs
-from evaluation.scoring import TOKENS_PER_BATCH, Scorer, tokens_per_batch
+from evaluation.scoring import TOKENS_PER_BATCH, Scorer
 from evaluation.sequences import Sequences
 from tests.evaluation.test_scoring import (
     branching_sequences,
@@ -57,7 +56,7 @@ def without_trees(model):
     """A copy of the model that reads plain rows."""
     model = copy.deepcopy(model)
     scorer = Scorer(model, CONTEXT)
-    scoring._traits[model].pair_cost = None
+    scorer._pair_cost = None
     assert all(
         batch.depth is None for batch in plan(Sequences.of(SEQUENCES), scorer.layout).batches
     )
@@ -94,7 +93,7 @@ def test_16_bit_scores_are_finite_close_and_the_same_twice(architecture, dtype):
 def test_models_of_a_usual_size_read_trees_and_have_their_head_apart(dtype):
     model = random_neox(dtype)
     scorer = Scorer(model, CONTEXT)
-    assert scoring._traits[model].head_apart
+    assert scorer._head_apart
     assert scorer.layout.pair_cost is not None
     assert scorer.layout.tokens_per_batch == TOKENS_PER_BATCH["cuda"]
 
@@ -117,9 +116,10 @@ def test_refused_batches_are_halved():
     expected = Scorer(model, CONTEXT).score(Sequences.of(SEQUENCES))
     seen: list[int] = []
     hook = refuse_large(model, 600, seen)
-    scores = Scorer(model, CONTEXT).score(Sequences.of(SEQUENCES))
+    scorer = Scorer(model, CONTEXT)
+    scores = scorer.score(Sequences.of(SEQUENCES))
     hook.remove()
-    assert tokens_per_batch(model) in (512, 256) and seen[-1] <= 600
+    assert scorer.tokens_per_batch in (512, 256) and seen[-1] <= 600
     np.testing.assert_allclose(scores.logprob, expected.logprob, atol=1e-3, rtol=1e-4)
 
 
@@ -132,15 +132,17 @@ def test_memory_that_really_runs_out_halves_the_batches():
     unlimited = copy.deepcopy(model)
     held = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    expected = Scorer(unlimited, 512).score(sequences)
+    scorer = Scorer(unlimited, 512)
+    expected = scorer.score(sequences)
     needed = torch.cuda.max_memory_allocated() - held
-    assert tokens_per_batch(unlimited) == TOKENS_PER_BATCH["cuda"]
+    assert scorer.tokens_per_batch == TOKENS_PER_BATCH["cuda"]
     torch.cuda.empty_cache()
     room = torch.cuda.memory_reserved() + 0.6 * needed
     torch.cuda.set_per_process_memory_fraction(room / torch.cuda.mem_get_info()[1])
     try:
-        scores = Scorer(model, 512).score(sequences)
+        scorer = Scorer(model, 512)
+        scores = scorer.score(sequences)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert 299 <= tokens_per_batch(model) < TOKENS_PER_BATCH["cuda"]
+    assert 299 <= scorer.tokens_per_batch < TOKENS_PER_BATCH["cuda"]
     np.testing.assert_allclose(scores.logprob, expected.logprob, atol=1e-3, rtol=1e-4)

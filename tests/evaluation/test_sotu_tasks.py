@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evaluation import sotu_tasks
-from evaluation.language_model import LanguageModel
+from evaluation.engine.engine import Engine
 from evaluation.sotu_corpus import heldout_addresses, training_addresses
 from evaluation.sotu_items import full_text
 from evaluation.sotu_text import words_of
@@ -130,7 +130,7 @@ def test_trained_models_do_what_the_tasks_are_for(family):
         if not (folder / "model.safetensors").exists():
             pytest.skip(f"the embedded model {folder.name} is not there")
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        results = evaluate_zero_shot(LanguageModel(model, tokenizer), list(TASK_SETS["sotu"]), 500)
+        results = evaluate_zero_shot(Engine(model, tokenizer), list(TASK_SETS["sotu"]), 500)
         for result in results:
             metric = result.metric(TASK_SETS["sotu"][result.task])
             if size == "128x4":

@@ -10,12 +10,12 @@ from lm_eval.api.task import ConfigurableTask
 
 from evaluation import task_requests
 from evaluation.encoding import Encoder
-from evaluation.language_model import LanguageModel
+from evaluation.loaded_task import load_task
 from evaluation.protocols import task_protocol
 from evaluation.scoring import Scores
 from evaluation.task_sets import TASK_SETS
-from evaluation.zero_shot import evaluate_zero_shot, load_task
-from tests.evaluation.tiny_models import tiny_model, tiny_tokenizer
+from evaluation.zero_shot import evaluate_zero_shot
+from tests.evaluation.tiny_models import tiny_engine, tiny_tokenizer
 
 OWN = str(Path(__file__).parent / "own_items")
 TASKS = [(name, None) for name in TASK_SETS["sotu"]]
@@ -27,7 +27,6 @@ LIMIT = 40
 def empty_cache(tmp_path, monkeypatch):
     """Nothing built before, in memory or on disk; the embedded tasks' files stay where they are."""
     monkeypatch.setattr(task_requests, "cache_directory", lambda: tmp_path)
-    monkeypatch.setattr(task_requests, "_in_memory", type(task_requests._in_memory)())
 
 
 def requests_of(name: str, data_files: str | None, tokenizer=None):
@@ -64,10 +63,10 @@ def test_item_scores_are_those_of_the_harness(name, data_files):
 
 @pytest.mark.parametrize("name", TASK_SETS["sotu"])
 def test_a_measurement_is_the_one_that_the_tasks_own_code_would_give(name, monkeypatch):
-    lm = LanguageModel(tiny_model("gpt_neox"), tiny_tokenizer(), max_length=400)
-    (ours,) = evaluate_zero_shot(lm, [name], LIMIT)
+    engine = tiny_engine("gpt_neox", 400)
+    (ours,) = evaluate_zero_shot(engine, [name], LIMIT)
     monkeypatch.setattr("evaluation.zero_shot.task_requests", lambda *args: None)
-    (judged,) = evaluate_zero_shot(lm, [name], LIMIT)
+    (judged,) = evaluate_zero_shot(engine, [name], LIMIT)
     assert ours.metrics == judged.metrics and ours.protocol == judged.protocol
     assert list(ours.items) == list(judged.items)
     for metric, values in judged.items.items():
@@ -77,7 +76,6 @@ def test_a_measurement_is_the_one_that_the_tasks_own_code_would_give(name, monke
 
 def test_another_process_reads_what_one_has_built(monkeypatch):
     _, built = requests_of("sotu_blank", None)
-    task_requests._in_memory.clear()  # as in a process that starts
 
     def refuse():
         raise AssertionError("built again")
@@ -102,7 +100,10 @@ def test_another_process_reads_what_one_has_built(monkeypatch):
 def test_a_tokenizer_known_by_identity_alone_is_not_kept_on_disk(tmp_path, monkeypatch):
     encoder = Encoder(tiny_tokenizer())
     slow = SimpleNamespace(
-        fingerprint="of this process", tokenizer=SimpleNamespace(is_fast=False), pairs=encoder.pairs
+        fingerprint="of this process",
+        tokenizer=SimpleNamespace(is_fast=False),
+        pairs=encoder.pairs,
+        kept=encoder.kept,
     )
     protocol = task_protocol("sotu_blank", LIMIT)
     loaded = load_task("sotu_blank", LIMIT)
@@ -123,8 +124,8 @@ def test_metrics_that_only_the_task_can_judge_are_left_to_it(monkeypatch):
 
 
 def test_answers_are_never_kept(tmp_path):
-    lm = LanguageModel(tiny_model("gpt2"), tiny_tokenizer(), max_length=48)
-    evaluate_zero_shot(lm, ["sotu_last_word"], 5)
+    engine = tiny_engine("gpt2")
+    evaluate_zero_shot(engine, ["sotu_last_word"], 5)
     (file,) = tmp_path.rglob("*.npz")
     with np.load(file) as arrays:
         assert set(arrays.files) == {

@@ -9,6 +9,7 @@ from lm_eval.api.instance import Instance
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from evaluation.engine.engine import Engine
 from evaluation.language_model import LanguageModel
 from tests.evaluation.peers import make_peer
 from tests.evaluation.tiny_models import CONTEXT, TEXT, VOCAB, tiny_model
@@ -72,12 +73,12 @@ def requests_of(tokenizer) -> list[Instance]:
 def test_scores_are_those_of_the_harness(habit):
     model, tokenizer = tiny_model("llama"), make_tokenizer(*HABITS[habit])
     requests = requests_of(tokenizer)
-    ours = LanguageModel(model, tokenizer, max_length=CONTEXT).loglikelihood(requests)
+    ours = LanguageModel(Engine(model, tokenizer)).loglikelihood(requests)
     theirs = make_peer("hflm", model, tokenizer, CONTEXT).loglikelihood(requests, True)
     np.testing.assert_allclose([v for v, _ in ours], [v for v, _ in theirs], atol=1e-4, rtol=1e-6)
     assert [g for _, g in ours] == [g for _, g in theirs]
     texts = [Instance("loglikelihood_rolling", {}, (t,), i) for i, t in enumerate([TEXT, " hi"])]
-    ours = LanguageModel(model, tokenizer, max_length=CONTEXT).loglikelihood_rolling(texts)
+    ours = LanguageModel(Engine(model, tokenizer)).loglikelihood_rolling(texts)
     theirs = make_peer("hflm", model, tokenizer, CONTEXT).loglikelihood_rolling(texts, True)
     np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=1e-6)
 

@@ -12,27 +12,29 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from evaluation import task_index
+from evaluation.engine.engine import Engine
 from evaluation.language_model import LanguageModel
+from evaluation.loaded_task import load_task
 from evaluation.protocols import task_protocol
 from evaluation.task_index import task_file
 from evaluation.task_sets import CHANCE, TASK_SETS
-from evaluation.zero_shot import evaluate_zero_shot, load_task
+from evaluation.zero_shot import evaluate_zero_shot
 from tests.evaluation.peers import PEERS, make_peer
-from tests.evaluation.tiny_models import tiny_model, tiny_tokenizer
+from tests.evaluation.tiny_models import tiny_engine
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SOTU = list(TASK_SETS["sotu"])
 
 
-def tiny_lm() -> LanguageModel:
-    return LanguageModel(tiny_model("llama"), tiny_tokenizer(), max_length=400)
+def tiny() -> Engine:
+    return tiny_engine("llama", 400)
 
 
 @pytest.mark.parametrize("name", SOTU)
 def test_equals_the_harness_with_its_own_evaluator(name):
-    lm = tiny_lm()
-    (ours,) = evaluate_zero_shot(lm, [name], limit=25)
-    peer = make_peer("plain", lm.model, lm.tokenizer, 400)
+    engine = tiny()
+    (ours,) = evaluate_zero_shot(engine, [name], limit=25)
+    peer = make_peer("plain", engine.model, engine.encoder.tokenizer, 400)
     tasks = TaskManager(include_defaults=False).load([str(task_file(name))])
     theirs = evaluate(peer, tasks, limit=25, bootstrap_iters=0)
     for metric in ours.metrics:
@@ -45,40 +47,40 @@ def test_equals_the_harness_with_its_own_evaluator(name):
 
 
 def test_standard_errors_are_of_the_items():
-    (result,) = evaluate_zero_shot(tiny_lm(), ["sotu_last_word"], limit=30)
+    (result,) = evaluate_zero_shot(tiny(), ["sotu_last_word"], limit=30)
     logprobs = result.items["perplexity"]
     expected = logprobs.std(ddof=1) / math.sqrt(30) * result.metric("perplexity").value
     assert result.metric("perplexity").stderr == pytest.approx(expected, rel=1e-4)
-    (result,) = evaluate_zero_shot(tiny_lm(), ["sotu_blank"], limit=30)
+    (result,) = evaluate_zero_shot(tiny(), ["sotu_blank"], limit=30)
     p = result.metric("acc").value
     assert result.metric("acc").stderr == pytest.approx(math.sqrt(p * (1 - p) / 29), rel=1e-4)
 
 
 def test_scores_do_not_depend_on_the_other_tasks_asked():
-    lm = tiny_lm()
-    together = evaluate_zero_shot(lm, SOTU, limit=20)
+    engine = tiny()
+    together = evaluate_zero_shot(engine, SOTU, limit=20)
     for name, result in zip(SOTU, together, strict=True):
-        (alone,) = evaluate_zero_shot(lm, [name], limit=20)
+        (alone,) = evaluate_zero_shot(engine, [name], limit=20)
         assert alone.metrics == result.metrics and alone.task == name
 
 
 def test_tasks_and_requests_are_built_once():
     assert load_task("sotu_blank", 10) is load_task("sotu_blank", 10)
-    first = evaluate_zero_shot(tiny_lm(), ["sotu_blank"], 10)
-    assert evaluate_zero_shot(tiny_lm(), ["sotu_blank"], 10)[0].metrics == first[0].metrics
+    first = evaluate_zero_shot(tiny(), ["sotu_blank"], 10)
+    assert evaluate_zero_shot(tiny(), ["sotu_blank"], 10)[0].metrics == first[0].metrics
 
 
 def test_a_diverged_model_is_a_result():
-    lm = tiny_lm()
+    engine = tiny()
     with torch.no_grad():
-        lm.model.model.norm.weight.fill_(torch.nan)
-    results = {r.task: r for r in evaluate_zero_shot(lm, SOTU, limit=40)}
+        engine.model.model.norm.weight.fill_(torch.nan)
+    results = {r.task: r for r in evaluate_zero_shot(engine, SOTU, limit=40)}
     assert math.isnan(results["sotu_last_word"].metric("perplexity").value)
     assert results["sotu_last_word"].metric("acc").value == 0
     assert 0.2 < results["sotu_blank"].metric("acc").value < 0.8
     with torch.no_grad():
-        lm.model.model.norm.weight.fill_(1e6)
-    (result,) = evaluate_zero_shot(lm, ["sotu_last_word"], limit=40)
+        engine.model.model.norm.weight.fill_(1e6)
+    (result,) = evaluate_zero_shot(engine, ["sotu_last_word"], limit=40)
     assert result.metric("perplexity").value == math.inf
 
 
@@ -87,7 +89,7 @@ def test_protocol_is_json_follows_limit_and_is_that_of_the_measurement():
     assert json.loads(json.dumps(protocol)) == protocol
     assert protocol != task_protocol("sotu_blank", 11)
     assert protocol["data"] != task_protocol("sotu_corruption", 10)["data"]
-    assert evaluate_zero_shot(tiny_lm(), ["sotu_blank"], 10)[0].protocol == protocol
+    assert evaluate_zero_shot(tiny(), ["sotu_blank"], 10)[0].protocol == protocol
     with pytest.raises(ValueError, match="limit 0 must be at least 1"):
         task_protocol("sotu_blank", 0)
 
@@ -110,7 +112,7 @@ def test_the_harness_tasks_are_found_without_their_data():
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_line(name, message):
-    for function in (task_protocol, lambda n: evaluate_zero_shot(tiny_lm(), [n], 2)):
+    for function in (task_protocol, lambda n: evaluate_zero_shot(tiny(), [n], 2)):
         with pytest.raises(ValueError, match=message) as caught:
             function(name)
         assert "\n" not in str(caught.value)
@@ -127,7 +129,7 @@ def test_unreachable_data_is_one_clear_line(monkeypatch):
 
     monkeypatch.setattr(TaskManager, "load", unreachable)
     with pytest.raises(ValueError, match="'piqa'.*couldn't reach the hub.*sotu_blank") as caught:
-        evaluate_zero_shot(tiny_lm(), ["piqa"], 3)
+        evaluate_zero_shot(tiny(), ["piqa"], 3)
     assert "\n" not in str(caught.value)
 
 
@@ -160,13 +162,13 @@ def public_requests() -> list[tuple[str, str]]:
 @pytest.mark.skipif(not DATA.exists(), reason="the public evaluation sets (shared/data) are absent")
 @pytest.mark.parametrize("peer_kind", PEERS)
 def test_public_requests_score_as_in_the_harness(peer_kind):
-    model, tokenizer = tiny_model("gpt_neox"), tiny_tokenizer()
+    engine = tiny_engine("gpt_neox", 96)
     requests = [
         Instance("loglikelihood", {}, (context[-90:], continuation[:60]), i)
         for i, (context, continuation) in enumerate(public_requests())
     ]
-    lm = LanguageModel(model, tokenizer, max_length=96)
-    ours = lm.loglikelihood(requests)
-    theirs = make_peer(peer_kind, model, tokenizer, 96).loglikelihood(requests, disable_tqdm=True)
+    ours = LanguageModel(engine).loglikelihood(requests)
+    peer = make_peer(peer_kind, engine.model, engine.encoder.tokenizer, 96)
+    theirs = peer.loglikelihood(requests, disable_tqdm=True)
     np.testing.assert_allclose([v for v, _ in ours], [v for v, _ in theirs], atol=1e-4, rtol=1e-6)
     assert [g for _, g in ours] == [g for _, g in theirs]

@@ -15,6 +15,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from evaluation.engine.engine import Engine
+
 TEXT = """The state of the Union is strong, and the people of the United States are at peace with
 all nations. Commerce and manufactures have prospered in the past year; the revenue exceeds the
 expenditure. I recommend to the Congress that the surplus be applied to the public debt - naïvely,
@@ -45,6 +47,13 @@ def tiny_tokenizer(adds_bos: bool = False) -> PreTrainedTokenizerFast:
         pad_token="</s>",
         clean_up_tokenization_spaces=False,
     )
+
+
+def tiny_engine(architecture: str, context: int = CONTEXT) -> Engine:
+    """An engine whose model is said to read `context` tokens; with rotary positions it can."""
+    model = tiny_model(architecture)
+    model.config.max_position_embeddings = context
+    return Engine(model, tiny_tokenizer())
 
 
 CONFIGS = {

@@ -7,6 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from evaluation.engine.engine import Engine
 from evaluation.protocols import perplexity_protocol, task_protocol
 from orchestrator.experiment import Experiment, Protocol
 from orchestrator.job import Job
@@ -79,6 +80,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path, vocabulary):
 
 def test_data_that_changes_on_the_way_is_not_filed_under_the_old_id(tmp_path):
     model, tokenizer = load_model(embedded().checkpoint, "cpu")
+    engine = Engine(model.float(), tokenizer)
     text = tmp_path / "web.txt"
     text.write_text("The state of the Union is strong. " * 20)
     corpus = Protocol("c4", "corpus", perplexity_protocol("c4", 64, None, str(text)), "c4")
@@ -88,10 +90,10 @@ def test_data_that_changes_on_the_way_is_not_filed_under_the_old_id(tmp_path):
     task = Protocol("piqa", "task", settings, "piqa")
     for protocol, path in ((corpus, text), (task, items)):
         protocol = replace(protocol, data_files=str(path))
-        measure(model.float(), tokenizer, protocol)
+        measure(engine, protocol)
         path.write_text(path.read_text() + path.read_text())
         with pytest.raises(ValueError, match=f"{protocol.task}: its data changed since"):
-            measure(model.float(), tokenizer, protocol)
+            measure(engine, protocol)
 
 
 def test_a_model_that_does_not_load_is_read_once_for_all_its_experiments(monkeypatch):
