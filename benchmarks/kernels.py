@@ -20,6 +20,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantizers.blockwise import QuantizedTensor, dequantize, quantize
+from quantizers.blockwise import dequantize, quantize
 from quantizers.codebooks import codebook, quantile
+from quantizers.granularity import Granularity
 from quantizers.kernels import gpu, launches
 from quantizers.kernels.tuning import most_fused_rows
+from quantizers.packed import PackedTensor, empty
 
 BITS = range(2, 9)
 BLOCKS = (16, 32, 64, 128, 256, 1024, 4096)
@@ -38,6 +41,7 @@ SIDES = (4096, 8192, 16384)  # of the fused multiply's matrix
 ROWS = (1, 2, 4, 8, 16, 32, 48)  # of its x
 ROUNDS = 20
 SETTLED = 0.02
+B64 = Granularity(64)
 Case = Callable[[], object]
 
 
@@ -137,9 +141,9 @@ def cpu_table(report: Report, side: int = 4096) -> None:
             partial(bnb.quantize_4bit, weight, blocksize=64, quant_type="nf4"),
             partial(bnb.dequantize_4bit, theirs, state),
         ]
-    packed = {bits: quantize(weight, table_of(bits), bits, 64) for bits in BITS}
+    packed = {bits: quantize(weight, table_of(bits), bits, B64) for bits in BITS}
     for bits in BITS:
-        own = partial(quantize, weight, table_of(bits), bits, 64)
+        own = partial(quantize, weight, table_of(bits), bits, B64)
         compare(report, f"quantize k={bits} B=64 {side}x{side}", own, peers[0])
     for keep in (False, True):
         if not keep_memory(keep):
@@ -255,7 +259,7 @@ def dequantize_table(report: Report, copy: float, side: int = 16384) -> None:
     weight, bnb = random_matrix(side), bitsandbytes()
     for bits in BITS:
         for block in BLOCKS:
-            q = quantize(weight, table_of(bits), bits, block)
+            q = quantize(weight, table_of(bits), bits, Granularity(block))
             moved = q.bytes_stored + weight.nbytes
             ours = [_dequantize(_copied(q)) for _ in range(copies(moved))]
             if ours[0]() is None:
@@ -273,12 +277,12 @@ def quantize_table(report: Report, copy: float, side: int = 16384) -> None:
     for bits in BITS:
         table = table_of(bits).cuda()
         for block in BLOCKS:
-            q = quantize(weights[0], table, bits, block)
-            if gpu.quantize_blocks(weights[0].flatten(), table, bits, block) is None:
+            q = empty(weights[0], table, bits, Granularity(block))
+            if not gpu.quantize_blocks(weights[0].flatten(), q):
                 continue
             moved = q.bytes_stored + weights[0].nbytes
             # A whole call waits for the kernel's verdict, which a graph cannot: the kernel alone.
-            taken = device_seconds([_quantize(w.flatten(), table, bits, block) for w in weights])
+            taken = device_seconds([_quantize(w.flatten(), q) for w in weights])
             report.add_throughput(f"quantize k={bits} B={block} {side}x{side}", moved, taken, copy)
     case = f"quantile table k=4 {side}x{side}"
     report.add(case, "wall time", seconds(lambda: quantile(4, weights[0]))[0], "s")
@@ -288,7 +292,7 @@ def multiply_table(report: Report, copy: float) -> None:
     for side in SIDES:
         weight = random_matrix(side)
         weights = [weight.clone() for _ in range(copies(weight.nbytes))]
-        packed = {bits: quantize(weight, table_of(bits), bits, 64) for bits in BITS}
+        packed = {bits: quantize(weight, table_of(bits), bits, B64) for bits in BITS}
         for rows in ROWS:
             x = torch.randn(rows, side, device="cuda").half()
             cublas = device_seconds([_cublas(x, w) for w in weights])
@@ -306,31 +310,27 @@ def multiply_table(report: Report, copy: float) -> None:
                     report.add_time(case, taken, "dequantize + cuBLAS", apart)
 
 
-def _copied(q: QuantizedTensor) -> QuantizedTensor:
-    codes = q.codebook.to(q.packed.device)
-    parts = {"packed": q.packed.clone(), "absmax": q.absmax.clone(), "codebook": codes}
-    return QuantizedTensor(**{**q.__dict__, **parts})
+def _copied(q: PackedTensor) -> PackedTensor:
+    codes = q.codebook.to(q.device)
+    return replace(q, words=q.words.clone(), absmax=q.absmax.clone(), codebook=codes)
 
 
-def _dequantize(q: QuantizedTensor) -> Callable[[], Any]:
-    n = q.shape.numel()
-    args = (q.packed, q.absmax, None, q.codebook, q.bits, q.block_size, n, q.dtype)
-    return lambda: gpu.dequantize_packed(*args)
+def _dequantize(q: PackedTensor) -> Callable[[], Any]:
+    return partial(gpu.dequantize, q)
 
 
-def _quantize(values: Tensor, table: Tensor, bits: int, block: int) -> Case:
-    processors = gpu.processors(values.device)
-    planned = launches.quantize_blocks(values, table, bits, block, processors)
+def _quantize(values: Tensor, like: PackedTensor) -> Case:
+    q = replace(like, words=like.words.clone(), absmax=like.absmax.clone())
+    planned = launches.quantize_blocks(values, q, gpu.processors(values.device))
     assert planned is not None
     return lambda: gpu.start(planned[0], values.device)
 
 
-def _product(q: QuantizedTensor, x: Tensor) -> Case:
-    args = (x, q.packed, q.absmax, q.codebook, None, q.bits, q.block_size, q.shape[0])
-    return lambda: gpu.multiply(*args)
+def _product(q: PackedTensor, x: Tensor) -> Case:
+    return partial(gpu.multiply, x, q, None)
 
 
-def _dequantized_product(q: QuantizedTensor, x: Tensor) -> Case:
+def _dequantized_product(q: PackedTensor, x: Tensor) -> Case:
     weight = _dequantize(q)
     return lambda: x @ weight().view(q.shape).T
 

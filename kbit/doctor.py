@@ -72,10 +72,13 @@ def _devices() -> list[Finding]:
 
 def _nvrtc() -> Finding:
     """It compiles a kernel for an architecture, which takes no device."""
+    import torch
+
     from quantizers.kernels import build
+    from quantizers.kernels.build import Instance
 
     try:
-        build.compile_instances("dequantize", ("dequantize<4, F16, true>",), "sm_90")
+        build.compile_instances([Instance("dequantize", (4, torch.float16, True))], "sm_90")
         return "NVRTC", OK, f"{build.nvrtc_version()}, compiles the kernels"
     except build.BuildError as error:
         return "NVRTC", PROBLEM, str(error)
@@ -96,15 +99,18 @@ def _cache() -> Finding:
 def _cpu_path() -> Finding:
     import torch
 
+    from quantizers.blockwise import quantize
     from quantizers.codebooks import integer
+    from quantizers.granularity import Granularity
     from quantizers.kernels import cpu, reference
 
-    x, scale, table = torch.linspace(-1, 1, 1000), torch.ones(16).half(), integer(4)
+    x = torch.linspace(-1, 1, 1000)
     try:
-        words = cpu.quantize_packed(x, scale, None, table, 4, 64)
-        packed = (words, scale, None, table, 4, 64, 1000, torch.float16)
-        same = torch.equal(words, reference.quantize_packed(x, scale, None, table, 4, 64))
-        same &= torch.equal(cpu.dequantize_packed(*packed), reference.dequantize_packed(*packed))
+        q = quantize(x, integer(4), 4, Granularity(64))
+        words = q.words.clone()
+        reference.quantize(x, q)
+        same = torch.equal(words, q.words)
+        same &= torch.equal(cpu.dequantize(q), reference.dequantize(q))
         decoder = cpu.decoder_name()
     except Exception as error:  # Numba fails in many ways; this command is to say so
         return "CPU path", PROBLEM, f"{type(error).__name__}: {str(error).splitlines()[0]}"
@@ -129,12 +135,13 @@ def _kernels() -> list[Finding]:
         return [(f"kernel {family}", "none", f"not used: {reason}") for family in build.FAMILIES]
     from quantizers.blockwise import dequantize, quantize
     from quantizers.codebooks import integer
+    from quantizers.granularity import Granularity
 
     weight = torch.linspace(-1, 1, 128 * 128, device="cuda").half().view(128, 128)
-    q = quantize(weight, integer(4), 4, 64)
+    q = quantize(weight, integer(4), 4, Granularity(64))
     dequantize(q)
     for rows in (1, 2):
-        gpu.multiply(weight[:rows], q.packed, q.absmax, q.codebook, None, 4, 64, 128)
+        gpu.multiply(weight[:rows], q, None)
     gpu.token_logprobs(weight, torch.arange(128, device="cuda"), greedy=True)
     found = []
     for family in build.FAMILIES:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from quantizers.architectures import Matrix, knows_producers, linear_matrices
-from quantizers.blockwise import QuantizedTensor, sixteen_bit
-from quantizers.kernels import multiply_packed
-from quantizers.kernels.checks import check_codebook
+from quantizers.kernels import multiply
 from quantizers.outliers import (
-    QuantizedMatrix,
+    PackedMatrix,
     dequantize_matrix,
     outlier_columns,
     quantize_matrix,
     unit_stds,
 )
+from quantizers.packed import sixteen_bit
 from quantizers.setting import Setting
 
 
@@ -26,71 +26,30 @@ class KBitLinear(nn.Module):
     """y = x W^T + b with W [d_out, d_in] packed; no copy of W in another form is kept.
 
     Few rows of x on a GPU multiply straight from the packed form; other calls dequantize W and let
-    it go again. The weights are those of `dequantize_matrix` (see `kernels.multiply_packed`).
+    it go again. The weights are those of `dequantize_matrix` (see `kernels.multiply`).
     """
 
-    packed: Tensor
-    absmax: Tensor
-    mean: Tensor | None
-    codebook: Tensor
-    columns: Tensor
-    kept: Tensor
     bias: Tensor | None
 
-    def __init__(self, matrix: QuantizedMatrix, bias: Tensor | None = None) -> None:
-        """Takes the tensors of `matrix` as they are; bias: floating [d_out], kept in 16 bit.
-
-        Raises ValueError for a codebook that is not sorted, finite and of at most 2^k values.
-        """
+    def __init__(self, matrix: PackedMatrix, bias: Tensor | None = None) -> None:
+        """Takes the tensors of `matrix` as they are; bias: floating [d_out], kept in 16 bit."""
         super().__init__()
         body = matrix.body
-        check_codebook(body.codebook, body.bits)
-        self.bits, self.block_size, self.dtype = body.bits, body.block_size, body.dtype
+        self.matrix = replace(matrix, body=replace(body, codebook=body.codebook.to(body.device)))
         self.out_features = body.shape[0]
         self.in_features = body.shape[1] + matrix.columns.numel()
-        self.register_buffer("packed", body.packed)
-        self.register_buffer("absmax", body.absmax)
-        self.register_buffer("mean", body.mean)
-        self.register_buffer("codebook", body.codebook.to(body.packed.device))
-        self.register_buffer("columns", matrix.columns)
-        self.register_buffer("kept", matrix.kept)
+        for name, tensor in _tensors(self.matrix).items():
+            self.register_buffer(name, tensor)
         self.register_buffer("bias", None if bias is None else bias.to(sixteen_bit(body.dtype)))
-
-    def matrix(self) -> QuantizedMatrix:
-        """The packed weights, sharing this layer's tensors."""
-        shape = torch.Size((self.out_features, self.in_features - self.columns.numel()))
-        body = QuantizedTensor(
-            packed=self.packed,
-            absmax=self.absmax,
-            mean=self.mean,
-            codebook=self.codebook,
-            shape=shape,
-            dtype=self.dtype,
-            bits=self.bits,
-            block_size=self.block_size,
-        )
-        return QuantizedMatrix(body, self.columns, self.kept)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d_in] in any floating type to [..., d_out] in the same type."""
         if x.shape[-1] != self.in_features:
             raise ValueError(f"x: has {x.shape[-1]} columns, the layer takes {self.in_features}")
-        if self.columns.numel():
-            weight = dequantize_matrix(self.matrix()).to(x.dtype)
-            bias = None if self.bias is None else self.bias.to(x.dtype)
-            return nn.functional.linear(x, weight, bias)
-        return multiply_packed(
-            x,
-            self.packed,
-            self.absmax,
-            self.mean,
-            self.codebook,
-            self.bits,
-            self.block_size,
-            self.out_features,
-            self.dtype,
-            self.bias,
-        )
+        if not self.matrix.columns.numel():
+            return multiply(x, self.matrix.body, self.bias)
+        weight = dequantize_matrix(self.matrix).to(x.dtype)
+        return nn.functional.linear(x, weight, None if self.bias is None else self.bias.to(x.dtype))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KBitLinear:
         """Moves between devices reach the tensors; changes of type (`model.half()`) do not."""
@@ -100,10 +59,21 @@ class KBitLinear(nn.Module):
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
         super()._apply(move, recurse)
+        moved = {name: getattr(self, name) for name in _tensors(self.matrix)}
+        outside = {name: moved.pop(name) for name in ("columns", "kept")}
+        self.matrix = PackedMatrix(replace(self.matrix.body, **moved), **outside)
         return self
 
     def extra_repr(self) -> str:
-        return f"{self.in_features}, {self.out_features}, {self.bits} bit, B={self.block_size}"
+        body = self.matrix.body
+        return f"{self.in_features}, {self.out_features}, {body.bits} bit, {body.granularity}"
+
+
+def _tensors(matrix: PackedMatrix) -> dict[str, Tensor | None]:
+    """What a layer holds, by the names of its buffers."""
+    names = ("words", "absmax", "mean", "codebook")
+    parts = {name: getattr(matrix.body, name) for name in names}
+    return {**parts, "columns": matrix.columns, "kept": matrix.kept}
 
 
 @torch.no_grad()
@@ -136,10 +106,12 @@ def pack_linears(
         quantized = quantize_matrix(
             _weight(matrix, load_dtype), setting, columns.get(matrix.name), f"{matrix.name}.weight"
         )
+        if setting.data_type != "quantile":
+            body = quantized.body
+            shared = tables.setdefault(body.device, body.codebook.to(body.device))
+            quantized = replace(quantized, body=replace(body, codebook=shared))
         bias = matrix.module.bias
         layer = KBitLinear(quantized, bias.data if isinstance(bias, Tensor) else None)
-        if setting.data_type != "quantile":
-            layer.codebook = tables.setdefault(layer.packed.device, layer.codebook)
         layers.append(layer)
         model.set_submodule(matrix.name, layer)
     return layers

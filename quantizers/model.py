@@ -14,13 +14,13 @@ from quantizers.architectures import (
     knows_producers,
     linear_matrices,
 )
-from quantizers.blockwise import sixteen_bit
 from quantizers.outliers import (
     dequantize_matrix,
     outlier_columns,
     quantize_matrix,
     unit_stds,
 )
+from quantizers.packed import sixteen_bit
 from quantizers.setting import Setting
 
 

@@ -16,15 +16,17 @@ import torch
 from torch import Tensor
 
 from quantizers import codebooks
-from quantizers.blockwise import QuantizedTensor, dequantize, quantize, residual, sixteen_bit
+from quantizers.blockwise import dequantize, quantize, residual
+from quantizers.granularity import Granularity
+from quantizers.packed import PackedTensor, sixteen_bit
 from quantizers.setting import Setting
 
 
 @dataclass(frozen=True)
-class QuantizedMatrix:
+class PackedMatrix:
     """A matrix [d_out, d_in]: c columns in 16 bit, the other d_in - c quantized."""
 
-    body: QuantizedTensor  # [d_out, d_in - c]
+    body: PackedTensor  # [d_out, d_in - c]
     columns: Tensor  # int32 [c], ascending
     kept: Tensor  # 16-bit floating [d_out, c]
 
@@ -52,8 +54,8 @@ def outlier_columns(producer_stds: Tensor, fraction: float) -> Tensor:
 
 
 def quantize_matrix(
-    weight: Tensor, config: Setting, columns: Tensor | None = None, name: str = "weight"
-) -> QuantizedMatrix:
+    weight: Tensor, setting: Setting, columns: Tensor | None = None, name: str = "weight"
+) -> PackedMatrix:
     """Quantize a matrix [d_out, d_in] (fp16, bf16 or fp32), its `columns` (int64 [c]) kept.
 
     A quantile codebook is made from the elements that are quantized: without the kept columns,
@@ -69,19 +71,20 @@ def quantize_matrix(
     if not torch.isfinite(kept).all():
         raise ValueError(f"{name}: a 16-bit column has NaN, inf or a value that overflows")
     body = weight[:, _others(weight.shape[1], columns)] if columns.numel() else weight
-    if config.data_type == "quantile":
-        elements = residual(body, config.block_size, config.centered, name)
-        table = codebooks.quantile(int(config.bits), elements)
+    granularity = Granularity(setting.block_size)
+    if setting.data_type == "quantile":
+        elements = residual(body, granularity, setting.centered, name)
+        table = codebooks.quantile(int(setting.bits), elements)
     else:
-        table = codebooks.codebook(str(config.data_type), int(config.bits), config.exponent_bits)
-    return QuantizedMatrix(
-        body=quantize(body, table, int(config.bits), config.block_size, config.centered, name),
+        table = codebooks.codebook(str(setting.data_type), int(setting.bits), setting.exponent_bits)
+    return PackedMatrix(
+        body=quantize(body, table, int(setting.bits), granularity, setting.centered, name),
         columns=columns.to(torch.int32),
         kept=kept,
     )
 
 
-def dequantize_matrix(q: QuantizedMatrix) -> Tensor:
+def dequantize_matrix(q: PackedMatrix) -> Tensor:
     """The matrix back, [d_out, d_in] in the dtype it had."""
     body = dequantize(q.body)
     if not q.columns.numel():

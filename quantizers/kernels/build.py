@@ -14,6 +14,7 @@ import json
 import os
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,19 @@ FAMILIES = ("dequantize", "quantize", "gemv", "multiply", "logprob")
 C_TYPES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "float"}
 
 _importing = threading.Lock()  # cuda.core fails when two threads import it at once
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A kernel with its template arguments: what is compiled, cached, proven and launched."""
+
+    family: str  # one of FAMILIES, the name of the file and of the kernel in it
+    parameters: tuple[int | bool | torch.dtype, ...]  # as the template in the source has them
+
+    @property
+    def name(self) -> str:
+        """As C++ writes it, for example "dequantize<3, F16, true>"."""
+        return f"{self.family}<{', '.join(_in_c(value) for value in self.parameters)}>"
 
 
 @dataclass(frozen=True)
@@ -45,30 +59,6 @@ def source(family: str) -> str:
     """The whole source of a kernel family: nothing is included from elsewhere."""
     parts = ("instructions.cuh", "common.cuh", "lane_table.cuh", f"{family}.cu")
     return "\n".join((SOURCES / part).read_text() for part in parts)
-
-
-def dequantize_name(bits: int, dtype: torch.dtype, whole_groups: bool) -> str:
-    return f"dequantize<{bits}, {C_TYPES[dtype]}, {_bool(whole_groups)}>"
-
-
-def quantize_name(bits: int, dtype: torch.dtype, one_pass: bool) -> str:
-    return f"quantize<{bits}, {C_TYPES[dtype]}, {_bool(one_pass)}>"
-
-
-def gemv_name(bits: int, dtype: torch.dtype) -> str:
-    return f"gemv<{bits}, {C_TYPES[dtype]}>"
-
-
-def multiply_name(bits: int, dtype: torch.dtype, x_tiles: int, chunks: int, fine: bool) -> str:
-    return f"multiply<{bits}, {C_TYPES[dtype]}, {x_tiles}, {chunks}, {_bool(fine)}>"
-
-
-def logprob_name(dtype: torch.dtype) -> str:
-    return f"logprob<{C_TYPES[dtype]}>"
-
-
-def _bool(value: bool) -> str:
-    return "true" if value else "false"
 
 
 def cache_folder() -> Path:
@@ -93,24 +83,35 @@ def nvrtc_version() -> str:
     return f"{major}.{minor}"
 
 
-def build(family: str, name: str, arch: str) -> Binary:
-    """The instance `name` of a family for `arch` ("sm_90"): from the disk cache, else compiled.
+def _in_c(value: int | bool | torch.dtype) -> str:
+    if isinstance(value, torch.dtype):
+        return C_TYPES[value]
+    return str(value).lower()  # C++'s true and false
+
+
+def build(instance: Instance, arch: str) -> Binary:
+    """An instance for `arch` ("sm_90"): from the disk cache, else compiled.
 
     Raises BuildError. A cache that cannot be written costs time, not the result.
     """
-    path = cache_folder() / f"{_key(family, name, arch)}.cubin"
+    path = cache_folder() / f"{_key(instance, arch)}.cubin"
     if (entry := _read(path)) is not None:
         return entry
-    binary = compile_instances(family, (name,), arch)[0][name]
+    binary = compile_instances([instance], arch)[0][instance]
     with contextlib.suppress(OSError):
         _write(path, binary)
     return binary
 
 
 def compile_instances(
-    family: str, names: tuple[str, ...], arch: str
-) -> tuple[dict[str, Binary], str]:
-    """Compile instances in one go: (binary by name, what ptxas reports). Raises BuildError."""
+    instances: Sequence[Instance], arch: str
+) -> tuple[dict[Instance, Binary], str]:
+    """Compile instances of one family in one go: (their binaries, what ptxas reports).
+
+    Raises BuildError.
+    """
+    family = instances[0].family
+    names = tuple(instance.name for instance in instances)
     nvrtc_version()  # a clearer error than cuda-core's, and first
     try:
         with _importing:
@@ -127,13 +128,13 @@ def compile_instances(
         )
     except Exception as error:  # cuda-core has no error class of its own
         raise BuildError(f"{family} does not compile for {arch}: {_one_line(error)}") from error
-    symbols = {name: _text(compiled.symbol_mapping[name]) for name in names}
-    code = bytes(compiled.code)
-    return {name: Binary(code, symbols[name]) for name in names}, log.getvalue()
+    symbols, code = compiled.symbol_mapping, bytes(compiled.code)
+    binaries = {i: Binary(code, _text(symbols[i.name])) for i in instances}
+    return binaries, log.getvalue()
 
 
-def _key(family: str, name: str, arch: str) -> str:
-    parts = [source(family), name, arch, nvrtc_version(), tuning.macros(arch)]
+def _key(instance: Instance, arch: str) -> str:
+    parts = [source(instance.family), instance.name, arch, nvrtc_version(), tuning.macros(arch)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

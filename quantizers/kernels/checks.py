@@ -1,89 +1,41 @@
-"""What a kernel must not be given: found before any launch, one line that says which."""
+"""What must not be given beside a packed tensor: found before any launch, said in one line."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from quantizers.packing import n_words
-
-MOST_BITS = 15
-_FLOATING = (torch.float16, torch.bfloat16, torch.float32)
+from quantizers.packed import PackedTensor
 
 
-def check_codebook(codebook: Tensor, bits: int) -> None:
-    """Raises ValueError for bits outside 2..15 and for a table that is not fp32 [1..2^bits],
-    sorted and finite."""
-    if not 2 <= bits <= MOST_BITS:
-        raise ValueError(f"bits: {bits} is not in 2..{MOST_BITS}")
-    if codebook.dtype != torch.float32 or codebook.dim() != 1:
+def check_values(values: Tensor, q: PackedTensor) -> None:
+    """Raises ValueError unless `values` are what q has place for: [n], contiguous, its type."""
+    if values.shape != (q.n,) or values.dtype != q.dtype or values.device != q.device:
         raise ValueError(
-            f"codebook: must be float32 in one dimension, not {codebook.dtype} "
-            f"of shape {tuple(codebook.shape)}"
+            f"values: must be {q.dtype} [{q.n}] on {q.device}, not {values.dtype} "
+            f"{list(values.shape)} on {values.device}"
         )
-    if not 1 <= codebook.numel() <= 2**bits:
-        raise ValueError(f"codebook: {codebook.numel()} values do not fit {bits} bits")
-    if not torch.isfinite(codebook).all():
-        raise ValueError("codebook: holds NaN or inf")
-    if (codebook[1:] < codebook[:-1]).any():
-        raise ValueError("codebook: its values are not sorted in ascending order")
+    if not values.is_contiguous():
+        raise ValueError("values: must be contiguous")
 
 
-def check_constants(
-    absmax: Tensor, mean: Tensor | None, block: int, n: int, device: torch.device
-) -> None:
-    """Raises ValueError for a block size below 1 and for constants that are not one 16-bit value
-    a block on `device`."""
-    if block < 1:
-        raise ValueError(f"block size: {block} is below 1")
-    blocks = -(-n // block)
-    for name, constants in (("absmax", absmax), ("mean", mean)):
-        if constants is None:
-            continue
-        if constants.dtype not in (torch.float16, torch.bfloat16):
-            raise ValueError(f"{name}: must be float16 or bfloat16, not {constants.dtype}")
-        if constants.shape != (blocks,):
-            raise ValueError(
-                f"{name}: {n} weights in blocks of {block} have {blocks} constants, "
-                f"not shape {tuple(constants.shape)}"
-            )
-        if constants.device != device:
-            raise ValueError(f"{name}: is on {constants.device}, the weights are on {device}")
-    if mean is not None and mean.dtype != absmax.dtype:
-        raise ValueError(f"mean: is {mean.dtype}, the absmax {absmax.dtype}")
-
-
-def check_words(words: Tensor, bits: int, n: int) -> None:
-    """Raises ValueError for a stream that is not int32 [ceil(n bits / 32)]."""
-    if words.dtype != torch.int32:
-        raise ValueError(f"packed stream: must be int32, not {words.dtype}")
-    if words.shape != (n_words(n, bits),):
-        raise ValueError(
-            f"packed stream: {n} weights of {bits} bits take {n_words(n, bits)} words, "
-            f"not shape {tuple(words.shape)}"
-        )
-
-
-def check_dtype(name: str, dtype: torch.dtype) -> None:
-    """Raises ValueError for another type than fp16, bf16 and fp32."""
-    if dtype not in _FLOATING:
-        raise ValueError(f"{name}: must be float16, bfloat16 or float32, not {dtype}")
-
-
-def check_product(x: Tensor, bias: Tensor | None, d_out: int, device: torch.device) -> None:
-    """Raises ValueError for an x without columns or away from the weights, and a bias that is not
-    [d_out] beside it."""
-    if x.dim() < 1:
-        raise ValueError("x: needs at least one dimension, the columns of the weight matrix")
-    check_dtype("x", x.dtype)
-    if x.device != device:
-        raise ValueError(f"x: is on {x.device}, the weights are on {device}")
+def check_product(x: Tensor, q: PackedTensor, bias: Tensor | None) -> None:
+    """Raises ValueError for an x that is not floating [..., d_in] beside the weights [d_out, d_in],
+    and for a bias that is not [d_out] there."""
+    if len(q.shape) != 2:
+        raise ValueError(f"weights: must be a matrix, not of shape {tuple(q.shape)}")
+    if x.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        raise ValueError(f"x: must be float16, bfloat16 or float32, not {x.dtype}")
+    if x.dim() < 1 or x.shape[-1] != q.shape[1]:
+        raise ValueError(f"x: must have {q.shape[1]} columns, not shape {tuple(x.shape)}")
+    if x.device != q.device:
+        raise ValueError(f"x: is on {x.device}, the weights are on {q.device}")
     if bias is None:
         return
-    if bias.shape != (d_out,):
-        raise ValueError(f"bias: has shape {tuple(bias.shape)}, not ({d_out},)")
-    if bias.device != device:
-        raise ValueError(f"bias: is on {bias.device}, the weights are on {device}")
+    if bias.shape != q.shape[:1]:
+        raise ValueError(f"bias: has shape {tuple(bias.shape)}, not ({q.shape[0]},)")
+    if bias.device != q.device:
+        raise ValueError(f"bias: is on {bias.device}, the weights are on {q.device}")
 
 
 def check_targets(logits: Tensor, targets: Tensor) -> None:

@@ -10,57 +10,36 @@ from torch import Tensor
 
 from quantizers.codebooks import midpoints_of
 from quantizers.kernels import cpu_loops as loops
-from quantizers.kernels.cpu_packed import Packed
+from quantizers.kernels.cpu_packed import Arrays, arrays_of
 from quantizers.kernels.cpu_threads import CHUNK, in_threads
 from quantizers.kernels.jit import compiled
-from quantizers.kernels.reference import padded_table
+from quantizers.packed import PackedTensor
 from quantizers.packing import n_words
 
 _ALIGNMENT = 64  # bytes
 
 
-def quantize_packed(
-    values: Tensor, absmax: Tensor, mean: Tensor | None, codebook: Tensor, bits: int, block: int
-) -> Tensor:
-    signature = "void(f4[::1], f4[::1], f4[::1], f4[::1], i8, i8, i8, u4[::1])"
+def quantize(values: Tensor, q: PackedTensor) -> None:
+    signature = "void(f4[::1], UniTuple(f4[::1], 2), f4[::1], i8, UniTuple(i8, 3), u4[::1])"
     encode = compiled(loops.encode, signature)
+    packed, bits, n = arrays_of(q), q.bits, q.n
     midpoints = np.full(2**bits - 1, np.inf, np.float32)
-    midpoints[: codebook.numel() - 1] = midpoints_of(codebook).numpy()
-    scales, shifts = _fp32(absmax), _fp32(mean)
-    words = torch.empty(n_words(values.numel(), bits), dtype=torch.int32)
-    stream = words.numpy().view(np.uint32)
+    midpoints[: q.codebook.numel() - 1] = midpoints_of(q.codebook).numpy()
+    row, block = packed.blocks.row, packed.blocks.size
 
     def work(start: int, stop: int, scratch: Tensor) -> None:
         chunk = scratch[: stop - start].copy_(values[start:stop]).numpy()
-        into = stream[start * bits // 32 : n_words(stop, bits)]
-        encode(chunk, scales, shifts, midpoints, bits, block, start, into)
+        into = packed.words[start * bits // 32 : n_words(stop, bits)]
+        encode(chunk, packed.constants, midpoints, bits, (start, row, block), into)
 
-    _for_chunks(values.numel(), work)
-    return words
+    _for_chunks(n, work)
 
 
-def dequantize_packed(
-    words: Tensor,
-    absmax: Tensor,
-    mean: Tensor | None,
-    codebook: Tensor,
-    bits: int,
-    block: int,
-    n: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    if n == 0:
-        return torch.empty(0, dtype=dtype)
-    out = _empty(n, dtype)
-    packed = Packed(
-        words=words.numpy().view(np.uint32),
-        absmax=_fp32(absmax),
-        mean=_fp32(mean),
-        table=padded_table(codebook, bits).numpy(),
-        bits=bits,
-        block=block,
-    )
-    _decode(packed, out)
+def dequantize(q: PackedTensor) -> Tensor:
+    if q.n == 0:
+        return torch.empty(0, dtype=q.dtype)
+    out = _empty(q.n, q.dtype)
+    _decode(arrays_of(q), out)
     return out
 
 
@@ -75,7 +54,7 @@ def decoder_name() -> str:
     return "AVX-512 permutations"
 
 
-def _decode(packed: Packed, out: Tensor) -> None:
+def _decode(packed: Arrays, out: Tensor) -> None:
     from quantizers.kernels import cpu_lookup, cpu_vector
 
     if packed.bits > cpu_lookup.LOOKUP_BITS or not cpu_lookup.runs_here():
@@ -86,15 +65,16 @@ def _decode(packed: Packed, out: Tensor) -> None:
         cpu_lookup.decode(packed, out, done)
 
 
-def _decode_any(packed: Packed, out: Tensor) -> None:
-    signature = "void(u4[::1], f4[::1], f4[::1], f4[::1], i8, i8, i8, f4[::1])"
+def _decode_any(packed: Arrays, out: Tensor) -> None:
+    signature = "void(u4[::1], UniTuple(f4[::1], 2), f4[::1], i8, UniTuple(i8, 3), f4[::1])"
     decode = compiled(loops.decode, signature)
-    constants = (packed.absmax, packed.mean, packed.table, packed.bits, packed.block)
+    bits, row, block = packed.bits, packed.blocks.row, packed.blocks.size
 
     def work(start: int, stop: int, scratch: Tensor) -> None:
         chunk = scratch[: stop - start]
-        codes = packed.words[start * packed.bits // 32 : n_words(stop, packed.bits)]
-        decode(codes, *constants, start, chunk.numpy())
+        codes = packed.words[start * bits // 32 : n_words(stop, bits)]
+        place = (start, row, block)
+        decode(codes, packed.constants, packed.table, bits, place, chunk.numpy())
         out[start:stop].copy_(chunk)
 
     _for_chunks(out.numel(), work)
@@ -125,13 +105,3 @@ def _for_chunks(n: int, work: Callable[[int, int, Tensor], None]) -> None:
             work(start, min(start + CHUNK, last), scratch)
 
     in_threads(n, run)
-
-
-def _fp32(constants: Tensor | None) -> np.ndarray:
-    """By chunks: torch's own threads, once started, keep a core busy for a while."""
-    if constants is None:
-        return np.empty(0, np.float32)
-    wide = torch.empty(constants.numel())
-    for part, narrow in zip(wide.split(CHUNK), constants.split(CHUNK), strict=True):
-        part.copy_(narrow)
-    return wide.numpy()

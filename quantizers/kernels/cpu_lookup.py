@@ -16,7 +16,7 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from quantizers.kernels.cpu_packed import FP16, FP32, KINDS, Packed, bits_of, typed
+from quantizers.kernels.cpu_packed import FP16, FP32, KINDS, Arrays, bits_of, typed
 from quantizers.kernels.cpu_threads import in_threads
 from quantizers.kernels.jit import compiled
 
@@ -32,21 +32,23 @@ def runs_here() -> bool:
     return bool(binding.get_host_cpu_features().get("f16c"))
 
 
-def decode(packed: Packed, out: Tensor, done: int) -> None:
+def decode(packed: Arrays, out: Tensor, done: int) -> None:
     """Fill out from element `done` on, a multiple of 32."""
     bits, kind, values = packed.bits, KINDS[out.dtype], bits_of(out)
     entries = entries_of(packed.table, bits)
     signature = (
-        f"void(u4[::1], f4[::1], f4[::1], {typed(entries)}, i8, i8, i8, i8, f4[::1], u2[::1])"
+        f"void(u4[::1], UniTuple(f4[::1], 2), {typed(entries)}, UniTuple(i8, 4), i8, f4[::1],"
+        " u2[::1])"
     )
+    blocks = packed.blocks
     lookup = compiled(lookup_of(bits), signature)
     empty32, empty16 = np.empty(0, np.float32), np.empty(0, np.uint16)
 
     def fill(first: int, last: int, codes: np.ndarray) -> None:
         part = values[first:last]
         into = (part, empty16) if kind == FP32 else (empty32, part)
-        args = (entries, packed.block, first, last - first, kind)
-        lookup(codes, packed.absmax, packed.mean, *args, *into)
+        place = (first, last - first, blocks.row, blocks.size)
+        lookup(codes, packed.constants, entries, place, kind, *into)
 
     def fill_groups(first: int, last: int) -> None:
         begin, end = done + first, done + last
@@ -93,13 +95,20 @@ def lookup_of(bits: int) -> Callable[..., None]:
     field, lookups = bits * width, 32 // width
     mask = np.uint32((1 << field) - 1)
 
-    def lookup(words, absmax, mean, entries, block, start, size, kind, out, out16):  # type: ignore[no-untyped-def]
-        """Write the `size` values from element `start` on to out (fp32) or, as bits of `kind`, to
-        out16. words: whole groups of 32 codes."""
+    def lookup(words, constants, entries, place, kind, out, out16):  # type: ignore[no-untyped-def]
+        """Write values to out (fp32) or, as bits of `kind`, to out16.
+
+        words: whole groups of 32 codes; constants: (absmax, mean or nothing); place: the first
+        element, how many, weights of a row and of a block."""
+        absmax, mean = constants
+        start, size, row, block = place
         values = np.empty(_STRIP, np.float32)
         raw, bits_of = values.view(entries.dtype), values.view(np.uint32)
-        w, owner = np.uintp(0), np.uintp(start // block)
-        left = np.uintp((start // block + 1) * block - start)  # of the owner's block
+        column = start % row
+        blocks_a_row = (row + block - 1) // block
+        w, owner = np.uintp(0), np.uintp(start // row * blocks_a_row + column // block)
+        left = np.uintp(min(block - column % block, row - column))  # of the owner's block
+        left_row = np.uintp(row - column) - left  # of the row after it
         base, stop = np.uintp(0), np.uintp(size)
         while base < stop:
             count = min(stop - base, np.uintp(_STRIP))
@@ -128,7 +137,10 @@ def lookup_of(bits: int) -> Callable[..., None]:
                 begin = end
                 if left == np.uintp(0):
                     owner += np.uintp(1)
-                    left = np.uintp(block)
+                    if left_row == np.uintp(0):
+                        left_row = np.uintp(row)
+                    left = min(np.uintp(block), left_row)
+                    left_row -= left
 
             if kind == FP32:
                 for j in range(count):

@@ -11,11 +11,15 @@ STRIP = 256  # elements the encoder takes through each step at a time
 LINEAR_BITS = 8  # up to here it compares with every midpoint, above it searches
 
 
-def encode(values, absmax, mean, midpoints, bits, block, start, words):  # type: ignore[no-untyped-def]
-    """Pack the codes of values (fp32), which begin at element `start` of the tensor.
+def encode(values, constants, midpoints, bits, place, words):  # type: ignore[no-untyped-def]
+    """Pack the codes of values (fp32).
 
-    midpoints: 2^bits - 1 of them, padded with inf; mean: empty if not centered.
+    constants: (absmax, mean), the latter empty if not centered; midpoints: 2^bits - 1 of them,
+    padded with inf; place: the values' first element in the tensor, weights of a row and a block.
     """
+    absmax, mean = constants
+    start, row, block = place
+    blocks_a_row = (row + block - 1) // block
     x = np.zeros(STRIP, np.float32)
     index = np.empty(STRIP, np.int32)
     shift = np.float32(0)
@@ -25,8 +29,10 @@ def encode(values, absmax, mean, midpoints, bits, block, start, words):  # type:
 
         i = 0
         while i < size:
-            owner = (start + base + i) // block
-            stop = min(size, (owner + 1) * block - start - base)
+            at = start + base + i
+            column = at % row
+            owner = at // row * blocks_a_row + column // block
+            stop = min(size, i + row - column, i + block - column % block)
             scale = absmax[owner]
             if mean.size:
                 shift = mean[owner]
@@ -59,14 +65,18 @@ def encode(values, absmax, mean, midpoints, bits, block, start, words):  # type:
         words[word] = stream & 0xFFFFFFFF
 
 
-def decode(words, absmax, mean, table, bits, block, start, out):  # type: ignore[no-untyped-def]
-    """Fill out (fp32) with the values from element `start` on; words begin with its code."""
+def decode(words, constants, table, bits, place, out):  # type: ignore[no-untyped-def]
+    """Fill out (fp32); words begin with its first code. Else as `encode`."""
+    absmax, mean = constants
+    start, row, block = place
+    blocks_a_row = (row + block - 1) // block
     mask = (1 << bits) - 1
     stream, filled, word = np.int64(0), 0, 0
     i = 0
     while i < out.size:
-        owner = (start + i) // block
-        stop = min(out.size, (owner + 1) * block - start)
+        column = (start + i) % row
+        owner = (start + i) // row * blocks_a_row + column // block
+        stop = min(out.size, i + row - column, i + block - column % block)
         scale = absmax[owner]
         begin = i
         while i < stop:

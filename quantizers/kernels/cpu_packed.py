@@ -1,4 +1,4 @@
-"""What the CPU's decoders are given: a packed tensor as arrays, and where it goes."""
+"""What the CPU's loops are given: a packed tensor as arrays."""
 
 from __future__ import annotations
 
@@ -8,19 +8,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quantizers.granularity import Blocks
+from quantizers.kernels.cpu_threads import CHUNK
+from quantizers.kernels.reference import padded_table
+from quantizers.packed import PackedTensor
+
 # What is stored.
 FP32, FP16, BF16 = 0, 1, 2
 KINDS = {torch.float32: FP32, torch.float16: FP16, torch.bfloat16: BF16}
 
 
 @dataclass(frozen=True)
-class Packed:
-    words: np.ndarray  # uint32, the index stream
-    absmax: np.ndarray  # fp32, one a block
-    mean: np.ndarray  # likewise, or empty
+class Arrays:
+    words: np.ndarray  # uint32, the index stream; shares the tensor's memory
+    constants: tuple[np.ndarray, np.ndarray]  # fp32, absmax and mean: one a block, or no means
     table: np.ndarray  # fp32 [2^bits]
     bits: int
-    block: int
+    blocks: Blocks
+
+
+def arrays_of(q: PackedTensor) -> Arrays:
+    words, constants = q.words.numpy().view(np.uint32), (_fp32(q.absmax), _fp32(q.mean))
+    return Arrays(words, constants, padded_table(q).numpy(), q.bits, q.blocks)
 
 
 def bits_of(values: Tensor) -> np.ndarray:
@@ -31,3 +40,13 @@ def bits_of(values: Tensor) -> np.ndarray:
 def typed(values: np.ndarray) -> str:
     """Numba's name of a contiguous array's type."""
     return f"{values.dtype.kind}{values.dtype.itemsize}[::1]"
+
+
+def _fp32(constants: Tensor | None) -> np.ndarray:
+    """By chunks: torch's own threads, once started, keep a core busy for a while."""
+    if constants is None:
+        return np.empty(0, np.float32)
+    wide = torch.empty(constants.numel())
+    for part, narrow in zip(wide.split(CHUNK), constants.split(CHUNK), strict=True):
+        part.copy_(narrow)
+    return wide.numpy()

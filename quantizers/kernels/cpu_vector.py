@@ -18,7 +18,8 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from quantizers.kernels.cpu_packed import BF16, FP16, KINDS, Packed, bits_of, typed
+from quantizers.granularity import Blocks
+from quantizers.kernels.cpu_packed import BF16, FP16, KINDS, Arrays, bits_of, typed
 from quantizers.kernels.cpu_threads import in_threads
 from quantizers.kernels.jit import compiled
 
@@ -35,27 +36,29 @@ def runs_here() -> bool:
     return all(features.get(name) for name in ("avx512f", "avx512bw", "avx512vbmi"))
 
 
-def decode(packed: Packed, out: Tensor) -> int:
+def decode(packed: Arrays, out: Tensor) -> int:
     """Fill the first elements of out, at an address that 64 divides; returns how many."""
-    n = covered(out.numel(), packed.words.size, packed.bits, packed.block)
+    n = covered(packed.words.size, packed.bits, packed.blocks)
     if n == 0:
         return 0
+    absmax, mean = packed.constants
     values = bits_of(out[:n])
     signature = f"void(u4[::1], f4[::1], f4[::1], u1[::1], i8, i8, {typed(values)})"
-    decoder = decoder_of(packed.bits, KINDS[out.dtype], int(packed.mean.size > 0))
+    decoder = decoder_of(packed.bits, KINDS[out.dtype], int(mean.size > 0))
     fill = compiled(decoder, signature)
-    shift = (packed.block - 1).bit_length()  # element >> shift is its block
-    args = (packed.words, packed.absmax, packed.mean, planes_of(packed.table), shift)
+    shift = (packed.blocks.size - 1).bit_length()  # element >> shift is its block
+    args = (packed.words, absmax, mean, planes_of(packed.table), shift)
     in_threads(n, lambda first, last: fill(*args, first, values[first:last]))
     return n
 
 
-def covered(n: int, n_words: int, bits: int, block: int) -> int:
+def covered(n_words: int, bits: int, blocks: Blocks) -> int:
     """How many of a tensor's n elements it decodes, from the first on; the rest is for others.
 
     Blocks are powers of two from 16 up, or one the whole tensor.
     """
-    if block < n and (block < 16 or block & (block - 1)):
+    n, size = blocks.n, blocks.size
+    if size < n and (size < 16 or size & (size - 1) or not blocks.equal):
         return 0
     loads = (4 * n_words - _LOADED) // (GROUP * bits // 8) + 1  # those that stay in the stream
     return GROUP * max(0, min(n // GROUP, loads))
@@ -106,30 +109,17 @@ def _fence(typing_context: Any) -> Any:
 
 
 @intrinsic(prefer_literal=True)
-def _decode_group(
-    typing_context: Any,
-    bits: Any,
-    kind: Any,
-    centered: Any,
-    words: Any,
-    word: Any,
-    planes: Any,
-    absmax: Any,
-    mean: Any,
-    a: Any,
-    b: Any,
-    c: Any,
-    d: Any,
-    out: Any,
-    to: Any,
-) -> Any:
-    """Decode GROUP codes from words[word:] to out[to:]; a owns the first 16, b the next, ..."""
-    given = (bits, kind, centered, words, word, planes, absmax, mean, a, b, c, d, out, to)
+def _decode_group(typing_context: Any, *given: Any) -> Any:
+    """(bits, kind, centered, words, word, planes, absmax, mean, a, b, c, d, out, to): decode GROUP
+    codes from words[word:] to out[to:]; a is the block of the first 16, b of the next, ..."""
+    bits, kind, centered = given[:3]
     width, rounded, shifted = bits.literal_value, kind.literal_value, centered.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        arguments = [builder.extract_value(arguments[0], i) for i in range(len(given))]
+
         def data(i: int) -> Any:
-            return context.make_array(signature.args[i])(context, builder, arguments[i]).data
+            return context.make_array(given[i])(context, builder, arguments[i]).data
 
         scales, means = data(6), data(7)
         codes = _codes(builder, width, builder.gep(data(3), [arguments[4]]))
@@ -147,7 +137,7 @@ def _decode_group(
             _store_past_caches(builder, part, builder.gep(data(12), [at]))
         return context.get_dummy_value()
 
-    return types.void(*given), generate
+    return types.void(types.StarArgTuple.from_types(given)), generate
 
 
 def _function(builder: Any, name: str, returned: Any, taken: list[Any]) -> Any:

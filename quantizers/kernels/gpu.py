@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from quantizers.codebooks import integer
+from quantizers.granularity import Granularity
 from quantizers.kernels import build, launches, reference, tuning
 from quantizers.kernels.launches import Launch, Limits
+from quantizers.packed import PackedTensor, empty
 
 log = logging.getLogger(__name__)
 
@@ -58,144 +60,104 @@ def proven() -> set[str]:
         return {name for (name, _), kernel in _kernels.items() if not isinstance(kernel, str)}
 
 
-def dequantize_packed(
-    words: Tensor,
-    absmax: Tensor,
-    mean: Tensor | None,
-    codebook: Tensor,
-    bits: int,
-    block: int,
-    n: int,
-    dtype: torch.dtype,
-) -> Tensor | None:
-    if n == 0:
+def dequantize(q: PackedTensor) -> Tensor | None:
+    if q.n == 0:
         return None
-    launch, out = launches.dequantize(words, absmax, mean, codebook, bits, block, n, dtype)
+    launch, out = launches.dequantize(q)
 
     def check() -> bool:
-        sample = _sample_stream(bits, launch, dtype, words.device)
-        args = (*sample, 1000, dtype)
-        trial, result = launches.dequantize(*args)
+        sample, _ = _sample(q, launch)
+        trial, result = launches.dequantize(sample)
         result.fill_(torch.nan)
-        start(trial, words.device)
-        return _equal_bits(result, reference.dequantize_packed(*args))
+        start(trial, q.device)
+        return _equal_bits(result, reference.dequantize(sample))
 
-    return out if _run(launch, words.device, check) else None
+    return out if _run(launch, q.device, check) else None
 
 
-def quantize_packed(
-    values: Tensor, absmax: Tensor, mean: Tensor | None, codebook: Tensor, bits: int, block: int
-) -> Tensor | None:
-    if values.numel() == 0:
-        return None
-    device = values.device
-    launch, words = launches.quantize(
-        values, absmax, mean, codebook, bits, block, processors(device)
-    )
+def quantize(values: Tensor, q: PackedTensor) -> bool:
+    """Whether q's words have been written, with its absmax and mean given."""
+    if q.n == 0:
+        return False
+    launch = launches.quantize(values, q, processors(q.device))
 
     def check() -> bool:
-        sample = _sample_values(values.dtype, device)
-        _, scales, center, table, _, blocks = _sample_stream(bits, launch, values.dtype, device)
-        args = (sample, scales, center, table, bits, blocks)
-        trial, result = launches.quantize(*args, processors=1)
-        result.fill_(-1)
-        start(trial, device)
-        return _equal_bits(result, reference.quantize_packed(*args))
+        sample, weights = _sample(q, launch)
+        expected = sample.words.clone()
+        sample.words.fill_(-1)
+        start(launches.quantize(weights, sample, processors=1), q.device)
+        return _equal_bits(sample.words, expected)
 
-    return words if _run(launch, device, check) else None
+    return _run(launch, q.device, check)
 
 
-def quantize_blocks(
-    values: Tensor, codebook: Tensor, bits: int, block: int
-) -> tuple[Tensor, Tensor] | None:
-    """(words, absmax) in one pass over the weights. None also for weights that cannot be quantized
-    (NaN, inf, overflow): the slower path finds them again and says which."""
-    device = values.device
-    if values.numel() == 0:
-        return None
-    planned = launches.quantize_blocks(values, codebook, bits, block, processors(device))
+def quantize_blocks(values: Tensor, q: PackedTensor) -> bool:
+    """Whether q's words and absmax have been written, in one pass over the weights. False also for
+    weights that cannot be quantized (NaN, inf, overflow): the slower path finds them again and says
+    which."""
+    if q.n == 0:
+        return False
+    planned = launches.quantize_blocks(values, q, processors(q.device))
     if planned is None:
-        return None
-    launch, words, absmax, problem = planned
+        return False
+    launch, problem = planned
 
     def check() -> bool:
-        sample, table = _sample_values(values.dtype, device), integer(bits)
-        trial = launches.quantize_blocks(sample, table, bits, 64, processors=1)
-        assert trial is not None
-        start(trial[0], device)
-        rows = torch.nn.functional.pad(sample, (0, 24)).view(-1, 64)  # 1000 + 24 = 16 x 64
-        scales = rows.abs().amax(1).to(trial[2].dtype)
-        packed = reference.quantize_packed(sample, scales, None, table, bits, 64)
-        return (
-            _equal_bits(trial[1], packed) and _equal_bits(trial[2], scales) and int(trial[3]) == 0
-        )
+        weights = _sample_weights(q.dtype, q.device)
+        trial = empty(weights, integer(q.bits), q.bits, Granularity(64))
+        expected = empty(weights, integer(q.bits), q.bits, Granularity(64))
+        rows = torch.nn.functional.pad(weights, (0, 24)).view(-1, 64)  # 1000 + 24 = 16 x 64
+        expected.absmax.copy_(rows.abs().amax(1))
+        reference.quantize(weights, expected)
+        trial_planned = launches.quantize_blocks(weights, trial, processors=1)
+        assert trial_planned is not None
+        start(trial_planned[0], q.device)
+        same = _equal_bits(trial.words, expected.words)
+        return same and _equal_bits(trial.absmax, expected.absmax) and int(trial_planned[1]) == 0
 
-    if not _run(launch, device, check) or int(problem) != 0:
-        return None
-    return words, absmax
+    return _run(launch, q.device, check) and int(problem) == 0
 
 
-def multiply(
-    x: Tensor,
-    words: Tensor,
-    absmax: Tensor,
-    codebook: Tensor,
-    bias: Tensor | None,
-    bits: int,
-    block: int,
-    d_out: int,
-) -> Tensor | None:
+def multiply(x: Tensor, q: PackedTensor, bias: Tensor | None) -> Tensor | None:
     """Few rows of x at a time; None above the crossover, and for what the kernels do not cover."""
-    if x.shape[0] > tuning.most_fused_rows(bits, x.shape[1] * d_out):
+    if len(x) > tuning.most_fused_rows(q.bits, q.n):
         return None
-    args = words, absmax, codebook, bias, bits, block, d_out
     parts = []
     for rows in x.split(tuning.MULTIPLY_ROWS):
-        if (y := _multiply_few(rows, *args)) is None:
+        if (y := _multiply_few(rows, q, bias)) is None:
             return None
         parts.append(y)
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _multiply_few(
-    x: Tensor,
-    words: Tensor,
-    absmax: Tensor,
-    codebook: Tensor,
-    bias: Tensor | None,
-    bits: int,
-    block: int,
-    d_out: int,
-) -> Tensor | None:
-    device = x.device
-    available = limits(device)
+def _multiply_few(x: Tensor, q: PackedTensor, bias: Tensor | None) -> Tensor | None:
+    available = limits(x.device)
     for plan in (launches.gemv, launches.multiply):
         plan = partial(plan, limits=available)
-        planned = plan(x, words, absmax, codebook, bias, bits, block, d_out)
+        planned = plan(x, q, bias)
         if planned is not None:
             launch, y = planned
-            if _run(launch, device, partial(_proves_product, plan, x, bits, block)):
+            if _run(launch, x.device, partial(_proves_product, plan, x, q)):
                 return y
     return None
 
 
-def _proves_product(plan: Callable[..., Any], x: Tensor, bits: int, block: int) -> bool:
+def _proves_product(plan: Callable[..., Any], x: Tensor, q: PackedTensor) -> bool:
     """Rows of the identity give columns of the dequantized matrix, bit for bit."""
-    (m, _), device, dtype = x.shape, x.device, x.dtype
-    d_in, rows, block = 2 * launches.FUSED_COLUMNS, 40, 16 if block == 16 else 64
-    n = rows * d_in
-    values = torch.linspace(-1, 1, n, device=device).to(dtype)
-    scales = torch.linspace(0.1, 2, n // block, device=device).to(dtype)
-    table = integer(bits)
-    packed = reference.quantize_packed(values, scales, None, table, bits, block)
-    weights = reference.dequantize_packed(packed, scales, None, table, bits, block, n, dtype)
+    m, d_in, d_out = len(x), 2 * launches.FUSED_COLUMNS, 40
+    values = torch.linspace(-1, 1, d_out * d_in, device=x.device).to(x.dtype).view(d_out, d_in)
+    blocks = Granularity(16 if q.blocks.size == 16 else 64)
+    sample = empty(values, integer(q.bits), q.bits, blocks)
+    sample.absmax.copy_(torch.linspace(0.1, 2, sample.absmax.numel(), device=x.device))
+    reference.quantize(values.flatten(), sample)
+    weights = reference.dequantize(sample).view(d_out, d_in)
     for first in (5, 100, 250):
-        columns = (torch.arange(m, device=device) * 37 + first) % d_in
-        chosen = torch.nn.functional.one_hot(columns, d_in).to(dtype)
-        launch, y = plan(chosen, packed, scales, table, None, bits, block, rows)
+        columns = (torch.arange(m, device=x.device) * 37 + first) % d_in
+        chosen = torch.nn.functional.one_hot(columns, d_in).to(x.dtype)
+        launch, y = plan(chosen, sample, None)
         y.fill_(torch.nan)
-        start(launch, device)
-        if not torch.equal(y, weights.view(rows, d_in).T[columns]):
+        start(launch, x.device)
+        if not torch.equal(y, weights.T[columns]):
             return False
     return True
 
@@ -211,12 +173,12 @@ def token_logprobs(
 
     def check() -> bool:
         """Other sums than torch's: close, not the same bits."""
-        sample, of = _sample_logits(logits.dtype, device)
-        trial = launches.token_logprobs(sample, of, greedy=True)
+        sample, targets = _sample_logits(logits.dtype, device)
+        trial = launches.token_logprobs(sample, targets, greedy=True)
         assert trial is not None and trial[2] is not None
         trial[1].fill_(1)
         start(trial[0], device)
-        close, likeliest = reference.token_logprobs(sample, of, greedy=True)
+        close, likeliest = reference.token_logprobs(sample, targets, greedy=True)
         assert likeliest is not None
         near = torch.allclose(trial[1], close, rtol=1e-6, atol=1e-5, equal_nan=True)
         return near and torch.equal(trial[2], likeliest)
@@ -234,24 +196,22 @@ def _sample_logits(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Te
     return rows.to(dtype), torch.tensor(targets, device=device)
 
 
-def _sample_values(dtype: torch.dtype, device: torch.device) -> Tensor:
+def _sample_weights(dtype: torch.dtype, device: torch.device) -> Tensor:
     """1000 weights: a short last group, warp, tile and block."""
     return (torch.linspace(-3, 3, 1000, device=device) ** 3).to(dtype)
 
 
-def _sample_stream(
-    bits: int, launch: Launch, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, Tensor, int, int]:
-    """(words, absmax, mean, codebook, bits, block) of 1000 weights for the launch's instance."""
-    block = 64 if launch.name.endswith("true>") else 7
-    blocks = -(-1000 // block)
-    sixteen = torch.bfloat16 if dtype == torch.bfloat16 else torch.float16
-    absmax = torch.linspace(0, 30, blocks, device=device).to(sixteen)
-    mean = torch.linspace(-0.5, 0.5, blocks, device=device).to(sixteen)
-    table = integer(bits)
-    values = _sample_values(dtype, device)
-    words = reference.quantize_packed(values, absmax, mean, table, bits, block)
-    return words, absmax, mean, table, bits, block
+def _sample(q: PackedTensor, launch: Launch) -> tuple[PackedTensor, Tensor]:
+    """(packed, weights) of 20 rows, centered, for the instance that q takes."""
+    weights = _sample_weights(q.dtype, q.device)
+    fast = launch.instance.parameters[-1]
+    blocks = Granularity(64) if fast else Granularity(7, by_row=True)
+    sample = empty(weights.view(20, 50), integer(q.bits), q.bits, blocks, centered=True)
+    assert sample.mean is not None
+    sample.absmax.copy_(torch.linspace(0, 30, sample.absmax.numel(), device=q.device))
+    sample.mean.copy_(torch.linspace(-0.5, 0.5, sample.mean.numel(), device=q.device))
+    reference.quantize(weights, sample)
+    return sample, weights
 
 
 def _equal_bits(a: Tensor, b: Tensor) -> bool:
@@ -260,12 +220,12 @@ def _equal_bits(a: Tensor, b: Tensor) -> bool:
 
 def _run(launch: Launch, device: torch.device, check: Callable[[], bool]) -> bool:
     """Start a launch whose kernel has proved itself; False if it cannot be used."""
-    key = launch.name, device.index or 0
+    key = launch.instance.name, device.index or 0
     with _lock:
         if key not in _kernels:
             _kernels[key] = _prove(launch, device, check)
             if isinstance(_kernels[key], str):
-                log.warning("%s is not used, plain torch is: %s", launch.name, _kernels[key])
+                log.warning("%s is not used, plain torch is: %s", key[0], _kernels[key])
         usable = not isinstance(_kernels[key], str)
     if usable:
         start(launch, device)
@@ -276,7 +236,7 @@ def _prove(launch: Launch, device: torch.device, check: Callable[[], bool]) -> A
     """The kernel, or the reason not to use it."""
     if (reason := unsupported(device)) is not None:
         return reason
-    key = launch.name, device.index or 0
+    key = launch.instance.name, device.index or 0
     try:
         _kernels[key] = _load(launch, device)
         good = check()
@@ -289,12 +249,13 @@ def _load(launch: Launch, device: torch.device) -> Any:
     from cuda.core import Device, ObjectCode
 
     major, minor = torch.cuda.get_device_capability(device)
-    binary = build.build(launch.family, launch.name, f"sm_{major}{minor}")
+    name = launch.instance.name
+    binary = build.build(launch.instance, f"sm_{major}{minor}")
     with torch.cuda.device(device):
         Device(device.index or 0).set_current()
-        symbols = {launch.name: binary.symbol.encode()}  # as `Program.compile` gives them
+        symbols = {name: binary.symbol.encode()}  # as `Program.compile` gives them
         code = ObjectCode.from_cubin(binary.code, symbol_mapping=symbols)
-        kernel = code.get_kernel(launch.name)
+        kernel = code.get_kernel(name)
         if launch.shared:
             _allow_shared(kernel, device)
         return kernel
@@ -318,14 +279,15 @@ def start(launch: Launch, device: torch.device) -> None:
     from cuda.core import launch as enqueue
 
     arguments = [
-        a.data_ptr() if isinstance(a, Tensor) else (0 if a is None else a) for a in launch.arguments
+        a.data_ptr() if isinstance(a, Tensor) else (0 if a is None else a)
+        for a in launch.arguments.values()
     ]
     with torch.cuda.device(device):
         Device(device.index or 0).set_current()
         enqueue(
             _stream(torch.cuda.current_stream(device).cuda_stream),
             _config(launch.blocks, launch.threads, launch.shared),
-            _kernels[launch.name, device.index or 0],
+            _kernels[launch.instance.name, device.index or 0],
             *arguments,
         )
 

@@ -1,7 +1,7 @@
 """Which kernel instance does a job, with which arguments: everything about a launch but the GPU.
 
-Each function allocates the result and returns it with the launch that fills it, or None for a case
-that the kernels do not cover. Tensors are contiguous and on one device, as `checks` has made sure.
+Each function returns the launch and what it fills, or None for a case that the kernels do not
+cover. Tensors are contiguous and on one device, as `PackedTensor` and `checks` have made sure.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from quantizers.granularity import Blocks
 from quantizers.kernels import build, tuning
+from quantizers.kernels.build import Instance
 from quantizers.kernels.search import search_of
-from quantizers.packing import n_words
+from quantizers.packed import PackedTensor
 
 _ONE_BLOCK = 62  # any index shifted by so much is 0
 FUSED_COLUMNS = 128  # the fused products take so many columns at a time
@@ -33,86 +35,62 @@ class Limits:
 
 @dataclass(frozen=True)
 class Launch:
-    """Pointers (None: null) and integers, all 8 bytes, for `blocks` blocks of `threads` threads."""
+    """`blocks` blocks of `threads` threads of an instance, on the kernel's arguments by name."""
 
-    family: str
-    name: str
+    instance: Instance
     blocks: int
     threads: int
-    arguments: tuple[Tensor | int | None, ...]
+    arguments: dict[str, Tensor | int | None]  # pointers (None: null) and integers, 8 bytes each
     shared: int = 0  # bytes of dynamic shared memory a block
 
 
-def dequantize(
-    words: Tensor,
-    absmax: Tensor,
-    mean: Tensor | None,
-    codebook: Tensor,
-    bits: int,
-    block: int,
-    n: int,
-    dtype: torch.dtype,
-) -> tuple[Launch, Tensor]:
-    """The weights, [n]; arguments as `kernels.dequantize_packed` takes them."""
-    out = torch.empty(n, dtype=dtype, device=words.device)
-    shift = _log2(block, n, smallest=8)
-    whole_groups = shift is not None and bits <= MOST_SHARED_BITS
+def dequantize(q: PackedTensor) -> tuple[Launch, Tensor]:
+    """The weights, [n]."""
+    out = torch.empty(q.n, dtype=q.dtype, device=q.device)
+    shift = _shift(q.blocks, smallest=8)
+    whole_groups = shift is not None and q.bits <= MOST_SHARED_BITS
     group_shift = 0
     if shift is not None:
         group_shift = shift if shift == _ONE_BLOCK else shift - 3
     unroll = tuning.DEQUANTIZE_UNROLL if whole_groups else 1
     launch = Launch(
-        "dequantize",
-        build.dequantize_name(bits, dtype, whole_groups),
-        -(-n // (8 * tuning.DEQUANTIZE_THREADS * unroll)),
+        Instance("dequantize", (q.bits, q.dtype, whole_groups)),
+        -(-q.n // (8 * tuning.DEQUANTIZE_THREADS * unroll)),
         tuning.DEQUANTIZE_THREADS,
-        (
-            words,
-            absmax,
-            mean,
-            codebook.to(words.device),
-            out,
-            n,
-            block,
-            group_shift,
-            codebook.numel(),
-            int(absmax.dtype == torch.bfloat16),
-        ),
+        {
+            "stream": q.words,
+            "absmax": q.absmax,
+            "mean": q.mean,
+            "codebook": q.codebook.to(q.device),
+            "out": out,
+            **_layout(q.blocks),
+            "shift": group_shift,
+            "n_codes": q.codebook.numel(),
+            "bf16": int(q.absmax.dtype == torch.bfloat16),
+        },
     )
     return launch, out
 
 
-def quantize(
-    values: Tensor,
-    absmax: Tensor,
-    mean: Tensor | None,
-    codebook: Tensor,
-    bits: int,
-    block: int,
-    processors: int,
-) -> tuple[Launch, Tensor]:
-    """The packed words, with absmax and mean given."""
-    return _quantize(values, absmax, mean, codebook, bits, block, 0, None, processors)
+def quantize(values: Tensor, q: PackedTensor, processors: int) -> Launch:
+    """Writes q's words, with its absmax and mean given."""
+    return _quantize(values, q, processors)
 
 
 def quantize_blocks(
-    values: Tensor, codebook: Tensor, bits: int, block: int, processors: int
-) -> tuple[Launch, Tensor, Tensor, Tensor] | None:
-    """(launch, words, absmax, problem) of one pass, for blocks that threads can share.
+    values: Tensor, q: PackedTensor, processors: int
+) -> tuple[Launch, Tensor] | None:
+    """(launch, problem) of one pass that writes q's words and absmax, for blocks that threads can
+    share.
 
     problem: int32 [1]; not 0 afterwards if a weight is not finite or an absmax overflows 16 bit.
     """
-    largest = 8 * tuning.QUANTIZE_THREADS
-    shift = _log2(block, n=largest + 1, smallest=16)
-    if shift is None or block > largest or bits > MOST_SHARED_BITS:
+    size = q.blocks.size
+    covered = 16 <= size <= 8 * tuning.QUANTIZE_THREADS and not size & (size - 1)
+    if not covered or not q.blocks.equal or q.mean is not None or q.bits > MOST_SHARED_BITS:
         return None
-    sixteen = torch.bfloat16 if values.dtype == torch.bfloat16 else torch.float16
-    absmax = values.new_empty(-(-values.numel() // block), dtype=sixteen)
     problem = torch.zeros(1, dtype=torch.int32, device=values.device)
-    launch, words = _quantize(
-        values, absmax, None, codebook, bits, block, shift, problem, processors
-    )
-    return launch, words, absmax, problem
+    return _quantize(values, q, processors, problem), problem
 
 
 def token_logprobs(
@@ -126,99 +104,78 @@ def token_logprobs(
     logprobs = torch.empty(n, device=logits.device)
     flags = torch.empty(n, dtype=torch.bool, device=logits.device) if greedy else None
     launch = Launch(
-        "logprob",
-        build.logprob_name(logits.dtype),
+        Instance("logprob", (logits.dtype,)),
         n,
         tuning.LOGPROB_THREADS,
-        (logits, targets, logprobs, flags, vocabulary),
+        {
+            "logits": logits,
+            "targets": targets,
+            "logprobs": logprobs,
+            "greedy": flags,
+            "columns": vocabulary,
+        },
     )
     return launch, logprobs, flags
 
 
 def _quantize(
-    values: Tensor,
-    absmax: Tensor,
-    mean: Tensor | None,
-    codebook: Tensor,
-    bits: int,
-    block: int,
-    shift: int,
-    problem: Tensor | None,
-    processors: int,
-) -> tuple[Launch, Tensor]:
-    words = torch.empty(n_words(values.numel(), bits), dtype=torch.int32, device=values.device)
-    threads = tuning.QUANTIZE_THREADS
-    search = search_of(codebook, bits, values.device)
-    launch = Launch(
-        "quantize",
-        build.quantize_name(bits, values.dtype, problem is not None),
-        _blocks(values.numel(), 8 * threads, tuning.QUANTIZE_BLOCKS, processors),
+    values: Tensor, q: PackedTensor, processors: int, problem: Tensor | None = None
+) -> Launch:
+    search = search_of(q.codebook, q.bits, q.device)
+    threads, one_pass = tuning.QUANTIZE_THREADS, problem is not None
+    return Launch(
+        Instance("quantize", (q.bits, q.dtype, one_pass)),
+        min(-(-q.n // (8 * threads)), tuning.QUANTIZE_BLOCKS * processors),
         threads,
-        (
-            _aligned(values),
-            absmax,
-            mean,
-            search.midpoints,
-            search.first,
-            words,
-            problem,
-            values.numel(),
-            block,
-            shift,
-            int(absmax.dtype == torch.bfloat16),
-            search.key_shift,
-            search.widest,
-            int(search.near_zero),
-        ),
+        {
+            "weights": _aligned(values),
+            "absmax": q.absmax,
+            "mean": q.mean,
+            "midpoints": search.midpoints,
+            "first": search.first,
+            "stream": q.words,
+            "problem": problem,
+            **_layout(q.blocks),
+            "shift": q.blocks.size.bit_length() - 1 if one_pass else 0,
+            "bf16": int(q.absmax.dtype == torch.bfloat16),
+            "key_shift": search.key_shift,
+            "widest": search.widest,
+            "near_zero": int(search.near_zero),
+        },
     )
-    return launch, words
 
 
 def gemv(
-    x: Tensor,
-    words: Tensor,
-    absmax: Tensor,
-    codebook: Tensor,
-    bias: Tensor | None,
-    bits: int,
-    block: int,
-    d_out: int,
-    limits: Limits,
+    x: Tensor, q: PackedTensor, bias: Tensor | None, limits: Limits
 ) -> tuple[Launch, Tensor] | None:
     """y = W x + bias for one row, x [1, d_in] and y [1, d_out]; else as `multiply`.
 
     The weights are not rounded to 16 bit: the sum of a block's products is scaled, in fp32.
     """
-    d_in = x.shape[1]
+    d_out, d_in = q.shape
     segments = -(-d_in // GEMV_COLUMNS)
     most_warps = limits.gemv_threads // 32
-    if x.shape[0] != 1 or segments > most_warps or d_out * d_in >= 2**31:
+    if x.shape[0] != 1 or segments > most_warps or q.n >= 2**31:
         return None
-    shift = _covered_shift(x, absmax, bias, bits, block, d_out)
+    shift = _covered_shift(x, q, bias)
     groups = most_warps // segments
     warps = segments * groups
-    shared = _gemv_shared(bits, warps, limits.byte_tables)
+    shared = _gemv_shared(q.bits, warps, limits.byte_tables)
     if shift is None or shift < 5 or shared > limits.shared:
         return None
     y = torch.empty(1, d_out, dtype=x.dtype, device=x.device)
     launch = Launch(
-        "gemv",
-        build.gemv_name(bits, x.dtype),
+        Instance("gemv", (q.bits, x.dtype)),
         min(limits.processors, -(-d_out // groups)),
         32 * warps,
-        (
-            _aligned(x),
-            _aligned(words),
-            _aligned(absmax),
-            codebook.to(x.device),
-            bias,
-            y,
-            d_in,
-            d_out,
-            min(shift, 31),
-            codebook.numel(),
-            segments,
-        ),
+        {
+            **_operands(x, q, bias, y),
+            "d_in": d_in,
+            "d_out": d_out,
+            "shift": min(shift, 31),
+            "n_codes": q.codebook.numel(),
+            "segments": segments,
+        },
         shared,
     )
     return launch, y
@@ -231,53 +188,39 @@ def _gemv_shared(bits: int, warps: int, byte_tables: bool) -> int:
 
 
 def multiply(
-    x: Tensor,
-    words: Tensor,
-    absmax: Tensor,
-    codebook: Tensor,
-    bias: Tensor | None,
-    bits: int,
-    block: int,
-    d_out: int,
-    limits: Limits,
+    x: Tensor, q: PackedTensor, bias: Tensor | None, limits: Limits
 ) -> tuple[Launch, Tensor] | None:
     """y = x W^T + bias, x [m, d_in] and y [m, d_out] in the 16-bit type of absmax and bias."""
-    m, d_in = x.shape
-    shift = _covered_shift(x, absmax, bias, bits, block, d_out)
-    if shift is None or not 1 <= m <= tuning.MULTIPLY_ROWS or d_out * d_in >= 2**31:
+    m, (d_out, d_in) = len(x), q.shape
+    shift = _covered_shift(x, q, bias)
+    if shift is None or not 1 <= m <= tuning.MULTIPLY_ROWS or q.n >= 2**31:
         return None
-    x_tiles, chunks = -(-m // 8), tuning.multiply_chunks(bits)
+    x_tiles, chunks = -(-m // 8), tuning.multiply_chunks(q.bits)
     all_segments = -(-d_in // (chunks * FUSED_COLUMNS))
     for most_warps in (tuning.MULTIPLY_THREADS // 32, 8, 4):
         passes = -(-all_segments // most_warps)
         segments = -(-all_segments // passes)
         groups = most_warps // segments
-        shared = _multiply_shared(bits, x_tiles, chunks, segments * groups, limits.byte_tables)
+        shared = _multiply_shared(q.bits, x_tiles, chunks, segments * groups, limits.byte_tables)
         if shared <= limits.shared:
             break
     else:
         return None
     y = torch.empty(m, d_out, dtype=x.dtype, device=x.device)
     launch = Launch(
-        "multiply",
-        build.multiply_name(bits, x.dtype, x_tiles, chunks, fine=shift < 6),
+        Instance("multiply", (q.bits, x.dtype, x_tiles, chunks, shift < 6)),
         min(limits.processors, -(-d_out // (16 * groups))),
         32 * segments * groups,
-        (
-            _aligned(x),
-            _aligned(words),
-            _aligned(absmax),
-            codebook.to(x.device),
-            bias,
-            y,
-            m,
-            d_in,
-            d_out,
-            min(shift, 31),
-            codebook.numel(),
-            segments,
-            passes,
-        ),
+        {
+            **_operands(x, q, bias, y),
+            "m": m,
+            "d_in": d_in,
+            "d_out": d_out,
+            "shift": min(shift, 31),
+            "n_codes": q.codebook.numel(),
+            "segments": segments,
+            "passes": passes,
+        },
         shared,
     )
     return launch, y
@@ -297,34 +240,46 @@ def _rings_and_table(bits: int, ring: int, warps: int, byte_tables: bool) -> int
     return 2 * table + max(0, warps - (table - 1024) // ring) * ring
 
 
-def _covered_shift(
-    x: Tensor, absmax: Tensor, bias: Tensor | None, bits: int, block: int, d_out: int
-) -> int | None:
+def _layout(blocks: Blocks) -> dict[str, Tensor | int | None]:
+    return {"n": blocks.n, "row": blocks.row, "row_blocks": blocks.a_row, "block": blocks.size}
+
+
+def _operands(
+    x: Tensor, q: PackedTensor, bias: Tensor | None, y: Tensor
+) -> dict[str, Tensor | int | None]:
+    return {
+        "x": _aligned(x),
+        "stream": _aligned(q.words),
+        "absmax": _aligned(q.absmax),
+        "codebook": q.codebook.to(x.device),
+        "bias": bias,
+        "y": y,
+    }
+
+
+def _covered_shift(x: Tensor, q: PackedTensor, bias: Tensor | None) -> int | None:
     """log2 of the block size; None for what no product with packed weights covers."""
-    d_in = x.shape[1]
+    d_out, d_in = q.shape
     covered = (
-        bits <= MOST_SHARED_BITS
+        q.bits <= MOST_SHARED_BITS
+        and q.mean is None
         and d_in >= FUSED_COLUMNS
         and d_in % FUSED_COLUMNS == 0
         and d_out >= 1
         and x.dtype in (torch.float16, torch.bfloat16)
-        and x.dtype == absmax.dtype
+        and x.dtype == q.absmax.dtype
         and (bias is None or bias.dtype == x.dtype)
     )
-    return _log2(block, d_out * d_in, smallest=16) if covered else None
+    return _shift(q.blocks, smallest=16) if covered else None
 
 
-def _log2(block: int, n: int, smallest: int) -> int | None:
+def _shift(blocks: Blocks, smallest: int) -> int | None:
     """log2 of a power of two from `smallest` up; for one block a tensor a shift to index 0."""
-    if block >= n:
+    if blocks.size >= blocks.n:
         return _ONE_BLOCK
-    if block < smallest or block & (block - 1):
+    if not blocks.equal or blocks.size < smallest or blocks.size & (blocks.size - 1):
         return None
-    return block.bit_length() - 1
-
-
-def _blocks(n: int, tile: int, resident: int, processors: int) -> int:
-    return min(-(-n // tile), resident * processors)
+    return blocks.size.bit_length() - 1
 
 
 def _aligned(tensor: Tensor) -> Tensor:

@@ -6,53 +6,42 @@ import torch
 from torch import Tensor
 
 from quantizers.codebooks import round_to_codebook
+from quantizers.granularity import Blocks
+from quantizers.packed import PackedTensor
 from quantizers.packing import n_words, pack, unpack
 
 # Elements at a time, which bounds the int64 temporaries; a multiple of 32 starts on a whole word.
 _CHUNK = 2**22
 
 
-def _block_of(start: int, stop: int, block: int, device: torch.device) -> Tensor:
-    return torch.arange(start, stop, device=device) // block
+def block_of(index: Tensor, blocks: Blocks) -> Tensor:
+    """The block of each weight, int64 like its `index` in the flattened tensor."""
+    return index // blocks.row * blocks.a_row + index % blocks.row // blocks.size
 
 
-def quantize_packed(
-    values: Tensor, absmax: Tensor, mean: Tensor | None, codebook: Tensor, bits: int, block: int
-) -> Tensor:
-    n = values.numel()
-    words = torch.empty(n_words(n, bits), dtype=torch.int32, device=values.device)
-    for start in range(0, n, _CHUNK):
-        stop = min(start + _CHUNK, n)
-        owner = _block_of(start, stop, block, values.device)
+def quantize(values: Tensor, q: PackedTensor) -> None:
+    for start in range(0, q.n, _CHUNK):
+        stop = min(start + _CHUNK, q.n)
+        owner = block_of(torch.arange(start, stop, device=q.device), q.blocks)
         x = values[start:stop].float()
-        if mean is not None:
-            x = x - mean.float()[owner]
-        scale = absmax.float()[owner]
+        if q.mean is not None:
+            x = x - q.mean.float()[owner]
+        scale = q.absmax.float()[owner]
         x = torch.where(scale > 0, x / scale, 0.0)
-        packed = pack(round_to_codebook(x, codebook), bits)
-        words[start * bits // 32 :][: packed.numel()] = packed
-    return words
+        packed = pack(round_to_codebook(x, q.codebook), q.bits)
+        q.words[start * q.bits // 32 :][: packed.numel()] = packed
 
 
-def dequantize_packed(
-    words: Tensor,
-    absmax: Tensor,
-    mean: Tensor | None,
-    codebook: Tensor,
-    bits: int,
-    block: int,
-    n: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    table = padded_table(codebook, bits).to(words.device)
-    out = torch.empty(n, dtype=dtype, device=words.device)
-    for start in range(0, n, _CHUNK):
-        stop = min(start + _CHUNK, n)
-        owner = _block_of(start, stop, block, words.device)
-        stream = words[start * bits // 32 : n_words(stop, bits)]
-        value = table[unpack(stream, bits, stop - start)] * absmax.float()[owner]
-        if mean is not None:
-            value = value + mean.float()[owner]
+def dequantize(q: PackedTensor) -> Tensor:
+    table = padded_table(q).to(q.device)
+    out = torch.empty(q.n, dtype=q.dtype, device=q.device)
+    for start in range(0, q.n, _CHUNK):
+        stop = min(start + _CHUNK, q.n)
+        owner = block_of(torch.arange(start, stop, device=q.device), q.blocks)
+        stream = q.words[start * q.bits // 32 : n_words(stop, q.bits)]
+        value = table[unpack(stream, q.bits, stop - start)] * q.absmax.float()[owner]
+        if q.mean is not None:
+            value = value + q.mean.float()[owner]
         out[start:stop] = value
     return out
 
@@ -66,8 +55,8 @@ def token_logprobs(logits: Tensor, targets: Tensor, greedy: bool) -> tuple[Tenso
     return logprobs.float(), logits.max(dim=-1).indices == targets if greedy else None
 
 
-def padded_table(codebook: Tensor, bits: int) -> Tensor:
+def padded_table(q: PackedTensor) -> Tensor:
     """The codebook as exactly 2^bits fp32 values, NaN at the indices it leaves unused."""
-    table = torch.full((2**bits,), torch.nan)
-    table[: codebook.numel()] = codebook
+    table = torch.full((2**q.bits,), torch.nan)
+    table[: q.codebook.numel()] = q.codebook
     return table

@@ -10,7 +10,7 @@ from kbit.cli import main
 from kbit.doctor import PROBLEM
 from kbit.roofline import bytes_a_step
 from orchestrator.models import load_models
-from quantizers.kernels import build, cpu, cpu_vector
+from quantizers.kernels import build, cpu, cpu_vector, reference
 from quantizers.linear import KBitLinear
 from quantizers.setting import Setting
 
@@ -53,10 +53,17 @@ def test_doctor_says_how_this_processor_decodes(capsys, monkeypatch):
     assert "decodes by look-ups: it has no AVX-512 VBMI" in found["CPU path"]["found"]
 
 
-@pytest.mark.parametrize("kernel", ["quantize_packed", "dequantize_packed"])
-def test_doctor_fails_when_the_cpu_path_is_wrong(capsys, monkeypatch, kernel):
-    right = getattr(cpu, kernel)
-    monkeypatch.setattr(cpu, kernel, lambda *args: right(*args) + 1)
+def wrong_words(values, q):
+    reference.quantize(values, q)
+    q.words[0] ^= 1
+
+
+@pytest.mark.parametrize(
+    ("kernel", "wrong"),
+    [("quantize", wrong_words), ("dequantize", lambda q: reference.dequantize(q) + 1)],
+)
+def test_doctor_fails_when_the_cpu_path_is_wrong(capsys, monkeypatch, kernel, wrong):
+    monkeypatch.setattr(cpu, kernel, wrong)
     code, found = doctor(capsys)
     assert code == 1
     assert "disagree" in found["CPU path"]["found"]
@@ -80,7 +87,7 @@ def test_bytes_a_step_are_those_held():
     packed = bench.packed_model(entry, Setting.make(4, "int", block_size=64), "cpu")
     n = sum(m.in_features * m.out_features for m in packed.modules() if isinstance(m, KBitLinear))
     layers = [m for m in packed.modules() if isinstance(m, KBitLinear)]
-    held = sum(m.packed.nbytes + m.absmax.nbytes + m.bias.nbytes for m in layers)
+    held = sum(m.words.nbytes + m.absmax.nbytes + m.bias.nbytes for m in layers)
     biases = sum(m.out_features for m in layers)
     saved = bytes_a_step(full) - bytes_a_step(packed)
     assert saved == 4 * (n + biases) - held - layers[0].codebook.nbytes

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from quantizers.blockwise import QuantizedTensor, dequantize, quantize, residual
+from quantizers.blockwise import dequantize, quantize, residual
 from quantizers.codebooks import codebook, quantile
+from quantizers.granularity import Granularity
+from quantizers.packed import PackedTensor
 
 INF, NAN = float("inf"), float("nan")
 
@@ -46,13 +48,13 @@ def weights(*shape, seed=0):
 def test_against_an_independent_quantizer(data_type, bits, block, centered):
     w = weights(33, 61)
     if data_type == "quantile":
-        table = quantile(bits, residual(w, block, centered))
+        table = quantile(bits, residual(w, Granularity(block), centered))
     else:
         table = codebook(data_type, bits)
     codes, expected = slow_quantizer(w, table, block or w.numel(), centered)
-    q = quantize(w, table, bits, block, centered)
+    q = quantize(w, table, bits, Granularity(block), centered)
     np.testing.assert_array_equal(dequantize(q).numpy(), expected)
-    stream = sum((int(word) & 0xFFFFFFFF) << 32 * i for i, word in enumerate(q.packed))
+    stream = sum((int(word) & 0xFFFFFFFF) << 32 * i for i, word in enumerate(q.words))
     assert stream == sum(code << bits * i for i, code in enumerate(codes))
 
 
@@ -63,12 +65,12 @@ def test_every_width_size_and_block(bits):
     for n in (1, 31, 32, 33, 63, 64, 65, 1000):
         for block in (1, 3, 32, 64, 100, 2000, None):
             w = weights(n)
-            q = quantize(w, table, bits, block)
+            q = quantize(w, table, bits, Granularity(block))
             n_blocks = -(-n // (block or n))
-            assert q.packed.numel() == -(-n * bits // 32)
+            assert q.words.numel() == -(-n * bits // 32)
             assert q.absmax.numel() == n_blocks
-            assert q.bytes_stored == 4 * q.packed.numel() + 2 * n_blocks
-            bound = q.absmax.float().repeat_interleave(q.block_size)[:n] * spacing / 2
+            assert q.bytes_stored == 4 * q.words.numel() + 2 * n_blocks
+            bound = q.absmax.float().repeat_interleave(q.blocks.size)[:n] * spacing / 2
             error = (dequantize(q).float() - w.float()).abs()
             assert (error <= bound + w.float().abs() * 2**-11 + 1e-7).all()
 
@@ -76,9 +78,9 @@ def test_every_width_size_and_block(bits):
 def test_blocks_do_not_see_each_other():
     w = weights(1000)
     table = codebook("float", 4)
-    before = dequantize(quantize(w, table, 4, 48))
+    before = dequantize(quantize(w, table, 4, Granularity(48)))
     w[500] = 60.0
-    after = dequantize(quantize(w, table, 4, 48))
+    after = dequantize(quantize(w, table, 4, Granularity(48)))
     changed = (before != after).nonzero().flatten()
     assert set(changed.tolist()) <= set(range(480, 528))
     assert after[500] == 60.0
@@ -87,10 +89,10 @@ def test_blocks_do_not_see_each_other():
 @pytest.mark.parametrize("bits", range(2, 16))
 def test_a_corrupted_word_changes_exactly_the_weights_that_overlap_it(bits):
     w = torch.randn(1000, generator=torch.Generator().manual_seed(bits))
-    q = quantize(w, codebook("float", bits), bits, block_size=64)
+    q = quantize(w, codebook("float", bits), bits, Granularity(64))
     before = dequantize(q)
-    word = q.packed.numel() // 2
-    q.packed[word] ^= -1  # every bit of the word
+    word = q.words.numel() // 2
+    q.words[word] ^= -1  # every bit of the word
     changed = (dequantize(q) != before).nonzero().flatten().tolist()
     overlap = [i for i in range(1000) if i * bits < 32 * word + 32 and (i + 1) * bits > 32 * word]
     assert changed == overlap
@@ -102,7 +104,7 @@ def test_nan_and_inf_name_the_tensor(bad, block):
     w = weights(10, 30)
     w[9, 29] = bad
     with pytest.raises(ValueError, match=r"layers\.3\.fc1\.weight: .*NaN or inf"):
-        quantize(w, codebook("int", 4), 4, block, name="layers.3.fc1.weight")
+        quantize(w, codebook("int", 4), 4, Granularity(block), name="layers.3.fc1.weight")
 
 
 def test_overflow_of_the_16_bit_constants():
@@ -130,44 +132,50 @@ def test_absmax_is_rounded_to_16_bit_before_it_divides():
 
 def test_a_block_whose_absmax_rounds_to_zero_is_zeros():
     w = torch.tensor([1e-9, -1e-9, 0.5, -0.25])
-    out = dequantize(quantize(w, codebook("dynamic", 8), 8, block_size=2))
+    out = dequantize(quantize(w, codebook("dynamic", 8), 8, Granularity(2)))
     assert out[:2].tolist() == [0, 0]
     assert out[2:].abs().min() > 0.2
     centered = torch.full((64,), 0.125).half()
     assert torch.equal(
-        dequantize(quantize(centered, codebook("int", 3), 3, 64, centered=True)), centered
+        dequantize(quantize(centered, codebook("int", 3), 3, Granularity(64), centered=True)),
+        centered,
     )
 
 
 def test_centering_helps_an_offset_block():
     w = (torch.randn(4096, generator=torch.Generator().manual_seed(1)) * 0.1 + 2).half()
     error = [
-        (dequantize(quantize(w, codebook("int", 4), 4, 64, c)).float() - w.float()).abs().mean()
+        (dequantize(quantize(w, codebook("int", 4), 4, Granularity(64), c)).float() - w.float())
+        .abs()
+        .mean()
         for c in (False, True)
     ]
     assert error[1] < error[0] / 4
-    assert quantize(w, codebook("int", 4), 4, 64, True).bytes_stored == 2048 + 2 * 2 * 64
+    assert (
+        quantize(w, codebook("int", 4), 4, Granularity(64), True).bytes_stored == 2048 + 2 * 2 * 64
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_shape_dtype_and_layout_come_back(dtype):
     w = torch.randn(6, 5, 7).to(dtype).transpose(0, 2)  # not contiguous
-    q = quantize(w, codebook("float", 8), 8, block_size=16)
+    q = quantize(w, codebook("float", 8), 8, Granularity(16))
     out = dequantize(q)
-    assert isinstance(q, QuantizedTensor)
+    assert isinstance(q, PackedTensor)
     assert (out.shape, out.dtype) == (w.shape, dtype)
     assert torch.allclose(out.float(), w.float(), atol=0.15)
-    empty = quantize(torch.empty(4, 0, dtype=dtype), codebook("int", 4), 4, 64, centered=True)
+    empty = quantize(
+        torch.empty(4, 0, dtype=dtype), codebook("int", 4), 4, Granularity(64), centered=True
+    )
     assert (dequantize(empty).shape, empty.bytes_stored) == ((4, 0), 0)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"bits": 16}, "16 bits"),
-        ({"bits": 1}, "1 bits"),
-        ({"bits": 3}, "codebook of 15 values"),
-        ({"bits": 4, "block_size": 0}, "block_size 0"),
+        ({"bits": 16}, "tensor: bits: 16 is not"),
+        ({"bits": 1}, "tensor: bits: 1 is not"),
+        ({"bits": 3}, "tensor: codebook: 15 values do not fit 3 bits"),
         ({"bits": 4, "tensor": torch.zeros(4, dtype=torch.int8)}, "torch.int8"),
     ],
 )

@@ -6,6 +6,7 @@ import torch
 
 from quantizers import codebooks
 from quantizers.blockwise import dequantize, quantize
+from quantizers.granularity import Granularity
 
 ALL_BITS = range(2, 16)
 
@@ -137,7 +138,7 @@ def test_rounding_is_nearest_and_ties_go_down(bits):
 def test_error_on_normal_data_at_4_bit(data_type, expected):
     """Known mean squared errors on N(0, 1) in blocks of 64."""
     x = torch.randn(2**21, generator=torch.Generator().manual_seed(0))
-    q = quantize(x, codebooks.codebook(data_type, 4), bits=4, block_size=64)
+    q = quantize(x, codebooks.codebook(data_type, 4), 4, Granularity(64))
     assert (dequantize(q) - x).square().mean().item() == pytest.approx(expected, rel=0.005)
 
 

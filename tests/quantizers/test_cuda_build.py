@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from quantizers.kernels import build, tuning
+from quantizers.kernels.build import Instance
 
 pytest.importorskip("cuda.bindings.nvrtc", reason="needs NVRTC's Python binding")
 try:
@@ -22,25 +23,25 @@ except build.BuildError as error:
 ROOT = Path(__file__).parents[2]
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-NAME = build.dequantize_name(4, torch.float16, True)
+INSTANCE = Instance("dequantize", (4, torch.float16, True))
 
 INSTANCES = {
-    "logprob": [build.logprob_name(dtype) for dtype in DTYPES],
+    "logprob": [Instance("logprob", (dtype,)) for dtype in DTYPES],
     "dequantize": [
-        build.dequantize_name(bits, dtype, fast)
+        Instance("dequantize", (bits, dtype, fast))
         for bits in range(2, 16)
         for dtype in DTYPES
         for fast in ((True, False) if bits <= 8 else (False,))
     ],
     "quantize": [
-        build.quantize_name(bits, dtype, one_pass)
+        Instance("quantize", (bits, dtype, one_pass))
         for bits in range(2, 16)
         for dtype in DTYPES
         for one_pass in ((True, False) if bits <= 8 else (False,))
     ],
-    "gemv": [build.gemv_name(bits, dtype) for bits in range(2, 9) for dtype in DTYPES[:2]],
+    "gemv": [Instance("gemv", (bits, dtype)) for bits in range(2, 9) for dtype in DTYPES[:2]],
     "multiply": [
-        build.multiply_name(bits, dtype, tiles, tuning.multiply_chunks(bits), fine)
+        Instance("multiply", (bits, dtype, tiles, tuning.multiply_chunks(bits), fine))
         for bits in range(2, 9)
         for dtype in DTYPES[:2]
         for tiles in (1, 2)
@@ -54,9 +55,7 @@ def reports():
     """(family, arch) -> what ptxas says about all its instances."""
     jobs = [(family, arch) for arch in ARCHITECTURES for family in INSTANCES]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        done = pool.map(
-            lambda job: build.compile_instances(job[0], INSTANCES[job[0]], job[1]), jobs
-        )
+        done = pool.map(lambda job: build.compile_instances(INSTANCES[job[0]], job[1]), jobs)
         return dict(zip(jobs, done, strict=True))
 
 
@@ -82,11 +81,17 @@ def test_threads_fit_a_multiprocessor(reports, family):
     assert 0 < blocks * threads * max(registers) <= 65536
 
 
+def test_names_are_those_of_the_source():
+    assert INSTANCE.name == "dequantize<4, F16, true>"
+    multiply = Instance("multiply", (3, torch.bfloat16, 1, 2, False))
+    assert multiply.name == "multiply<3, BF16, 1, 2, false>"
+
+
 def test_the_disk_cache_is_used(tmp_path, monkeypatch):
     monkeypatch.setenv("KBIT_CACHE", str(tmp_path))
-    first = build.build("dequantize", NAME, "sm_90")
+    first = build.build(INSTANCE, "sm_90")
     monkeypatch.setattr(build, "compile_instances", None)  # not called again
-    assert build.build("dequantize", NAME, "sm_90") == first
+    assert build.build(INSTANCE, "sm_90") == first
     assert first.code[:4] == b"\x7fELF"
 
 
@@ -105,48 +110,49 @@ def test_the_disk_cache_is_used(tmp_path, monkeypatch):
 )
 def test_a_damaged_entry_is_rebuilt(tmp_path, monkeypatch, damage):
     monkeypatch.setenv("KBIT_CACHE", str(tmp_path))
-    first = build.build("dequantize", NAME, "sm_90")
+    first = build.build(INSTANCE, "sm_90")
     [entry] = (tmp_path / "kernels").iterdir()
     good = entry.read_bytes()
     entry.write_bytes(damage(good))
-    assert build.build("dequantize", NAME, "sm_90") == first
+    assert build.build(INSTANCE, "sm_90") == first
     assert entry.read_bytes() == good
 
 
 def test_the_key_has_everything_that_matters(tmp_path, monkeypatch):
     monkeypatch.setenv("KBIT_CACHE", str(tmp_path))
-    key = build._key("dequantize", NAME, "sm_90")
-    assert build._key("dequantize", NAME, "sm_80") != key
-    assert build._key("dequantize", build.dequantize_name(5, torch.half, True), "sm_90") != key
+    key = build._key(INSTANCE, "sm_90")
+    assert build._key(INSTANCE, "sm_80") != key
+    assert build._key(Instance("dequantize", (5, torch.half, True)), "sm_90") != key
     with monkeypatch.context() as patch:
         patch.setattr(build, "nvrtc_version", lambda: "99.9")
-        assert build._key("dequantize", NAME, "sm_90") != key
+        assert build._key(INSTANCE, "sm_90") != key
     with monkeypatch.context() as patch:
         patch.setitem(tuning._MACROS, "DEQUANTIZE_THREADS", 128)
-        assert build._key("dequantize", NAME, "sm_90") != key
+        assert build._key(INSTANCE, "sm_90") != key
     changed = build.source("dequantize") + " "
     monkeypatch.setattr(build, "source", lambda family: changed)
-    assert build._key("dequantize", NAME, "sm_90") != key
+    assert build._key(INSTANCE, "sm_90") != key
 
 
 def test_a_folder_that_cannot_be_written_does_not_matter(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("KBIT_CACHE", str(tmp_path / "file"))
-    assert build.build("dequantize", NAME, "sm_90").code[:4] == b"\x7fELF"
+    assert build.build(INSTANCE, "sm_90").code[:4] == b"\x7fELF"
 
 
 def test_bad_source_is_one_line(monkeypatch):
     monkeypatch.setattr(build, "source", lambda family: "this is not C++;")
     with pytest.raises(build.BuildError, match="dequantize does not compile for sm_90") as caught:
-        build.compile_instances("dequantize", (NAME,), "sm_90")
+        build.compile_instances([INSTANCE], "sm_90")
     assert "\n" not in str(caught.value)
 
 
 def test_processes_that_start_together_build_one_whole_entry(tmp_path):
     program = (
         "import hashlib, torch\n"
-        "from quantizers.kernels import build\n"
-        "binary = build.build('multiply', 'multiply<3, F16, 1, 2, false>', 'sm_90')\n"
+        "from quantizers.kernels.build import Instance, build\n"
+        "instance = Instance('multiply', (3, torch.float16, 1, 2, False))\n"
+        "binary = build(instance, 'sm_90')\n"
         "print(hashlib.sha256(binary.code).hexdigest())\n"
     )
     environment = {**os.environ, "KBIT_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}

@@ -7,19 +7,23 @@ early or late. What it cannot: other races, and the hardware's own arithmetic.
 """
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
 from quantizers.blockwise import dequantize, quantize
 from quantizers.codebooks import codebook, integer
-from quantizers.kernels import build, launches, reference
+from quantizers.granularity import Granularity
+from quantizers.kernels import launches, reference
+from quantizers.kernels.build import Instance
 from quantizers.kernels.tuning import (
     DEQUANTIZE_THREADS,
     DEQUANTIZE_UNROLL,
     QUANTIZE_THREADS,
     multiply_chunks,
 )
+from quantizers.packed import PackedTensor, empty
 from tests.quantizers.cuda_on_cpu.run import Emulator
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -47,32 +51,33 @@ def dequantizer(tmp_path_factory):
     fast = {(k, dtype, k <= 8 and block not in (7, 1, 100, 33)) for k, dtype, block in CASES}
     # A tensor of one block takes the fast path whatever its block size.
     fast |= {(k, dtype, True) for k, dtype, _ in CASES if k <= 8}
-    names = sorted(build.dequantize_name(*case) for case in fast)
-    return Emulator("dequantize", names, tmp_path_factory.mktemp("dequantize"))
+    return Emulator(
+        [Instance("dequantize", case) for case in fast], tmp_path_factory.mktemp("dequantize")
+    )
 
 
 @pytest.fixture(scope="module")
 def quantizer(tmp_path_factory):
-    names = {build.quantize_name(k, dtype, False) for k, dtype, _ in CASES}
-    names |= {build.quantize_name(k, dtype, True) for k, dtype in ONE_PASS}
-    return Emulator("quantize", sorted(names), tmp_path_factory.mktemp("quantize"))
+    instances = {Instance("quantize", (k, dtype, False)) for k, dtype, _ in CASES}
+    instances |= {Instance("quantize", (k, dtype, True)) for k, dtype in ONE_PASS}
+    return Emulator(list(instances), tmp_path_factory.mktemp("quantize"))
 
 
 @pytest.fixture(scope="module")
 def multiplier(tmp_path_factory):
-    names = [
-        build.multiply_name(k, dtype, x_tiles, multiply_chunks(k), fine)
+    instances = [
+        Instance("multiply", (k, dtype, x_tiles, multiply_chunks(k), fine))
         for k in range(2, 9)
         for dtype, x_tiles in ((HALF, 1), (BF16, 2))
         for fine in (False, True)
     ]
-    return Emulator("multiply", names, tmp_path_factory.mktemp("multiply"))
+    return Emulator(instances, tmp_path_factory.mktemp("multiply"))
 
 
 @pytest.fixture(scope="module")
 def gemv(tmp_path_factory):
-    names = [build.gemv_name(k, t) for k in range(2, 9) for t in (HALF, BF16)]
-    return Emulator("gemv", names, tmp_path_factory.mktemp("gemv"))
+    instances = [Instance("gemv", (k, t)) for k in range(2, 9) for t in (HALF, BF16)]
+    return Emulator(instances, tmp_path_factory.mktemp("gemv"))
 
 
 def weights_of(n, dtype, seed=0):
@@ -87,18 +92,43 @@ def case_id(case):
     return f"{case[0]}bit-{str(case[1]).removeprefix('torch.')}-B{case[2]}"
 
 
+def check_dequantize(dequantizer, q):
+    launch, out = launches.dequantize(q)
+    poisoned(out)
+    dequantizer.run(launch)
+    assert same_bits(out, reference.dequantize(q)), q.shape
+
+
+def check_quantize(quantizer, values, q):
+    """q: the values' packed form, of the plain path."""
+    expected = q.words.clone()
+    launch = launches.quantize(values, q, processors=1)
+    poisoned(q.words)
+    quantizer.run(launch)
+    assert torch.equal(q.words, expected), q.shape
+
+
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("size", [None, 7, 64, 100, 1000])
+@pytest.mark.parametrize(("bits", "dtype"), [(2, FULL), (3, HALF), (7, BF16), (9, HALF)])
+def test_blocks_that_do_not_cross_rows(dequantizer, quantizer, bits, dtype, size, centered):
+    """Rows that end within groups of 8 weights, warps and tiles; some shorter than a group."""
+    for shape in ((3, 130), (700, 13), (1, 5), (2, 4096), (5, 100)):
+        values = weights_of(shape[0] * shape[1], dtype)
+        blocks = Granularity(size, by_row=True)
+        q = quantize(values.view(shape), codebook("int", bits), bits, blocks, centered)
+        check_dequantize(dequantizer, q)
+        check_quantize(quantizer, values, q)
+
+
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_dequantize(dequantizer, case):
     bits, dtype, block = case
     for n in DEQUANTIZED_SIZES:
         for centered in (False, True):
             table = codebook("dynamic" if bits % 2 else "int", bits)
-            q = quantize(weights_of(n, dtype, n), table, bits, block, centered)
-            args = (q.packed, q.absmax, q.mean, table, bits, block, n, dtype)
-            launch, out = launches.dequantize(*args)
-            poisoned(out)
-            dequantizer.run(launch)
-            assert same_bits(out, reference.dequantize_packed(*args)), n
+            q = quantize(weights_of(n, dtype, n), table, bits, Granularity(block), centered)
+            check_dequantize(dequantizer, q)
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)
@@ -109,12 +139,8 @@ def test_quantize(quantizer, case):
             table = codebook("dynamic" if bits % 2 else "int", bits)
             values = weights_of(n, dtype, n)
             values[: n // 3] = 0  # also blocks of zeros
-            q = quantize(values, table, bits, block, centered)
-            args = (values, q.absmax, q.mean, table, bits, block)
-            launch, words = launches.quantize(*args, processors=1)
-            poisoned(words)
-            quantizer.run(launch)
-            assert torch.equal(words, q.packed), n
+            q = quantize(values, table, bits, Granularity(block), centered)
+            check_quantize(quantizer, values, q)
 
 
 @pytest.mark.parametrize("block", [16, 32, 64, 256, 512, 1024, 4096])
@@ -124,14 +150,13 @@ def test_quantize_in_one_pass(quantizer, block, bits, dtype):
     for n in (1, 15, 33, 64, 65, 1000, 8 * QUANTIZE_THREADS + 257, 16 * QUANTIZE_THREADS):
         values = weights_of(n, dtype, n)
         values[n // 4 : n // 2] = 0
-        planned = launches.quantize_blocks(values, table, bits, block, processors=1)
-        assert planned is not None
-        launch, words, absmax, problem = planned
-        poisoned(words), poisoned(absmax)
+        q = empty(values, table, bits, Granularity(block))
+        launch, problem = launches.quantize_blocks(values, q, processors=1)
+        poisoned(q.words), poisoned(q.absmax)
         quantizer.run(launch)
-        q = quantize(values, table, bits, block)
-        assert same_bits(absmax, q.absmax), n
-        assert torch.equal(words, q.packed), n
+        expected = quantize(values, table, bits, Granularity(block))
+        assert same_bits(q.absmax, expected.absmax), n
+        assert torch.equal(q.words, expected.words), n
         assert int(problem) == 0
 
 
@@ -139,26 +164,37 @@ def test_quantize_in_one_pass(quantizer, block, bits, dtype):
 def test_one_pass_reports_weights_that_cannot_be_quantized(quantizer, bad):
     values = weights_of(5000, FULL)
     values[4999] = bad
-    launch, _, _, problem = launches.quantize_blocks(values, integer(5), 5, 64, processors=1)
+    q = empty(values, integer(5), 5, Granularity(64))
+    launch, problem = launches.quantize_blocks(values, q, processors=1)
     quantizer.run(launch)
     assert int(problem) != 0
 
 
 def test_one_pass_leaves_other_blocks_to_the_slower_path():
-    values = weights_of(100, HALF)
-    for bits, block in [(4, 8), (4, 48), (4, 8192), (9, 64)]:
-        assert launches.quantize_blocks(values, integer(bits), bits, block, 1) is None
+    values = weights_of(10_000, HALF).view(100, 100)
+    for bits, blocks in [
+        (4, Granularity(8)),
+        (4, Granularity(48)),
+        (4, Granularity(8192)),
+        (9, Granularity(64)),
+        (4, Granularity(64, by_row=True)),  # a short block in each row
+        (4, Granularity(by_row=True)),
+    ]:
+        q = empty(values, integer(bits), bits, blocks)
+        assert launches.quantize_blocks(values.flatten(), q, 1) is None
+    q = empty(values, integer(4), 4, Granularity(64), centered=True)
+    assert launches.quantize_blocks(values.flatten(), q, 1) is None
 
 
 def product_case(bits, dtype, d_out, d_in, block, m):
-    q = quantize(weights_of(d_out * d_in, dtype).view(d_out, d_in), integer(bits), bits, block)
+    weights = weights_of(d_out * d_in, dtype).view(d_out, d_in)
+    q = quantize(weights, integer(bits), bits, Granularity(block))
     x = torch.randn(m, d_in, generator=torch.Generator().manual_seed(m)).to(dtype)
     return q, x
 
 
 def run_product(multiplier, q, x, bias=None, limits=LIMITS):
-    args = (q.packed, q.absmax, q.codebook, bias, q.bits, q.block_size, q.shape[0])
-    launch, y = launches.multiply(x, *args, limits)
+    launch, y = launches.multiply(x, q, bias, limits)
     poisoned(y)
     multiplier.run(launch)
     return y
@@ -177,8 +213,7 @@ def test_product_with_the_identity_is_the_dequantized_matrix(multiplier, bits, d
 
 
 def run_gemv(gemv, q, x, bias=None, limits=LIMITS):
-    args = (q.packed, q.absmax, q.codebook, bias, q.bits, q.block_size, q.shape[0])
-    launch, y = launches.gemv(x, *args, limits)
+    launch, y = launches.gemv(x, q, bias, limits)
     poisoned(y)
     gemv.run(launch)
     return y
@@ -216,9 +251,9 @@ def test_products_on_devices_with_little_shared_memory(tmp_path, bits):
     limits = launches.Limits(2, 101_376, 512, byte_tables=False)
     q, x = product_case(bits, HALF, 70, 4224, 64, 16)
     chunks = multiply_chunks(bits)
-    names = [build.multiply_name(bits, HALF, 2, chunks, False)]
-    multiplier = Emulator("multiply", names, tmp_path, "sm_120")
-    gemv = Emulator("gemv", [build.gemv_name(bits, HALF)], tmp_path, "sm_120")
+    instances = [Instance("multiply", (bits, HALF, 2, chunks, False))]
+    multiplier = Emulator(instances, tmp_path, "sm_120")
+    gemv = Emulator([Instance("gemv", (bits, HALF))], tmp_path, "sm_120")
     exact = x.double() @ dequantize(q).double().T
     y = run_product(multiplier, q, x, limits=limits)
     assert (y - exact).norm() <= 2e-3 * exact.norm()
@@ -269,19 +304,25 @@ def test_product_of_a_view_that_begins_off_16_bytes(multiplier):
 def test_products_the_kernel_does_not_cover(change):
     case = {"d_in": 256, "m": 4, "block": 64, "bits": 4, "x": HALF, **change}
     q, x = product_case(case["bits"], HALF, 16, case["d_in"], case["block"], case["m"])
-    args = (q.packed, q.absmax, q.codebook, None, q.bits, q.block_size, 16)
-    assert launches.multiply(x.to(case["x"]), *args, LIMITS) is None
+    assert launches.multiply(x.to(case["x"]), q, None, LIMITS) is None
+
+
+def test_products_leave_blocks_that_end_with_a_row_to_the_slower_path():
+    w = weights_of(16 * 384, HALF).view(16, 384)
+    for size, by_row in [(256, True), (None, True), (64, True), (64, False)]:
+        q = quantize(w, integer(4), 4, Granularity(size, by_row))
+        planned = launches.multiply(torch.ones(2, 384).half(), q, None, LIMITS)
+        assert (planned is None) == (size != 64)  # a row is no power of two here
 
 
 def test_an_index_beyond_the_codebook_is_nan(dequantizer, multiplier):
     words = torch.full((64,), -1, dtype=torch.int32)  # 4-bit int has 15 values
     absmax = torch.ones(8).half()
-    args = (words, absmax, None, integer(4), 4, 64, 512, BF16)
-    launch, out = launches.dequantize(*args)
+    shape, blocks = torch.Size((4, 128)), Granularity(64)
+    q = PackedTensor(words, absmax, None, integer(4), 4, blocks, shape, HALF)
+    launch, out = launches.dequantize(replace(q, dtype=BF16))
     dequantizer.run(launch)
     assert out.isnan().all()
-    launch, y = launches.multiply(
-        torch.ones(1, 128).half(), words, absmax, integer(4), None, 4, 64, 4, LIMITS
-    )
+    launch, y = launches.multiply(torch.ones(1, 128).half(), q, None, LIMITS)
     multiplier.run(launch)
     assert y.isnan().all()

@@ -4,13 +4,17 @@ compute-sanitizer takes the same program:
     compute-sanitizer python -m pytest -m gpu -k "not benchmark and not huge"
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from quantizers import kernels
 from quantizers.blockwise import dequantize, quantize
 from quantizers.codebooks import codebook, floating, integer, quantile
-from quantizers.kernels import build, gpu, launches, reference
+from quantizers.granularity import ROW, Granularity
+from quantizers.kernels import gpu, launches, reference
+from quantizers.kernels.build import Instance
 from quantizers.linear import KBitLinear
 from quantizers.outliers import dequantize_matrix, quantize_matrix
 from quantizers.setting import DATA_TYPES, Setting
@@ -21,8 +25,10 @@ pytestmark = [
 ]
 
 CUDA = torch.device("cuda", 0)
+B64 = Granularity(64)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-BLOCKS = (1, 7, 16, 32, 64, 100, 256, 1024, 4096, None)
+BLOCKS = [Granularity(size) for size in (1, 7, 16, 32, 64, 100, 256, 1024, 4096, None)]
+BY_ROW = [Granularity(size, by_row=True) for size in (7, 64, 100, None)]
 SIZES = (1, 31, 32, 33, 63, 64, 65, 1000, 70_001)
 
 
@@ -58,7 +64,7 @@ def same_bits(a, b):
     return a.dtype == b.dtype and torch.equal(a.cpu().view(torch.uint8), b.view(torch.uint8))
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", BLOCKS + BY_ROW, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bits", range(2, 16))
 def test_same_bits_as_the_cpu(poison, bits, dtype, block):
@@ -67,19 +73,21 @@ def test_same_bits_as_the_cpu(poison, bits, dtype, block):
         for n in SIZES if data_type == "dynamic" else SIZES[-1:]:
             values = weights_of(n, dtype, n)
             values[n // 3 : n // 2] = 0
+            if block in BY_ROW and n >= 1000:
+                values = values[:70_000].view(-1, 250)
             table = table_of(data_type, bits, values)
             for centered in (False, True):
                 if centered and dtype == torch.float32:
                     continue  # fp64 sums of fp32 weights depend on their order
                 here = quantize(values, table, bits, block, centered)
                 there = quantize(values.to(CUDA), table, bits, block, centered)
-                assert same_bits(there.packed, here.packed)
+                assert same_bits(there.words, here.words)
                 assert same_bits(there.absmax, here.absmax)
                 assert same_bits(dequantize(there), dequantize(here))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("block", [64, 512, 2048, 7])
+@pytest.mark.parametrize("block", [Granularity(n) for n in (64, 512, 2048, 7)], ids=str)
 @pytest.mark.parametrize("table", ["wide float", "two values", "near zero"])
 def test_tables_that_take_more_than_one_look_up(table, block, dtype):
     """Midpoints that lie close together, or so near zero that quotients must not underflow."""
@@ -90,7 +98,7 @@ def test_tables_that_take_more_than_one_look_up(table, block, dtype):
     }[table]
     values = weights_of(70_001, dtype) * torch.logspace(-6, 1, 70_001).to(dtype)
     here, there = (quantize(v, codes, 8, block) for v in (values, values.to(CUDA)))
-    assert same_bits(there.packed, here.packed) and same_bits(there.absmax, here.absmax)
+    assert same_bits(there.words, here.words) and same_bits(there.absmax, here.absmax)
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
@@ -104,28 +112,27 @@ def test_weights_that_cannot_be_quantized(bad):
     values = weights_of(5000, torch.float16).to(CUDA)
     values[4321] = bad
     with pytest.raises(ValueError, match="layer.7: the weights have NaN or inf"):
-        quantize(values, integer(4), 4, 64, name="layer.7")
+        quantize(values, integer(4), 4, B64, name="layer.7")
     with pytest.raises(ValueError, match="overflows"):
-        quantize(torch.full((64,), 65520.0, device=CUDA), integer(4), 4, 64)
+        quantize(torch.full((64,), 65520.0, device=CUDA), integer(4), 4, B64)
 
 
 def test_tensors_on_different_devices_are_refused():
-    q = quantize(weights_of(1000, torch.float16).to(CUDA), integer(4), 4, 64)
-    args = (q.packed, q.absmax.cpu(), None, integer(4), 4, 64, 1000, torch.float16)
+    q = quantize(weights_of(1000, torch.float16).to(CUDA), integer(4), 4, B64)
     with pytest.raises(ValueError, match="absmax: is on cpu, the weights are on cuda"):
-        kernels.dequantize_packed(*args)
+        replace(q, absmax=q.absmax.cpu())
 
 
-def packed_matrix(bits, dtype, d_out, d_in, block=64, seed=0):
+def packed_matrix(bits, dtype, d_out, d_in, block=B64, seed=0):
     weight = weights_of(d_out * d_in, dtype, seed).view(d_out, d_in).to(CUDA)
     return quantize(weight, codebook("dynamic", bits), bits, block)
 
 
 def product(q, x, bias=None):
-    return gpu.multiply(x, q.packed, q.absmax, q.codebook, bias, q.bits, q.block_size, q.shape[0])
+    return gpu.multiply(x, q, bias)
 
 
-@pytest.mark.parametrize("block", [16, 64, 4096, None])
+@pytest.mark.parametrize("block", [*(Granularity(n) for n in (16, 64, 4096, None)), ROW], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_identity_gives_the_dequantized_matrix(poison, bits, dtype, block):
@@ -176,33 +183,32 @@ def test_token_logprobs(poison, dtype, vocabulary):
 def test_views_that_are_not_contiguous_or_begin_off_16_bytes():
     values = weights_of(4001, torch.float16).to(CUDA)
     for view in (values[1:], values[:4000].view(40, 100).T, values[::2]):
-        here = quantize(view.cpu(), integer(3), 3, 64)
-        there = quantize(view, integer(3), 3, 64)
-        assert same_bits(there.packed, here.packed)
+        here = quantize(view.cpu(), integer(3), 3, B64)
+        there = quantize(view, integer(3), 3, B64)
+        assert same_bits(there.words, here.words)
         assert same_bits(dequantize(there), dequantize(here))
     q = packed_matrix(4, torch.float16, 64, 256)
-    words = torch.cat([q.packed[:1], q.packed])[1:]
+    words = torch.cat([q.words[:1], q.words])[1:]
     absmax = torch.cat([q.absmax[:1], q.absmax])[1:]
-    args = (None, q.codebook, 4, 64, 64 * 256, torch.float16)
-    assert torch.equal(kernels.dequantize_packed(words, absmax, *args).view(64, 256), dequantize(q))
+    shifted = replace(q, words=words, absmax=absmax)
+    assert torch.equal(dequantize(shifted), dequantize(q))
     x = torch.randn(2, 257, device=CUDA).half()[:, 1:]
-    y = kernels.multiply_packed(x, words, absmax, None, q.codebook, 4, 64, 64, torch.float16)
-    assert torch.equal(y, product(q, x.contiguous()))
+    assert torch.equal(kernels.multiply(x, shifted), product(q, x.contiguous()))
 
 
 def test_another_stream():
     """Behind work that takes a while on that stream, and with nothing waiting for it but it."""
     values = weights_of(2**22, torch.float16)
-    here = quantize(values, integer(4), 4, 64)
+    here = quantize(values, integer(4), 4, B64)
     stream = torch.cuda.Stream(CUDA)
     with torch.cuda.stream(stream):
         there = torch.zeros_like(values, device=CUDA)
         torch.cuda._sleep(20_000_000)
         there.copy_(values)
-        q = quantize(there, integer(4), 4, 64)
+        q = quantize(there, integer(4), 4, B64)
         out = dequantize(q)
     stream.synchronize()
-    assert same_bits(q.packed, here.packed) and same_bits(out, dequantize(here))
+    assert same_bits(q.words, here.words) and same_bits(out, dequantize(here))
 
 
 def test_huge_tensor():
@@ -211,15 +217,15 @@ def test_huge_tensor():
     if torch.cuda.mem_get_info(CUDA)[0] < 20 * 2**30:
         pytest.skip("needs 20 GiB of GPU memory")
     values = torch.empty(n, dtype=torch.float16, device=CUDA).normal_()
-    q = quantize(values, integer(3), 3, 64)
+    q = quantize(values, integer(3), 3, B64)
     out = dequantize(q)
     for start in (0, 2**30 - 512, 2**31 - 512, n - 1000):
         start = start // 64 * 64
         stop = min(start + 1024, n)
-        small = quantize(values[start:stop].cpu(), integer(3), 3, 64)
+        small = quantize(values[start:stop].cpu(), integer(3), 3, B64)
         assert same_bits(out[start:stop], dequantize(small))
-        words = q.packed[start * 3 // 32 :][: small.packed.numel()]
-        assert same_bits(words, small.packed)
+        words = q.words[start * 3 // 32 :][: small.words.numel()]
+        assert same_bits(words, small.words)
 
 
 def test_linear_layer_chooses_its_path(monkeypatch):
@@ -233,7 +239,7 @@ def test_linear_layer_chooses_its_path(monkeypatch):
     started, start = [], gpu.start
 
     def noted(launch, device):
-        started.append(launch.family)
+        started.append(launch.instance.family)
         start(launch, device)
 
     monkeypatch.setattr(gpu, "start", noted)
@@ -247,12 +253,11 @@ def test_linear_layer_chooses_its_path(monkeypatch):
 
 def test_every_family_was_checked_against_plain_torch():
     values = weights_of(1000, torch.float16).to(CUDA)
-    q = quantize(values, integer(4), 4, 64)
-    args = (q.packed, q.absmax, None, q.codebook, 4, 64, 1000, torch.float16)
-    assert torch.equal(dequantize(q), reference.dequantize_packed(*args))
-    launch, _ = launches.dequantize(*args)
-    assert launch.name == build.dequantize_name(4, torch.float16, True)
-    assert (launch.name, 0) in gpu._kernels
+    q = quantize(values, integer(4), 4, B64)
+    assert torch.equal(dequantize(q), reference.dequantize(q))
+    launch, _ = launches.dequantize(q)
+    assert launch.instance == Instance("dequantize", (4, torch.float16, True))
+    assert (launch.instance.name, 0) in gpu._kernels
 
 
 def test_benchmark_table(capsys):

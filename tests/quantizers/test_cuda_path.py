@@ -1,7 +1,9 @@
 """The path of a CUDA tensor, driven on the CPU: kernels prove themselves or are not used."""
 
 import logging
+import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,66 +11,78 @@ import torch
 from quantizers import kernels
 from quantizers.blockwise import dequantize, quantize
 from quantizers.codebooks import codebook, integer
-from quantizers.kernels import build, checks, gpu, launches, tuning
+from quantizers.granularity import Granularity
+from quantizers.kernels import build, gpu, launches, tuning
+from quantizers.kernels.build import Instance
 from quantizers.kernels.tuning import most_fused_rows
+from quantizers.packed import empty
 from tests.quantizers.cuda_on_cpu.run import Emulator
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
 HALF = torch.float16
-NAMES = {
-    "dequantize": [build.dequantize_name(3, HALF, fast) for fast in (True, False)],
-    "quantize": [build.quantize_name(3, HALF, one_pass) for one_pass in (True, False)],
-    "gemv": [build.gemv_name(3, HALF)],
-    "multiply": [build.multiply_name(3, HALF, tiles, 2, False) for tiles in (1, 2)],
-    "logprob": [build.logprob_name(dtype) for dtype in build.C_TYPES],
+B64 = Granularity(64)
+LIMITS = launches.Limits(2, 232_448, 1024, byte_tables=True)
+INSTANCES = {
+    "dequantize": [Instance("dequantize", (3, HALF, fast)) for fast in (True, False)],
+    "quantize": [Instance("quantize", (3, HALF, one_pass)) for one_pass in (True, False)],
+    "gemv": [Instance("gemv", (3, HALF))],
+    "multiply": [Instance("multiply", (3, HALF, tiles, 2, False)) for tiles in (1, 2)],
+    "logprob": [Instance("logprob", (dtype,)) for dtype in build.C_TYPES],
 }
 # Among a launch's arguments.
-RESULT = {"dequantize": 4, "quantize": 5, "gemv": 5, "multiply": 5, "logprob": 2}
+RESULT = {
+    "dequantize": "out",
+    "quantize": "stream",
+    "gemv": "y",
+    "multiply": "y",
+    "logprob": "logprobs",
+}
 
 
 @pytest.fixture(scope="module")
 def emulators(tmp_path_factory):
-    return {f: Emulator(f, names, tmp_path_factory.mktemp(f)) for f, names in NAMES.items()}
+    return {f: Emulator(i, tmp_path_factory.mktemp(f)) for f, i in INSTANCES.items()}
 
 
 @pytest.fixture
 def started(monkeypatch, emulators):
-    """gpu.py with the CPU for a device; the names of the kernels that it starts."""
-    names = []
+    """gpu.py with the CPU for a device; the instances that it starts."""
+    started = []
 
     def start(launch, device):
-        names.append(launch.name)
-        emulators[launch.family].run(launch)
+        started.append(launch.instance)
+        emulators[launch.instance.family].run(launch)
 
     monkeypatch.setattr(gpu, "_kernels", {})
     monkeypatch.setattr(gpu, "unsupported", lambda device: None)
     monkeypatch.setattr(gpu, "processors", lambda device: 2)
-    monkeypatch.setattr(gpu, "limits", lambda device: launches.Limits(2, 232_448, 1024, True))
+    monkeypatch.setattr(gpu, "limits", lambda device: LIMITS)
     monkeypatch.setattr(gpu, "_load", lambda launch, device: b"a kernel")
     monkeypatch.setattr(gpu, "start", start)
-    return names
+    return started
 
 
-def example(n=20_000, block=64):
+def example(shape=(20_000,), blocks=B64):
     torch.manual_seed(0)
-    return quantize(torch.randn(n).half(), codebook("float", 3), 3, block)
+    return quantize(torch.randn(shape).half(), codebook("float", 3), 3, blocks)
 
 
-def arguments(q):
-    return q.packed, q.absmax, None, q.codebook, 3, q.block_size, q.shape.numel(), HALF
+def blank(q):
+    """Of the same shape, with no words."""
+    return replace(q, words=torch.full_like(q.words, -1))
 
 
-@pytest.mark.parametrize("block", [64, 7])
-def test_dequantize_and_quantize(started, block):
-    q = example(block=block)
-    values = dequantize(q)
+@pytest.mark.parametrize("blocks", [B64, Granularity(7), Granularity(7, by_row=True)], ids=str)
+def test_dequantize_and_quantize(started, blocks):
+    q = example((200, 100), blocks)
+    values = dequantize(q).flatten()
     for _ in range(2):
-        assert torch.equal(gpu.dequantize_packed(*arguments(q)), values)
+        assert torch.equal(gpu.dequantize(q), values)
         # What was dequantized quantizes to the same codes, given the same absmax.
-        assert torch.equal(
-            gpu.quantize_packed(values, q.absmax, None, q.codebook, 3, block), q.packed
-        )
+        again = blank(q)
+        assert gpu.quantize(values, again)
+        assert torch.equal(again.words, q.words)
     assert len(started) == 6  # each instance once more, on the sample
     assert gpu.failures() == {}
 
@@ -77,37 +91,36 @@ def test_one_pass(started):
     q = example()
     torch.manual_seed(0)
     values = torch.randn(20_000).half()
-    words, absmax = gpu.quantize_blocks(values, q.codebook, 3, 64)
-    assert torch.equal(words, q.packed) and torch.equal(absmax, q.absmax)
+    again = empty(values, q.codebook, 3, B64)
+    assert gpu.quantize_blocks(values, again)
+    assert torch.equal(again.words, q.words) and torch.equal(again.absmax, q.absmax)
     values[777] = torch.nan
-    assert gpu.quantize_blocks(values, q.codebook, 3, 64) is None
-    assert gpu.quantize_blocks(values, q.codebook, 3, 48) is None
+    assert not gpu.quantize_blocks(values, again)
+    assert not gpu.quantize_blocks(values, empty(values, q.codebook, 3, Granularity(48)))
     assert gpu.failures() == {}
 
 
 @pytest.mark.parametrize(("m", "starts"), [(1, 4), (16, 4), (20, 8)])  # three to prove itself
 def test_multiply(started, m, starts):
-    q = example(40 * 256)
+    q = example((40, 256))
     x = torch.eye(256).half()[7 : 7 + m]
-    y = gpu.multiply(x, q.packed, q.absmax, q.codebook, None, 3, 64, 40)
-    assert torch.equal(y, dequantize(q).view(40, 256).T[7 : 7 + m])
+    assert torch.equal(gpu.multiply(x, q, None), dequantize(q).T[7 : 7 + m])
     assert len(started) == starts
     many = torch.ones(most_fused_rows(3, 40 * 256) + 1, 256).half()
-    assert gpu.multiply(many, q.packed, q.absmax, q.codebook, None, 3, 64, 40) is None
+    assert gpu.multiply(many, q, None) is None
     assert gpu.failures() == {}
 
 
 def test_matrices_too_large_for_a_cache_are_multiplied_with_more_rows(started, monkeypatch):
-    q = example(40 * 256)
-    packed = q.packed, q.absmax, q.codebook, None, 3, 64, 40
+    q = example((40, 256))
     x = torch.eye(256).half()
-    assert gpu.multiply(x[:48], *packed) is None
+    assert gpu.multiply(x[:48], q, None) is None
     monkeypatch.setattr(tuning, "CACHED_WEIGHTS", 40 * 256 - 1)
-    assert torch.equal(gpu.multiply(x[:48], *packed), dequantize(q).view(40, 256).T[:48])
+    assert torch.equal(gpu.multiply(x[:48], q, None), dequantize(q).T[:48])
     started.clear()
-    gpu.multiply(x[:48], *packed)
-    assert started == [build.multiply_name(3, HALF, 2, 2, False)] * 3
-    assert gpu.multiply(x[:49], *packed) is None
+    gpu.multiply(x[:48], q, None)
+    assert started == [Instance("multiply", (3, HALF, 2, 2, False))] * 3
+    assert gpu.multiply(x[:49], q, None) is None
 
 
 @pytest.mark.parametrize("dtype", build.C_TYPES, ids=str)
@@ -119,7 +132,7 @@ def test_token_logprobs(started, dtype):
     close, likeliest = kernels.token_logprobs(logits, targets, True)
     torch.testing.assert_close(logprobs, close, rtol=1e-6, atol=1e-5)
     assert torch.equal(flags, likeliest)
-    assert started == [build.logprob_name(dtype)] * 2  # once on the sample
+    assert started == [Instance("logprob", (dtype,))] * 2  # once on the sample
     assert gpu.failures() == {}
 
 
@@ -128,18 +141,19 @@ def test_a_kernel_that_is_wrong_on_this_device_is_not_used(started, monkeypatch,
 
     def start(launch, device):
         right(launch, device)
-        result = launch.arguments[RESULT[launch.family]]
+        result = launch.arguments[RESULT[launch.instance.family]]
         result.view(torch.uint8)[-1] ^= 1  # one bit
 
     monkeypatch.setattr(gpu, "start", start)
-    q = example(40 * 256)
+    q = example((40, 256))
     x = torch.ones(2, 256).half()
+    packed = empty(x, integer(3), 3, B64)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            assert gpu.dequantize_packed(*arguments(q)) is None
-            assert gpu.quantize_packed(x.flatten(), q.absmax[:8], None, integer(3), 3, 64) is None
-            assert gpu.quantize_blocks(x.flatten(), integer(3), 3, 64) is None
-            assert gpu.multiply(x, q.packed, q.absmax, q.codebook, None, 3, 64, 40) is None
+            assert gpu.dequantize(q) is None
+            assert not gpu.quantize(x.flatten(), packed)
+            assert not gpu.quantize_blocks(x.flatten(), packed)
+            assert gpu.multiply(x, q, None) is None
             assert gpu.token_logprobs(x, torch.tensor([3, 5]), True) is None
     assert len(caplog.records) == 5 == len(gpu.failures())
     assert set(gpu.failures().values()) == {"its result differs from plain torch on this device"}
@@ -154,9 +168,9 @@ def test_a_kernel_that_cannot_be_had_is_not_used(started, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(gpu, "_load", load)
-    assert gpu.dequantize_packed(*arguments(example())) is None
+    assert gpu.dequantize(example()) is None
     [(name, why)] = gpu.failures().items()
-    assert name == NAMES["dequantize"][0]
+    assert name == INSTANCES["dequantize"][0].name
     assert " ".join(str(error).split()) in why and "\n" not in why
 
 
@@ -174,60 +188,52 @@ def test_an_old_device_is_not_tried(monkeypatch):
 
 
 def test_nothing_to_do(started):
-    q = quantize(torch.empty(0).half(), integer(3), 3, 64)
-    assert gpu.dequantize_packed(*arguments(q)) is None
+    q = quantize(torch.empty(0).half(), integer(3), 3, B64)
+    assert gpu.dequantize(q) is None
     assert dequantize(q).numel() == 0
     assert started == []
 
 
-BAD_TABLES = {
-    "unsorted": (torch.tensor([0.0, 1.0, -1.0]), "not sorted"),
-    "too long": (torch.linspace(-1, 1, 9), "9 values do not fit 3 bits"),
-    "NaN": (torch.tensor([-1.0, torch.nan]), "NaN or inf"),
-    "empty": (torch.empty(0), "0 values"),
-    "fp64": (torch.linspace(-1, 1, 8).double(), "must be float32"),
+# --- a launch's arguments are the kernel's parameters ---
+
+LAUNCHES = {
+    "dequantize": lambda q, x: launches.dequantize(q)[0],
+    "quantize": lambda q, x: launches.quantize(dequantize(q).flatten(), q, 2),
+    "one pass": lambda q, x: launches.quantize_blocks(dequantize(q).flatten(), q, 2)[0],
+    "gemv": lambda q, x: launches.gemv(x[:1], q, x[0, :40], LIMITS)[0],
+    "multiply": lambda q, x: launches.multiply(x, q, x[0, :40], LIMITS)[0],
+    "logprob": lambda q, x: launches.token_logprobs(x, torch.arange(len(x)), True)[0],
+}
+# What a pointer's type may point to.
+POINTEES = {
+    "unsigned": torch.int32,
+    "long long": torch.int64,
+    "float": torch.float32,
+    "unsigned char": torch.bool,
+    "T": HALF,
+    "Constant": HALF,
+    "First<K>": torch.uint8,
 }
 
 
-@pytest.mark.parametrize("bad", BAD_TABLES)
-def test_bad_tables(bad):
-    table, message = BAD_TABLES[bad]
-    q = example()
-    with pytest.raises(ValueError, match=message):
-        kernels.quantize_packed(dequantize(q), q.absmax, None, table, 3, 64)
-    with pytest.raises(ValueError, match=message):
-        kernels.dequantize_packed(q.packed, q.absmax, None, table, 3, 64, 20_000, HALF)
+def parameters_of(family):
+    """(type, is it a pointer, name) of each parameter, in order, from the kernel's source."""
+    source = (build.SOURCES / f"{family}.cu").read_text()
+    [inside] = re.findall(rf"__global__[^{{]*\b{family}\((.*?)\)\s*{{", source, re.DOTALL)
+    for parameter in inside.split(","):
+        declared = re.sub(r"\bconst\b|__restrict__", "", parameter)
+        kind, name = re.fullmatch(r"(.*?)(\w+)", " ".join(declared.split())).groups()
+        yield kind.replace("*", "").strip(), "*" in kind, name
 
 
-META = torch.device("meta")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"bits": 1}, "bits: 1 is not in 2..15"),
-        ({"bits": 16}, "bits: 16 is not in 2..15"),
-        ({"bits": 4}, "20000 weights of 4 bits take 2500 words"),
-        ({"n": 20_033}, "packed stream"),
-        ({"words": torch.zeros(1875)}, "must be int32"),
-        ({"block": 0}, "block size: 0 is below 1"),
-        ({"block": 32}, "absmax: 20000 weights in blocks of 32 have 625 constants"),
-        ({"absmax": torch.ones(313)}, "absmax: must be float16"),
-        ({"absmax": torch.ones(313, device=META).half()}, "absmax: is on meta"),
-        ({"mean": torch.ones(312).half()}, "mean: 20000 weights"),
-        ({"mean": torch.ones(313).bfloat16()}, "mean: is torch.bfloat16"),
-        ({"mean": torch.ones(313, device=META).half()}, "mean: is on meta"),
-        ({"dtype": torch.int8}, "dtype: must be float16"),
-    ],
-)
-def test_arguments_that_disagree(change, message):
-    names = ("words", "absmax", "mean", "codebook", "bits", "block", "n", "dtype")
-    given = dict(zip(names, arguments(example()), strict=True)) | change
-    with pytest.raises(ValueError, match=message):
-        kernels.dequantize_packed(**given)
-
-
-def test_checks_accept_what_quantizers_write():
-    for bits in range(2, 16):
-        for data_type in ("int", "float", "dynamic"):
-            checks.check_codebook(codebook(data_type, bits), bits)
+@pytest.mark.parametrize("case", LAUNCHES)
+def test_arguments_are_the_parameters_of_the_kernel(case):
+    launch = LAUNCHES[case](example((40, 256)), torch.ones(2, 256).half())
+    parameters = list(parameters_of(launch.instance.family))
+    assert list(launch.arguments) == [name for _, _, name in parameters]
+    for (kind, pointer, name), argument in zip(parameters, launch.arguments.values(), strict=True):
+        if not pointer:
+            assert kind == "long long" and type(argument) is int, name
+        elif argument is not None:
+            assert argument.dtype == POINTEES[kind], name
+            assert argument.is_contiguous(), name

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from quantizers.kernels import build, tuning
+from quantizers.kernels.build import Instance
 
 nvidia = pytest.importorskip("nvidia", reason="needs NVRTC and nvdisasm")
 DISASSEMBLER = [path for base in nvidia.__path__ for path in Path(base).glob("*/bin/nvdisasm")]
@@ -20,8 +21,8 @@ if not DISASSEMBLER:
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\d+ )?([A-Z0-9_.]+)(.*)")
 
 
-def disassemble(family, name, folder):
-    [binary] = build.compile_instances(family, (name,), "sm_90")[0].values()
+def disassemble(instance, folder):
+    [binary] = build.compile_instances([instance], "sm_90")[0].values()
     file = folder / "kernel.cubin"
     file.write_bytes(binary.code)
     done = subprocess.run(
@@ -51,8 +52,8 @@ def loop_with(lines, what, times):
 
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_dequantize_stores_16_bytes_and_costs_little(bits, tmp_path):
-    name = build.dequantize_name(bits, torch.float16, True)
-    ops = instructions_of(disassemble("dequantize", name, tmp_path))
+    instance = Instance("dequantize", (bits, torch.float16, True))
+    ops = instructions_of(disassemble(instance, tmp_path))
     assert ops.count("STG.E.128") >= tuning.DEQUANTIZE_UNROLL
     # Four paths, of which a thread takes one: with and without means, whole tiles and others. An
     # H100 at its copy's bandwidth has time for about 28 instructions a weight.
@@ -88,7 +89,7 @@ def shortest_round(lines):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_quantize_costs_little(bits, dtype, tmp_path):
-    lines = disassemble("quantize", build.quantize_name(bits, dtype, True), tmp_path)
+    lines = disassemble(Instance("quantize", (bits, dtype, True)), tmp_path)
     loop = shortest_round(lines)  # the steps over threads that share a block come on top
     assert loop.count("LDG.E.128.CONSTANT") == 1
     assert sum(op.startswith("LDS") for op in loop) == (18 if bits in (5, 6, 7) else 16)
@@ -99,9 +100,7 @@ def test_quantize_costs_little(bits, dtype, tmp_path):
 
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_gemv_costs_little_more_than_a_look_up_and_a_product(bits, tmp_path):
-    loop = loop_with(
-        disassemble("gemv", build.gemv_name(bits, torch.float16), tmp_path), "FFMA", 128
-    )
+    loop = loop_with(disassemble(Instance("gemv", (bits, torch.float16)), tmp_path), "FFMA", 128)
     assert sum(op.startswith("FFMA") for op in loop) == 4 * 32  # rows x columns of a lane
     wide = {2: "LDS.128", 3: "LDS.64", 4: "LDS.64"}.get(bits, "LDS")
     assert sum(op.startswith(wide) for op in loop) >= 4 * 32 // max(1, 8 // bits)
@@ -113,8 +112,8 @@ def test_gemv_costs_little_more_than_a_look_up_and_a_product(bits, tmp_path):
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_multiply_dequantizes_in_few_instructions(bits, x_tiles, tmp_path):
     chunks = tuning.multiply_chunks(bits)
-    name = build.multiply_name(bits, torch.float16, x_tiles, chunks, False)
-    loop = loop_with(disassemble("multiply", name, tmp_path), "HMMA", 8)
+    instance = Instance("multiply", (bits, torch.float16, x_tiles, chunks, False))
+    loop = loop_with(disassemble(instance, tmp_path), "HMMA", 8)
     assert sum(op.startswith("HMMA.16816.F32") for op in loop) == 8 * chunks * x_tiles
     assert sum(op.startswith("LDGSTS") and op.endswith("128") for op in loop) >= chunks * bits // 2
     most = {2: 4.7, 3: 5.6, 4: 5.3, 8: 8.4}.get(bits, 9.4)
@@ -123,7 +122,7 @@ def test_multiply_dequantizes_in_few_instructions(bits, x_tiles, tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_logprob_reads_16_bytes_at_a_time_and_costs_little(dtype, tmp_path):
-    lines = disassemble("logprob", build.logprob_name(dtype), tmp_path)
+    lines = disassemble(Instance("logprob", (dtype,)), tmp_path)
     logits = 2 * 16 // dtype.itemsize  # of two vectors
     loop = shortest_round(lines)  # no logit in it that beats the target
     assert loop.count("LDG.E.128.CONSTANT") == 2

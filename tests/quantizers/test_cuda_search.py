@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from quantizers.codebooks import dynamic, floating, integer, midpoints_of, quantile
+from quantizers.granularity import Granularity
 from quantizers.kernels import build, launches, reference
+from quantizers.kernels.build import Instance
 from quantizers.kernels.search import LEAST_EXACT, search_of
 from quantizers.kernels.tuning import macros
+from quantizers.packed import empty
 from tests.quantizers.cuda_on_cpu import run
 from tests.quantizers.cuda_on_cpu.run import Emulator
 
@@ -117,9 +120,15 @@ CASES = [(2, HALF), (4, BF16), (4, FULL), (5, FULL), (8, HALF), (8, BF16)]
 
 @pytest.fixture(scope="module")
 def quantizer(tmp_path_factory):
-    names = [build.quantize_name(bits, dtype, True) for bits, dtype in CASES]
-    names += [build.quantize_name(bits, FULL, False) for bits in (4, 9)]
-    return Emulator("quantize", names, tmp_path_factory.mktemp("quantize"))
+    instances = [Instance("quantize", (bits, dtype, True)) for bits, dtype in CASES]
+    instances += [Instance("quantize", (bits, FULL, False)) for bits in (4, 9)]
+    return Emulator(instances, tmp_path_factory.mktemp("quantize"))
+
+
+def assert_words_of_the_reference(values, q):
+    words = q.words.clone()
+    reference.quantize(values, q)
+    assert torch.equal(words, q.words)
 
 
 def extreme(dtype, n=3000):
@@ -142,11 +151,11 @@ def extreme(dtype, n=3000):
 def test_one_pass_of_odd_tables_and_extreme_weights(quantizer, bits, dtype, block):
     values = extreme(dtype)
     for table in (*odd_tables(bits), *standard_tables(bits)):
-        launch, words, absmax, problem = launches.quantize_blocks(values, table, bits, block, 1)
+        q = empty(values, table, bits, Granularity(block))
+        launch, problem = launches.quantize_blocks(values, q, 1)
         quantizer.run(launch)
         assert int(problem) == 0
-        expected = reference.quantize_packed(values, absmax, None, table, bits, block)
-        assert torch.equal(words, expected)
+        assert_words_of_the_reference(values, q)
 
 
 @needs_compiler
@@ -161,10 +170,10 @@ def test_midpoints_where_the_fast_division_underflows(quantizer, size):
         quotient = x.float() / scale.float()
         for midpoint in (quotient, torch.nextafter(quotient, torch.tensor(0.0))):
             table = torch.stack([torch.tensor(0.0), 2 * midpoint])
-            launch, words, absmax, _ = launches.quantize_blocks(values, table, 4, 64, 1)
+            q = empty(values, table, 4, Granularity(64))
+            launch, _ = launches.quantize_blocks(values, q, 1)
             quantizer.run(launch)
-            expected = reference.quantize_packed(values, absmax, None, table, 4, 64)
-            assert torch.equal(words, expected)
+            assert_words_of_the_reference(values, q)
 
 
 @needs_compiler
@@ -174,10 +183,10 @@ def test_any_absmax_with_odd_tables(quantizer, bits):
     absmax = torch.tensor([0.0, 2**-24, 1e-4, 1.0, 3.0, 65504.0]).half()
     absmax = absmax.repeat(143)[: -(-values.numel() // 7)]
     for table in odd_tables(bits):
-        args = (values, absmax, None, table, bits, 7)
-        launch, words = launches.quantize(*args, processors=1)
-        quantizer.run(launch)
-        assert torch.equal(words, reference.quantize_packed(*args))
+        q = empty(values, table, bits, Granularity(7))
+        q.absmax.copy_(absmax)
+        quantizer.run(launches.quantize(values, q, processors=1))
+        assert_words_of_the_reference(values, q)
 
 
 DIVISIONS = r"""

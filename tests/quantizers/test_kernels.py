@@ -2,15 +2,19 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from quantizers import kernels
+from quantizers.blockwise import dequantize, quantize
 from quantizers.codebooks import codebook
+from quantizers.granularity import Granularity
 from quantizers.kernels import cpu, cpu_lookup, cpu_vector, reference
 from quantizers.kernels.cpu_threads import CHUNK
+from quantizers.packed import PackedTensor, empty
 from quantizers.packing import pack
 
 BLOCKS = (1, 7, 16, 32, 64, 100, 4096, 10**6)
@@ -29,11 +33,20 @@ def inputs(n, block, dtype, centered, seed=0):
     return values, absmax, mean
 
 
-def assert_same(values, absmax, mean, table, bits, block):
-    words = cpu.quantize_packed(values, absmax, mean, table, bits, block)
-    assert torch.equal(words, reference.quantize_packed(values, absmax, mean, table, bits, block))
-    args = (words, absmax, mean, table, bits, block, values.numel(), values.dtype)
-    ours, theirs = cpu.dequantize_packed(*args), reference.dequantize_packed(*args)
+def packed_of(values, absmax, mean, table, bits, granularity):
+    """With the constants given, its words not written."""
+    q = empty(values, table, bits, granularity, mean is not None)
+    return replace(q, absmax=absmax, mean=mean)
+
+
+def assert_same(values, q):
+    flat = values.flatten()
+    reference.quantize(flat, q)
+    words = q.words.clone()
+    q.words.fill_(-1)
+    cpu.quantize(flat, q)
+    assert torch.equal(words, q.words)
+    ours, theirs = cpu.dequantize(q), reference.dequantize(q)
     assert ours.dtype == theirs.dtype == values.dtype
     assert torch.equal(ours.view(torch.uint8), theirs.view(torch.uint8))
     assert ours.isfinite().all()
@@ -56,7 +69,24 @@ def test_bit_identical_to_the_reference(bits, dtype):
     for n in (1, 31, 32, 33, 63, 64, 65, 320, 1000):
         for i, block in enumerate(BLOCKS):
             values, absmax, mean = inputs(n, block, dtype, centered=(n + i) % 2 == 0)
-            assert_same(values, absmax, mean, table, bits, block)
+            assert_same(values, packed_of(values, absmax, mean, table, bits, Granularity(block)))
+
+
+@pytest.mark.usefixtures("decoder")
+@pytest.mark.parametrize("size", [1, 7, 64, 100, 128, None])
+@pytest.mark.parametrize("bits", [2, 5, 8, 12])
+def test_blocks_that_do_not_cross_rows(bits, size):
+    """Also rows of fewer weights than the words' groups of 32, and several chunks of rows."""
+    table = codebook("float", bits)
+    for shape in ((1, 1), (7, 5), (3, 130), (40, 129), (9, 5000), (4, 128)):
+        values, _, _ = inputs(shape[0] * shape[1], 1, DTYPES[bits % 3], centered=False)
+        values = values.view(shape)
+        for centered in (False, True):
+            q = quantize(values, table, bits, Granularity(size, by_row=True), centered)
+            assert_same(values, q)
+            rows = [quantize(row, table, bits, Granularity(size), centered) for row in values]
+            assert torch.equal(q.absmax, torch.cat([row.absmax for row in rows]))
+            assert torch.equal(dequantize(q), torch.stack([dequantize(row) for row in rows]))
 
 
 @pytest.mark.usefixtures("decoder")
@@ -67,29 +97,31 @@ def test_many_chunks_and_threads(threads, block):
     torch.set_num_threads(threads)
     try:
         values, absmax, mean = inputs(CHUNK * 5 + 77, block, torch.float16, centered=True)
-        assert_same(values, absmax, mean, codebook("float", 5), 5, block)
+        blocks = Granularity(block)
+        assert_same(values, packed_of(values, absmax, mean, codebook("float", 5), 5, blocks))
     finally:
         torch.set_num_threads(before)
 
 
 def test_reference_goes_chunk_by_chunk(monkeypatch):
     values, absmax, mean = inputs(1000, 48, torch.bfloat16, centered=True)
-    table = codebook("dynamic", 7)
-    whole = reference.quantize_packed(values, absmax, mean, table, 7, 48)
+    q = packed_of(values, absmax, mean, codebook("dynamic", 7), 7, Granularity(48))
+    reference.quantize(values, q)
+    whole = q.words.clone()
     monkeypatch.setattr(reference, "_CHUNK", 96)
-    assert torch.equal(reference.quantize_packed(values, absmax, mean, table, 7, 48), whole)
-    assert_same(values, absmax, mean, table, 7, 48)
+    assert_same(values, q)
+    assert torch.equal(q.words, whole)
 
 
 def test_other_devices_take_the_reference(monkeypatch):
     """Checked on torch's meta device, which has shapes and no data."""
     called = []
-    monkeypatch.setattr(reference, "quantize_packed", lambda *a: called.append("quantize"))
-    monkeypatch.setattr(reference, "dequantize_packed", lambda *a: called.append("dequantize"))
+    monkeypatch.setattr(reference, "quantize", lambda *a: called.append("quantize"))
+    monkeypatch.setattr(reference, "dequantize", lambda *a: called.append("dequantize"))
     values = torch.empty(64, device="meta", dtype=torch.float16)
-    words = torch.empty(8, device="meta", dtype=torch.int32)
-    kernels.quantize_packed(values, values[:1], None, codebook("int", 4), 4, 64)
-    kernels.dequantize_packed(words, values[:1], None, codebook("int", 4), 4, 64, 64, torch.half)
+    q = empty(values, codebook("int", 4), 4, Granularity(64))
+    kernels.quantize(values, q)
+    kernels.dequantize(q)
     assert called == ["quantize", "dequantize"]
 
 
@@ -97,7 +129,9 @@ def test_other_devices_take_the_reference(monkeypatch):
 def test_an_index_beyond_the_codebook_is_nan(path):
     words = torch.tensor([0x0000000F], dtype=torch.int32)  # 4-bit int has 15 values
     one = torch.ones(1, dtype=torch.float16)
-    out = path.dequantize_packed(words, one, None, codebook("int", 4), 4, 64, 2, torch.float16)
+    shape, blocks = torch.Size((2,)), Granularity(64)
+    q = PackedTensor(words, one, None, codebook("int", 4), 4, blocks, shape, torch.float16)
+    out = path.dequantize(q)
     assert out.isnan().tolist() == [True, False]
 
 
@@ -106,8 +140,9 @@ def test_processes_that_start_together_share_an_empty_cache(tmp_path):
         "import torch\n"
         "from quantizers.blockwise import quantize, dequantize\n"
         "from quantizers.codebooks import codebook\n"
+        "from quantizers.granularity import Granularity\n"
         "x = torch.linspace(-1, 1, 1001)\n"
-        "q = quantize(x, codebook('int', 8), 8, 64)\n"
+        "q = quantize(x, codebook('int', 8), 8, Granularity(64))\n"
         "assert (dequantize(q) - x).abs().max() < 0.005\n"
     )
     environment = {"NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1", "PATH": ""}
@@ -128,15 +163,22 @@ def test_processes_that_start_together_share_an_empty_cache(tmp_path):
 def test_permutations_read_within_the_stream_and_cover_nearly_all(bits):
     for n in (1, 63, 64, 65, 1000, 4096):
         words = -(-n * bits // 32)
-        done = cpu_vector.covered(n, words, bits, 64)
+        done = cpu_vector.covered(words, bits, Granularity(64).blocks((n,)))
         assert done % cpu_vector.GROUP == 0 and done <= n
         if done:
             last_load = (done - cpu_vector.GROUP) * bits // 8
             assert last_load + 64 <= 4 * words
         assert n - done <= cpu_vector.GROUP * 5  # at 2 bit a load is of four groups
-    assert cpu_vector.covered(4096, 128 * bits, bits, 10**6) > 0  # one block
-    assert cpu_vector.covered(4096, 128 * bits, bits, 48) == 0
-    assert cpu_vector.covered(4096, 128 * bits, bits, 8) == 0
+    for size, by_row, some in [
+        (10**6, False, True),  # one block
+        (48, False, False),
+        (8, False, False),
+        (32, True, True),  # rows of 64
+        (None, True, True),
+        (48, True, False),
+    ]:
+        blocks = Granularity(size, by_row).blocks((64, 64))
+        assert (cpu_vector.covered(128 * bits, bits, blocks) > 0) == some
 
 
 @pytest.mark.usefixtures("decoder")
@@ -151,8 +193,9 @@ def test_every_code_of_a_table_nearly_full(bits, dtype):
     table = torch.linspace(-1, 1, 2**bits - 1)
     half = torch.float16 if dtype == torch.float32 else dtype
     absmax = torch.rand(-(-codes.numel() // 16), generator=generator).to(half)
-    args = (pack(codes, bits), absmax, None, table, bits, 16, codes.numel(), dtype)
-    ours, theirs = cpu.dequantize_packed(*args), reference.dequantize_packed(*args)
+    words, shape = pack(codes, bits), codes.shape
+    q = PackedTensor(words, absmax, None, table, bits, Granularity(16), shape, dtype)
+    ours, theirs = cpu.dequantize(q), reference.dequantize(q)
     invalid = codes >= table.numel()
     assert torch.equal(ours.isnan(), invalid) and torch.equal(theirs.isnan(), invalid)
     assert torch.equal(ours.nan_to_num(), theirs.nan_to_num())
@@ -168,9 +211,10 @@ def test_rounding_at_the_ends_of_the_types(bits, dtype):
     absmax = torch.tensor([0, tiny / 64, tiny / 3, tiny, 2 * tiny, huge / 2, huge], dtype=half)
     mean = torch.tensor([0, -tiny / 64, 0, tiny / 7, 0, -huge, huge], dtype=half)
     words = torch.randint(-(2**31), 2**31 - 1, (7 * bits,)).to(torch.int32)
+    table, shape, blocks = codebook("dynamic", bits), torch.Size((7 * 32,)), Granularity(32)
     for centers in (None, mean):
-        args = (words, absmax, centers, codebook("dynamic", bits), bits, 32, 7 * 32, dtype)
-        ours, theirs = cpu.dequantize_packed(*args), reference.dequantize_packed(*args)
+        q = PackedTensor(words, absmax, centers, table, bits, blocks, shape, dtype)
+        ours, theirs = cpu.dequantize(q), reference.dequantize(q)
         assert torch.equal(ours.view(torch.uint8), theirs.view(torch.uint8))
         assert centers is None or dtype == torch.float32 or ours.isinf().any()
 
@@ -181,4 +225,7 @@ def test_processors_that_cannot_round_to_fp16(monkeypatch, dtype):
     monkeypatch.setattr(cpu_lookup, "runs_here", lambda: False)
     monkeypatch.setattr(cpu_lookup, "decode", None)  # not called
     monkeypatch.setattr(cpu_vector, "decode", None)
-    assert_same(values, absmax, mean, codebook("float", 5), 5, 48)
+    table = codebook("float", 5)
+    assert_same(values, packed_of(values, absmax, mean, table, 5, Granularity(48)))
+    q = quantize(values[:32_800].view(328, 100), table, 5, Granularity(48, by_row=True), True)
+    assert_same(values[:32_800].view(328, 100), q)

@@ -5,8 +5,7 @@ import copy
 import pytest
 import torch
 
-from quantizers.codebooks import codebook
-from quantizers.kernels import multiply_packed
+from quantizers.kernels import multiply
 from quantizers.linear import KBitLinear, pack_linears
 from quantizers.model import ResidentModel
 from quantizers.outliers import dequantize_matrix, quantize_matrix
@@ -57,7 +56,7 @@ def test_outliers_are_those_of_the_sweep():
     for parameter in packed.parameters():
         parameter.data = parameter.data.half().float()
     layers = pack_linears(packed, setting)
-    assert sum(module.columns.numel() for module in layers) > 0
+    assert sum(module.matrix.columns.numel() for module in layers) > 0
     resident.apply(setting)
     assert torch.equal(logits(packed), logits(resident.model))
 
@@ -83,7 +82,8 @@ def test_types_stay_when_the_model_changes_type():
     module, quantized = layer()
     expected = module(torch.ones(32))
     module.to(torch.bfloat16)
-    assert module.codebook.dtype == torch.float32 and module.absmax.dtype == torch.float16
+    assert module.matrix.body.codebook.dtype == torch.float32
+    assert module.matrix.body.absmax.dtype == module.absmax.dtype == torch.float16
     assert torch.equal(module(torch.ones(32)), expected)
 
 
@@ -101,30 +101,25 @@ def test_sixteen_bit_changes_nothing():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"x": torch.ones(2, 31)}, "packed stream: 744 weights of 4 bits take 93 words"),
+        ({"x": torch.ones(2, 31)}, "x: must have 32 columns"),
         ({"x": torch.ones(2, 32, dtype=torch.int32)}, "x: must be float16"),
         ({"x": torch.ones(2, 32, device="meta")}, "x: is on meta"),
         ({"bias": torch.ones(23)}, "bias: has shape"),
-        ({"bits": 5}, "packed stream"),
-        ({"absmax": torch.ones(47).half()}, "absmax: 768 weights in blocks of 16 have 48"),
-        ({"block": 0}, "block size: 0"),
+        ({"bias": torch.ones(24, device="meta")}, "bias: is on meta"),
     ],
 )
 def test_arguments_that_disagree(change, message):
     _, quantized = layer()
-    body = quantized.body
-    arguments = {
-        "x": torch.ones(2, 32),
-        "words": body.packed,
-        "absmax": body.absmax,
-        "mean": None,
-        "codebook": codebook("float", 4),
-        "bits": 4,
-        "block": 16,
-        "d_out": 24,
-        "dtype": torch.float16,
-    }
     with pytest.raises(ValueError, match=message):
-        multiply_packed(**{**arguments, **change})
+        multiply(**{"x": torch.ones(2, 32), "q": quantized.body, **change})
     with pytest.raises(ValueError, match="31 columns"):
         layer()[0](torch.ones(31))
+
+
+def test_a_layer_goes_where_its_model_goes():
+    """The value it multiplies with, and what torch knows of it, are the same tensors."""
+    module, quantized = layer(columns=torch.tensor([3]))
+    moved = copy.deepcopy(module)._apply(torch.clone)  # as `to` does with another device
+    assert moved.matrix.body.words is moved.words and moved.matrix.kept is moved.kept
+    assert moved.words is not module.words and module.words is quantized.body.words
+    assert torch.equal(moved(torch.eye(32)), module(torch.eye(32)))

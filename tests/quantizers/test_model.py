@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 from quantizers.architectures import linear_matrices
 from quantizers.blockwise import dequantize, quantize
 from quantizers.codebooks import codebook
+from quantizers.granularity import Granularity
 from quantizers.model import ModelBits, ResidentModel
 from quantizers.outliers import quantize_matrix
 from quantizers.setting import Setting
@@ -70,7 +71,7 @@ def test_weights_are_those_of_the_parts(architecture):
         n_outliers += len(columns)
         rest = [j for j in range(original.shape[1]) if j not in columns]
         assert torch.equal(result[:, columns], original[:, columns].float())
-        expected = dequantize(quantize(original[:, rest], table, 4, 32))
+        expected = dequantize(quantize(original[:, rest], table, 4, Granularity(32)))
         assert torch.equal(result[:, rest], expected.float())
     assert n_outliers >= 3 * LAYERS
 
@@ -120,7 +121,7 @@ def test_dtypes(load_dtype, compute_dtype):
     half = torch.float16 if load_dtype == torch.float32 else load_dtype
     source = resident._originals["model.layers.1.mlp.up_proj"]
     assert source.dtype == half
-    expected = dequantize(quantize(source.to(load_dtype), codebook("float", 5), 5, 64))
+    expected = dequantize(quantize(source.to(load_dtype), codebook("float", 5), 5, Granularity(64)))
     assert torch.equal(weight, expected.to(compute_dtype))
 
 

@@ -3,6 +3,7 @@ import torch
 
 from quantizers.blockwise import dequantize, quantize, residual
 from quantizers.codebooks import codebook, quantile
+from quantizers.granularity import Granularity
 from quantizers.outliers import dequantize_matrix, outlier_columns, quantize_matrix, unit_stds
 from quantizers.setting import Setting
 
@@ -40,11 +41,13 @@ def test_columns_leave_before_blocking_and_come_back(data_type, centered):
     assert torch.equal(out[:, columns], w[:, columns])
     body = w[:, rest]
     table = (
-        quantile(4, residual(body, 64, centered))
+        quantile(4, residual(body, Granularity(64), centered))
         if data_type == "quantile"
         else codebook(data_type, 4)
     )
-    assert torch.equal(out[:, rest], dequantize(quantize(body, table, 4, 64, centered)))
+    assert torch.equal(
+        out[:, rest], dequantize(quantize(body, table, 4, Granularity(64), centered))
+    )
     n_q = 20 * 30
     assert q.bytes_stored == (
         4 * -(-n_q * 4 // 32) + 2 * -(-n_q // 64) * (1 + centered) + 2 * 3 * 20 + 4 * 3

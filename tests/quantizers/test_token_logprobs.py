@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from quantizers import kernels
-from quantizers.kernels import build, launches, reference
+from quantizers.kernels import launches, reference
+from quantizers.kernels.build import Instance
 from tests.quantizers.cuda_on_cpu.run import Emulator
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -17,8 +18,8 @@ COLUMNS = (1, 3, 8, 257, 2047, 2048, 4099, 12_289)
 
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory):
-    names = [build.logprob_name(dtype) for dtype in DTYPES]
-    return Emulator("logprob", names, tmp_path_factory.mktemp("logprob"))
+    instances = [Instance("logprob", (dtype,)) for dtype in DTYPES]
+    return Emulator(instances, tmp_path_factory.mktemp("logprob"))
 
 
 def example(columns, dtype, rows=9, seed=0):

@@ -19,6 +19,31 @@ __device__ __forceinline__ float constant(const Constant* constants, long long i
     return bf16 ? widen(BF16{constants[i]}) : widen(F16{constants[i]});
 }
 
+// The block of a weight, any size. Each row is cut into `row_blocks` blocks, its last one may be short.
+struct Owner {
+    long long block, left, left_row;  // weights left of the block, and of the row, from here on
+
+    __device__ __forceinline__ Owner(long long weight, long long row, long long row_blocks,
+                                     long long size) {
+        const long long before = weight < row ? 0 : weight / row, column = weight - before * row;
+        const long long in_row = column / size;
+        block = before * row_blocks + in_row;
+        left_row = row - column;
+        left = (in_row + 1) * size - column;
+        if (left > left_row) left = left_row;
+    }
+
+    // Go to the next weight. Whether it is in another block.
+    __device__ __forceinline__ bool next(long long row, long long size) {
+        --left_row;
+        if (--left) return false;
+        ++block;
+        if (left_row == 0) left_row = row;
+        left = size < left_row ? size : left_row;
+        return true;
+    }
+};
+
 // 16 bytes of weights as one load or store.
 struct alignas(16) Vector {
     unsigned word[4];

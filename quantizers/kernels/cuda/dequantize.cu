@@ -14,8 +14,8 @@ template <int K, typename T, bool WHOLE_GROUPS>
 __global__ void __launch_bounds__(DEQUANTIZE_THREADS, DEQUANTIZE_RESIDENT)
 dequantize(const unsigned* __restrict__ stream, const Constant* __restrict__ absmax,
            const Constant* __restrict__ mean, const float* __restrict__ codebook,
-           T* __restrict__ out, long long n, long long block, long long shift, long long n_codes,
-           long long bf16) {
+           T* __restrict__ out, long long n, long long row, long long row_blocks, long long block,
+           long long shift, long long n_codes, long long bf16) {
     constexpr bool SHARED_TABLE = K <= 8;
     constexpr int UNROLL = WHOLE_GROUPS ? DEQUANTIZE_UNROLL : 1;
     constexpr int TILE = DEQUANTIZE_THREADS * UNROLL;  // groups
@@ -61,22 +61,24 @@ dequantize(const unsigned* __restrict__ stream, const Constant* __restrict__ abs
         const long long first = group * GROUP;
         Codes<K> own;
         own.load(stream, group, last_word);
-        long long owner = WHOLE_GROUPS ? group >> shift : first / block;
-        long long left = WHOLE_GROUPS ? GROUP : (owner + 1) * block - first;
-        float scale = constant(absmax, owner, bf16);
-        float center = mean ? constant(mean, owner, bf16) : 0.0f;
+        float scale, center;
+        auto enter = [&](long long owner) {
+            scale = constant(absmax, owner, bf16);
+            center = mean ? constant(mean, owner, bf16) : 0.0f;
+        };
         alignas(16) T weights[GROUP];
+        if constexpr (WHOLE_GROUPS) {
+            enter(group >> shift);
 #pragma unroll
-        for (int i = 0; i < GROUP; ++i) {
-            if (!WHOLE_GROUPS && left-- == 0) {
-                left = block - 1;
-                if (first + i < n) {
-                    ++owner;
-                    scale = constant(absmax, owner, bf16);
-                    center = mean ? constant(mean, owner, bf16) : 0.0f;
-                }
+            for (int i = 0; i < GROUP; ++i) weights[i] = weight(own.code(i), scale, center);
+        } else {
+            Owner owner(first, row, row_blocks, block);
+            enter(owner.block);
+#pragma unroll
+            for (int i = 0; i < GROUP; ++i) {
+                weights[i] = weight(own.code(i), scale, center);
+                if (owner.next(row, block) && first + i + 1 < n) enter(owner.block);
             }
-            weights[i] = weight(own.code(i), scale, center);
         }
         if (first + GROUP <= n) {
             store(out + first, weights);

@@ -135,8 +135,9 @@ __global__ void __launch_bounds__(QUANTIZE_THREADS, QUANTIZE_RESIDENT - (K > 8 |
 quantize(const T* __restrict__ weights, Constant* __restrict__ absmax,
          const Constant* __restrict__ mean, const float* __restrict__ midpoints,
          const First<K>* __restrict__ first, unsigned* __restrict__ stream,
-         unsigned* __restrict__ problem, long long n, long long block, long long shift,
-         long long bf16, long long key_shift, long long widest, long long near_zero) {
+         unsigned* __restrict__ problem, long long n, long long row, long long row_blocks,
+         long long block, long long shift, long long bf16, long long key_shift, long long widest,
+         long long near_zero) {
     constexpr bool SHARED = K <= 8;  // larger tables stay in global memory
     constexpr int VECTORS = GROUP * sizeof(T) / sizeof(Vector);
     __shared__ float shared_midpoints[SHARED ? 1 << K : 1];
@@ -190,19 +191,16 @@ quantize(const T* __restrict__ weights, Constant* __restrict__ absmax,
                 for (int i = 0; i < GROUP; ++i) x[i] = scale > 0 ? __fdiv_rn(x[i], scale) : 0.0f;
             }
         } else {
-            long long owner = begin / block, left = (owner + 1) * block - begin;
+            Owner owner(begin, row, row_blocks, block);
             float scale = 0.0f, center = 0.0f;
+            bool entered = true;
 #pragma unroll
             for (int i = 0; i < GROUP; ++i) {
-                if (left == 0) {
-                    left = block;
-                    ++owner;
+                if (entered && i < n_here) {
+                    scale = constant(absmax, owner.block, bf16);
+                    center = mean ? constant(mean, owner.block, bf16) : 0.0f;
                 }
-                if (i < n_here && (i == 0 || left == block)) {
-                    scale = constant(absmax, owner, bf16);
-                    center = mean ? constant(mean, owner, bf16) : 0.0f;
-                }
-                --left;
+                entered = owner.next(row, block);
                 if (mean) x[i] = __fsub_rn(x[i], center);
                 x[i] = scale > 0 ? __fdiv_rn(x[i], scale) : 0.0f;
             }

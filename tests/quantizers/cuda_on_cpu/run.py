@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from quantizers.kernels import build
+from quantizers.kernels.build import Instance
 from quantizers.kernels.launches import Launch
 from quantizers.kernels.tuning import macros
 
@@ -24,15 +25,16 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Emulator:
     """Instances of one kernel family, compiled together."""
 
-    def __init__(self, family: str, names: list[str], folder: Path, arch: str = "sm_90") -> None:
-        self._index = {name: i for i, name in enumerate(names)}
+    def __init__(self, instances: list[Instance], folder: Path, arch: str = "sm_90") -> None:
+        self._index = {instance: i for i, instance in enumerate(instances)}
+        family = instances[0].family
         parts = [_SHIM.read_text()]
         sources = "common.cuh", "lane_table.cuh", f"{family}.cu"
         parts += [(build.SOURCES / source).read_text() for source in sources]
         parts += [
             f'extern "C" void run_{i}(const long long* arguments, int blocks, int threads)'
-            f"{{ launch({name}, arguments, blocks, threads); }}"
-            for i, name in enumerate(names)
+            f"{{ launch({instance.name}, arguments, blocks, threads); }}"
+            for i, instance in enumerate(instances)
         ]
         source, library = folder / f"{family}.cpp", folder / f"{family}.so"
         source.write_text("\n".join(parts))
@@ -56,14 +58,16 @@ class Emulator:
         """
         results = [self._run(launch, order) for order in range(_ORDERS)]
         for order, result in enumerate(results):
-            assert result == results[0], f"{launch.name}: a race, seen in thread order {order}"
+            assert result == results[0], (
+                f"{launch.instance.name}: a race, seen in thread order {order}"
+            )
 
     def _run(self, launch: Launch, order: int) -> list[bytes]:
         """What the launch leaves in its tensors, which keep it after the last order only."""
         self._order.value = order
-        fenced = [_Fenced(a) if isinstance(a, Tensor) else a for a in launch.arguments]
+        fenced = [_Fenced(a) if isinstance(a, Tensor) else a for a in launch.arguments.values()]
         values = [a.address if isinstance(a, _Fenced) else (a or 0) for a in fenced]
-        function = getattr(self._library, f"run_{self._index[launch.name]}")
+        function = getattr(self._library, f"run_{self._index[launch.instance]}")
         memory = mmap.mmap(-1, launch.shared + 2 * _WINDOW)
         self._shared.value = _fenced_shared(memory, launch.shared)
         self._shared_bytes.value = launch.shared
