@@ -13,7 +13,7 @@ DEQUANTIZE_RESIDENT = 8
 
 # Eight weights a thread: blocks of up to QUANTIZE_THREADS * 8 weights are quantized in one pass.
 QUANTIZE_THREADS = 512
-QUANTIZE_RESIDENT = 3  # for fp32 weights, and above 8 bit, one less
+QUANTIZE_RESIDENT = 3  # for fp32 weights, above 8 bit, and for blocks of any size, one less
 
 # The products with packed weights fill a table once a block: one block a multiprocessor.
 MULTIPLY_THREADS = 512

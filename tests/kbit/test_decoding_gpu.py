@@ -60,7 +60,7 @@ def test_memory_is_what_the_bits_count(bits):
     dense = sum(m.weight.nbytes for m in linear if m is not model.get_output_embeddings())
     layers = pack_linears(model, Setting.make(bits, "float", block_size=64))
     del linear
-    packed = sum(layer.packed.nbytes + layer.absmax.nbytes for layer in layers)
+    packed = sum(layer.words.nbytes + layer.absmax.nbytes for layer in layers)
     assert packed == pytest.approx(dense * (bits + 16 / 64) / 16)
     # The table, and what finds its codes, come on top, once.
     assert abs(before - requested_bytes() - (dense - packed)) <= 16 * 1024

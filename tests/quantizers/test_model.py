@@ -180,7 +180,7 @@ def test_bits_are_the_bytes_of_the_tensors(monkeypatch):
     bits = ResidentModel(model).apply(setting)
     size = held[0].body.codebook.nbytes
     for q in held:
-        for part in (q.body.packed, q.body.absmax, q.body.mean, q.columns, q.kept):
+        for part in (q.body.words, q.body.absmax, q.body.mean, q.columns, q.kept):
             size += part.untyped_storage().nbytes()
     assert bits.quantized_bits == 8 * size
     vectors = sum(p.numel() for p in model.parameters() if p.dim() == 1)

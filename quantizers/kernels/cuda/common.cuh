@@ -19,18 +19,25 @@ __device__ __forceinline__ float constant(const Constant* constants, long long i
     return bf16 ? widen(BF16{constants[i]}) : widen(F16{constants[i]});
 }
 
-// The block of a weight, any size. Each row is cut into `row_blocks` blocks, its last one may be short.
+// The blocks that a group of weights is in, of any size. Each row is cut into `row_blocks` blocks, its
+// last one may be short. What lies beyond the group does not matter: counts stop at FAR.
 struct Owner {
-    long long block, left, left_row;  // weights left of the block, and of the row, from here on
+    static constexpr int FAR = 2 * GROUP;
+    long long block;
+    int left, left_row;  // weights of the block, and of the row, from here on
 
     __device__ __forceinline__ Owner(long long weight, long long row, long long row_blocks,
                                      long long size) {
         const long long before = weight < row ? 0 : weight / row, column = weight - before * row;
         const long long in_row = column / size;
         block = before * row_blocks + in_row;
-        left_row = row - column;
-        left = (in_row + 1) * size - column;
+        left_row = near(row - column);
+        left = near((in_row + 1) * size - column);
         if (left > left_row) left = left_row;
+    }
+
+    static __device__ __forceinline__ int near(long long count) {
+        return count < FAR ? static_cast<int>(count) : FAR;
     }
 
     // Go to the next weight. Whether it is in another block.
@@ -38,8 +45,8 @@ struct Owner {
         --left_row;
         if (--left) return false;
         ++block;
-        if (left_row == 0) left_row = row;
-        left = size < left_row ? size : left_row;
+        if (left_row == 0) left_row = near(row);
+        left = near(size) < left_row ? near(size) : left_row;
         return true;
     }
 };

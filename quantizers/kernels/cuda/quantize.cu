@@ -131,7 +131,8 @@ __device__ __forceinline__ void write_codes(const unsigned (&code)[GROUP], unsig
 // problem[0] becomes 1 if a weight is not finite or an absmax overflows 16 bit. Otherwise absmax
 // and mean (or null) are given, and blocks have any size.
 template <int K, typename T, bool ONE_PASS>
-__global__ void __launch_bounds__(QUANTIZE_THREADS, QUANTIZE_RESIDENT - (K > 8 || sizeof(T) > 2))
+__global__ void
+__launch_bounds__(QUANTIZE_THREADS, QUANTIZE_RESIDENT - (K > 8 || sizeof(T) > 2 || !ONE_PASS))
 quantize(const T* __restrict__ weights, Constant* __restrict__ absmax,
          const Constant* __restrict__ mean, const float* __restrict__ midpoints,
          const First<K>* __restrict__ first, unsigned* __restrict__ stream,
