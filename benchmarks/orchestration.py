@@ -25,11 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import ray
 
 from evaluation.measurement import Measurement, Metric
-from orchestrator.cluster import start_ray
+from orchestrator.connection import start_ray
 from orchestrator.experiment import Protocol
 from orchestrator.grid import expand
 from orchestrator.job import Job, JobResult
 from orchestrator.models import load_models
+from orchestrator.outcome import Status
 from orchestrator.paths import ROOT
 from orchestrator.pool import Pool
 from orchestrator.spec import Corpus, Grid, Sweep
@@ -49,7 +50,7 @@ class InstantWorker:
         measured = [(p, Measurement(p.task, p.settings, metrics)) for p in job.protocols]
         versions = {"python": "3.11.0", "torch": "2.13.0", "transformers": "5.23.0"}
         return JobResult(
-            job, "done", measurements=measured, host="host", device="none", versions=versions
+            job, Status.DONE, measurements=measured, host="host", device="none", versions=versions
         )
 
 

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from evaluation.errors import DataError
 from evaluation.hub import from_hub
 from evaluation.local_files import content_version, is_row_file, read_rows
 from evaluation.sotu_corpus import HOLD_OUT_EVERY, heldout_addresses
@@ -54,7 +55,7 @@ def load_corpus(corpus: str, data_files: str | None = None) -> list[str]:
     try:
         return [path.read_text(encoding="utf-8")]
     except UnicodeDecodeError as error:
-        raise ValueError(f"corpus file {path} is not UTF-8 text: {error}") from None
+        raise DataError(f"corpus file {path} is not UTF-8 text: {error}") from None
 
 
 def corpus_version(corpus: str, data_files: str | None = None) -> str:
@@ -107,7 +108,7 @@ def _rows_with_text(path: Path) -> list[dict[str, Any]]:
     rows = read_rows(path)
     for number, row in enumerate(rows, start=1):
         if not isinstance(row.get("text"), str):
-            raise ValueError(f"corpus file {path}, row {number}: no text in a field `text`")
+            raise DataError(f"corpus file {path}, row {number}: no text in a field `text`")
     return rows
 
 
@@ -122,4 +123,4 @@ def _existing_file(corpus: str) -> Path:
         return path
     near = difflib.get_close_matches(corpus, CORPORA, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    raise ValueError(f"corpus {corpus!r} is neither a file nor one of {', '.join(CORPORA)}{hint}")
+    raise DataError(f"corpus {corpus!r} is neither a file nor one of {', '.join(CORPORA)}{hint}")

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from evaluation.errors import DataError
+
 Data = TypeVar("Data")
 
 ASK_AGAIN_AFTER = 600.0  # seconds; one try takes half a minute where the hub does not answer
@@ -20,11 +22,11 @@ def from_hub(what: str, load: Callable[[], Data], advice: str) -> Data:
     """
     when, message = _failed.get(what, (float("-inf"), ""))
     if time.monotonic() - when < ASK_AGAIN_AFTER:
-        raise ValueError(message)
+        raise DataError(message)
     try:
         return load()
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         message = f"{what} cannot be fetched from the hub: {reason.rstrip('.')}. {advice}"
         _failed[what] = (time.monotonic(), message)
-        raise ValueError(message) from error
+        raise DataError(message) from error

@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
+from evaluation.errors import DataError
+
 ROW_FILES = (".jsonl", ".jsonl.gz", ".json.gz", ".json", ".csv", ".tsv", ".parquet")
 
 
@@ -38,9 +40,9 @@ def read_rows(path: Path, first: int | None = None) -> list[dict[str, Any]]:
             lines.seek(0)
             return _json_lines(lines, path, first)
     except UnicodeDecodeError as error:
-        raise ValueError(f"data file {path} is not UTF-8 text: {error}") from None
+        raise DataError(f"data file {path} is not UTF-8 text: {error}") from None
     except (OSError, json.JSONDecodeError) as error:  # pyarrow's errors are ValueErrors
-        raise ValueError(f"data file {path} cannot be read: {error}") from None
+        raise DataError(f"data file {path} cannot be read: {error}") from None
 
 
 def content_version(*paths: Path) -> str:
@@ -51,7 +53,7 @@ def content_version(*paths: Path) -> str:
     try:
         digests = [_digest(path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
     except OSError as error:
-        raise ValueError(f"data file {error.filename} cannot be read: {error.strerror}") from None
+        raise DataError(f"data file {error.filename} cannot be read: {error.strerror}") from None
     if len(digests) == 1:
         return f"sha256 {digests[0]}"
     return f"sha256 {hashlib.sha256(' '.join(digests).encode()).hexdigest()}"
@@ -85,14 +87,14 @@ def _json_lines(lines: IO[str], path: Path, first: int | None) -> list[dict[str,
         except ValueError:
             row = None
         if not isinstance(row, dict):
-            raise ValueError(f"data file {path}, line {number}: not a JSON object")
+            raise DataError(f"data file {path}, line {number}: not a JSON object")
         rows.append(row)
     return rows
 
 
 def _objects(content: Any, path: Path) -> list[dict[str, Any]]:
     if not all(isinstance(row, dict) for row in content):
-        raise ValueError(f"data file {path}: not a list of JSON objects")
+        raise DataError(f"data file {path}: not a list of JSON objects")
     return content
 
 
@@ -104,5 +106,5 @@ def _parquet_rows(path: Path, first: int | None) -> list[dict[str, Any]]:
         table = parquet.read_table(path)
     except pyarrow.ArrowInvalid as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"data file {path} is not Parquet: {reason}") from None
+        raise DataError(f"data file {path} is not Parquet: {reason}") from None
     return table.slice(0, first).to_pylist()

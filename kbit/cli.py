@@ -28,6 +28,7 @@ COMMANDS = {
     "study": ("kbit.study", "a document: each claim of the paper on these results"),
     "bench": ("kbit.bench", "how fast a model generates at each precision"),
     "train": ("kbit.train", "train one of the embedded models from its recipe"),
+    "train-study": ("kbit.train_study", "train the variants that a study file asks for"),
 }
 
 

@@ -1,4 +1,7 @@
-"""What a command measured on one model, stored beside the sweep's results for that setting."""
+"""What a command measured on one model, stored beside the sweep's results for that setting.
+
+Its attempts are of a stage of their own: what a sweep did, failed at or has to do stays as it was.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from orchestrator.errors import InputError
 from orchestrator.experiment import Experiment, Protocol
 from orchestrator.job import Job, JobResult
 from orchestrator.models import ModelEntry
+from orchestrator.outcome import Stage, Status
 from orchestrator.store import Store
 from quantizers.setting import Setting
 
@@ -40,8 +44,8 @@ def store_measurements(
     experiment = Experiment(entry, entry.checked_revision(), setting, compute_dtype)
     protocols = [Protocol(m.task, "command", m.protocol, m.task) for m in measurements]
     result = JobResult(
-        Job(experiment, protocols, device, threads=0),
-        "done",
+        Job(experiment, protocols, device, threads=0, stage=Stage.COMMAND),
+        Status.DONE,
         measurements=list(zip(protocols, measurements, strict=True)),
         device=device_name,
     )

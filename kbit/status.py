@@ -1,13 +1,16 @@
-"""`kbit status`: what a database holds."""
+"""`kbit status`: what a database holds, and whether it is sound."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 
 import pandas as pd
 
 from kbit.database import add_db, open_store
 from kbit.output import add_format, print_frame
+from orchestrator.outcome import Stage, Status
+from orchestrator.verify import problems
 from quantizers.setting import SETTING_COLUMNS
 
 EXAMPLE = "example: kbit status --db results/demo.db"
@@ -29,16 +32,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     store = open_store(args.db)
     attempts = store.attempts()
-    newest = attempts.groupby("experiment_id", sort=False).tail(1)
+    newest = newest_of_sweeps(attempts)
     failed = failed_experiments(attempts)
+    wrong = problems(store)
+    for problem in wrong:
+        print(f"error: {store.url}: {problem}", file=sys.stderr)
     if args.failed:
         print_frame(failed[FAILURE_COLUMNS], args.format)
-        return 0
+        return 3 if wrong else 0
     counts = (
         newest.assign(
-            done=newest["status"] == "done",
-            failed=newest["status"] == "failed",
-            dropped=newest["status"] == "dropped",
+            done=newest["status"].isin([Status.DONE, Status.FAILED]) & ~newest["unresolved"],
+            failed=newest["unresolved"],
+            dropped=newest["status"] == Status.DROPPED,
             seconds=newest[["seconds_load", "seconds_quantize", "seconds_score"]].sum(axis=1),
         )
         .groupby(["family", "bits"], as_index=False)
@@ -57,10 +63,19 @@ def run(args: argparse.Namespace) -> int:
             print(f"  failed: {row.model} at {row.bits} bit: {row.error}")
         if len(failed) > 5:
             print(f"  ... and {len(failed) - 5} more: kbit status --failed")
-    return 0
+        if not wrong:
+            print("verified: the database is sound, with one set of measurements an experiment")
+    return 3 if wrong else 0
+
+
+def newest_of_sweeps(attempts: pd.DataFrame) -> pd.DataFrame:
+    """One attempt an experiment: one that failed and was not made up for since, else the newest.
+    What other commands measured is no sweep's."""
+    attempts = attempts[attempts["stage"] != Stage.COMMAND]
+    return attempts.sort_values("unresolved", kind="stable").groupby("experiment_id").tail(1)
 
 
 def failed_experiments(attempts: pd.DataFrame) -> pd.DataFrame:
-    """The newest attempt of every experiment, where that one failed for good."""
-    newest = attempts.groupby("experiment_id", sort=False).tail(1)
-    return newest[newest["status"] == "failed"]
+    """The newest failed attempt of every experiment of which something is without scores."""
+    newest = newest_of_sweeps(attempts)
+    return newest[newest["unresolved"]]

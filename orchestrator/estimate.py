@@ -10,6 +10,7 @@ import pandas as pd
 from sqlalchemy import case, func, select
 
 from orchestrator.experiment import SAMPLE, Experiment, Protocol
+from orchestrator.outcome import Stage, Status
 from orchestrator.schema import AttemptRow, ExperimentRow, MeasurementRow, ProtocolRow
 from orchestrator.store import Store
 
@@ -63,7 +64,7 @@ def measured_rates(store: Store) -> Rates:
             func.sum(AttemptRow.seconds_score).label("scoring"),
         )
         .join(AttemptRow, AttemptRow.experiment == ExperimentRow.number)
-        .where(AttemptRow.status == "done", AttemptRow.stage == "full")
+        .where(AttemptRow.status == Status.DONE, AttemptRow.stage == Stage.FULL)
         .where(AttemptRow.seconds_score > 0)
         .group_by(ExperimentRow.number)
     )
@@ -144,7 +145,7 @@ def newest_dtype(store: Store) -> str | None:
     query = (
         select(ExperimentRow.compute_dtype)
         .join(AttemptRow, AttemptRow.experiment == ExperimentRow.number)
-        .where(AttemptRow.status == "done")
+        .where(AttemptRow.status == Status.DONE)
         .order_by(AttemptRow.number.desc())
     )
     with store.reading() as connection:

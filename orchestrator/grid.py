@@ -56,6 +56,27 @@ def expand(
     A model whose local weights are unusable lands in `broken`, the rest of the study stays.
     Raises InputError for unknown names and impossible settings.
     """
+    settings = chosen_settings(sweep, families, where)
+    experiments, protocols, broken = [], {}, {}
+    for entry in sorted(settings, key=lambda e: e.n_params or 0, reverse=True):
+        revision = entry.revision or "main"
+        try:
+            revision = entry.checked_revision()
+        except ModelInputError as error:
+            broken[entry.name] = error
+        protocols[entry.name] = sweep_protocols(sweep, sweep.context or entry.context)
+        compute_dtype = entry.dtype if on_gpu else "float32"
+        experiments += [Experiment(entry, revision, s, compute_dtype) for s in settings[entry]]
+    return Plan(experiments, protocols, broken)
+
+
+def chosen_settings(
+    sweep: Sweep, families: dict[str, list[ModelEntry]], where: Path
+) -> dict[ModelEntry, dict[Setting, None]]:
+    """Each model a sweep names, as listed, with its distinct settings; nothing of it is read.
+
+    Raises InputError for unknown names and impossible settings.
+    """
     chosen = select_models(sweep.models, families, f"{where}: models")
     settings: dict[str, dict[Setting, None]] = {entry.name: {} for entry in chosen}
     for index, grid in enumerate(sweep.grids):
@@ -67,18 +88,7 @@ def expand(
         given = grid_settings(grid, place)
         for name in names:
             settings[name].update(dict.fromkeys(given))
-
-    experiments, protocols, broken = [], {}, {}
-    for entry in sorted(chosen, key=lambda e: e.n_params or 0, reverse=True):
-        revision = entry.revision or "main"
-        try:
-            revision = entry.checked_revision()
-        except ModelInputError as error:
-            broken[entry.name] = error
-        protocols[entry.name] = sweep_protocols(sweep, sweep.context or entry.context)
-        compute_dtype = entry.dtype if on_gpu else "float32"
-        experiments += [Experiment(entry, revision, c, compute_dtype) for c in settings[entry.name]]
-    return Plan(experiments, protocols, broken)
+    return {entry: settings[entry.name] for entry in chosen}
 
 
 def sweep_protocols(sweep: Sweep, context: int | None) -> list[Protocol]:

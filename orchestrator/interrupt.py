@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from types import FrameType, TracebackType
+from typing import Any
 
 
 class Interrupt:
@@ -20,11 +21,13 @@ class Interrupt:
         return self.asked
 
     def __enter__(self) -> Interrupt:
-        self._before = {
-            signal.SIGINT: signal.signal(signal.SIGINT, self._on_signal),
-            signal.SIGTERM: signal.signal(signal.SIGTERM, self._on_signal),
-        }
+        self._before = self.listen()
         return self
+
+    def listen(self) -> dict[signal.Signals, Any]:
+        """Take both signals, again where a library took one meanwhile; who had them before."""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        return {number: signal.signal(number, self._on_signal) for number in numbers}
 
     def __exit__(
         self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator.experiment import Experiment, Protocol
+from orchestrator.outcome import Cause, Failure, Stage, Status
 
 if TYPE_CHECKING:
     from evaluation.measurement import Measurement
@@ -20,7 +21,7 @@ class Job:
     protocols: list[Protocol]
     device: str  # "cpu" | "cuda"
     threads: int
-    stage: str = "full"  # "screen", "screen_tasks": the samples of an adaptive sweep
+    stage: Stage = Stage.FULL
     tokens_per_batch: int | None = None  # at most: memory ran out with more
 
 
@@ -29,18 +30,31 @@ class JobResult:
     """How one attempt at a job ended. `measurements` may be partial when it failed."""
 
     job: Job
-    status: str  # done | failed | lost | dropped
+    status: Status
     error: str | None = None
+    cause: Cause = Cause.ASKED  # of a failure
+    failures: dict[str, Failure] = field(default_factory=dict)  # by protocol id, where they differ
     bits: ModelBits | None = None
     measurements: list[tuple[Protocol, Measurement]] = field(default_factory=list)
     seconds_load: float = 0.0
     seconds_quantize: float = 0.0
     seconds_score: float = 0.0
+    tokens_per_batch: int | None = None  # at most, in every score
     peak_memory: int | None = None
     host: str = ""
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
+
+
+def unmeasured(result: JobResult) -> dict[str, Failure]:
+    """Protocol id -> why, of all that a failed attempt leaves without scores."""
+    if result.status != Status.FAILED:
+        return {}
+    measured = {protocol.id for protocol, _ in result.measurements}
+    whole = Failure(result.cause, result.error or "")
+    asked = [protocol.id for protocol in result.job.protocols]
+    return {id_: result.failures.get(id_, whole) for id_ in asked if id_ not in measured}
 
 
 def unusable_model(error: str | None) -> str | None:

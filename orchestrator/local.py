@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.errors import SweepStopped
 from orchestrator.job import Job, JobResult
+from orchestrator.outcome import Status
 
 
 def run_local(
@@ -22,5 +23,5 @@ def run_local(
             return
         result = one.run(job)
         yield [result]
-        if result.status == "lost":
+        if result.status == Status.LOST:
             raise SweepStopped(str(result.error))

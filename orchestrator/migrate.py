@@ -8,7 +8,14 @@ from collections.abc import Callable
 from sqlalchemy import Connection, insert, select, text, update
 
 from orchestrator.recording import protocol_limits
-from orchestrator.schema import RESULTS_VIEW, SCHEMA_VERSION, Meta, ProtocolRow
+from orchestrator.schema import (
+    RESULTS_VIEW,
+    SCHEMA_VERSION,
+    AttemptRow,
+    FailureRow,
+    Meta,
+    ProtocolRow,
+)
 
 Step = str | Callable[[Connection], None]
 
@@ -19,6 +26,32 @@ def _limits_as_columns(connection: Connection) -> None:
     for number, settings in stored:
         row = update(ProtocolRow).where(ProtocolRow.number == number)
         connection.execute(row.values(protocol_limits(settings)))
+
+
+def _batch_sizes_as_column(connection: Connection) -> None:
+    """They stood among the versions."""
+    stored = connection.execute(select(AttemptRow.number, AttemptRow.versions)).all()
+    for number, versions in stored:
+        if (size := versions.get("tokens_per_batch", "")).isdigit():
+            row = update(AttemptRow).where(AttemptRow.number == number)
+            connection.execute(row.values(tokens_per_batch=int(size)))
+
+
+def _make_failures(connection: Connection) -> None:
+    """Empty: which protocols failed is not known, and what failed is tried again once."""
+    FailureRow.__table__.create(connection)  # type: ignore[attr-defined]
+
+
+# The attempt of each measurement, where there was but one of its stage that scored.
+_MEASURED_BY = """
+UPDATE measurements SET attempt = (
+    SELECT CASE WHEN count(*) = 1 THEN min(a.number) END
+    FROM attempts a JOIN experiments e ON e.number = a.experiment
+    WHERE a.experiment = measurements.experiment
+      AND a.status IN ('done', 'failed', 'outgrown')
+      AND (a.stage = 'full') = (measurements.metric NOT LIKE '%_sample')
+)
+"""
 
 
 def _give_identity(connection: Connection) -> None:
@@ -45,6 +78,11 @@ STEPS: dict[int, tuple[Step, ...]] = {
         'ALTER TABLE protocols ADD COLUMN "limit" INTEGER',
         "ALTER TABLE protocols ADD COLUMN max_tokens INTEGER",
         _limits_as_columns,
+        "ALTER TABLE attempts ADD COLUMN tokens_per_batch INTEGER",
+        _batch_sizes_as_column,
+        "ALTER TABLE measurements ADD COLUMN attempt INTEGER REFERENCES attempts (number)",
+        _MEASURED_BY,
+        _make_failures,
         _give_identity,
         _bits_as_numbers,
     ),

@@ -15,9 +15,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RaySystemError, RayTaskError, RpcError
 
-from orchestrator.cluster import Need, Room, check_alive, node_resources
+from orchestrator.cluster import Need, Room, check_alive, node_resources, shortage
 from orchestrator.errors import SweepStopped
 from orchestrator.job import Job, JobResult
+from orchestrator.outcome import Cause, Status
 from orchestrator.provenance import device_name, here
 from orchestrator.schedule import MAX_ATTEMPTS, Schedule
 
@@ -46,7 +47,7 @@ class Actor:
         results = []
         for job in jobs:
             results.append(self._worker.run(job))
-            if results[-1].status == "lost":
+            if results[-1].status == Status.LOST:
                 break
         return results
 
@@ -82,21 +83,26 @@ class Pool:
         max_workers: int | None = None,
         timeout: float | None = None,
         stopping: Callable[[], bool] = lambda: False,
+        wait: bool = False,
     ) -> None:
         """`timeout`: seconds one job may take, loading included. `stopping`: asked all the time;
-        once true no further job is handed out and the pool ends with those in flight.
+        once true no further job is handed out and the pool ends with those in flight. `wait`: for
+        a node that can hold what none can now.
         """
         self._schedules: list[tuple[Need, Schedule]] = _by_need(jobs)
         self._worker, self._timeout, self._stopping = worker, timeout, stopping
         self._max_workers = max_workers or len(jobs)
         self._hired: list[_Hired] = []
+        self._wait = wait
+        self._said: set[str] = set()
         self._failed_starts = 0
         self.worker_seconds = 0.0
 
     def results(self) -> Generator[list[JobResult], None, None]:
         """Results as they come, several at a time. Closing the iterator ends every worker.
 
-        Raises SweepStopped when no worker can be started or the cluster is gone.
+        Raises SweepStopped when no worker can be started, when no node can hold those of the work
+        that is left (unless it may wait for one), or when the cluster is gone.
         """
         hire_at = 0.0
         try:
@@ -105,6 +111,7 @@ class Pool:
                     check_alive()
                     if not self._stopping():
                         self._hire()
+                        self._check_needs()
                     hire_at = time.monotonic() + HIRE_SECONDS
                 pending = {hired.pending: hired for hired in self._hired}
                 if not pending:
@@ -116,7 +123,7 @@ class Pool:
                     ready += more
                 results = [r for reference in ready for r in self._collect(pending[reference])]
                 results += self._overdue()
-                if any(result.status == "lost" for result in results):
+                if any(result.status == Status.LOST for result in results):
                     hire_at = 0.0
                 if results:
                     yield results
@@ -146,6 +153,17 @@ class Pool:
                 pending = actor.introduce.remote("cuda" if need.get("GPU") else "cpu")
                 self._hired.append(_Hired(actor, need, schedule, model, pending))
 
+    def _check_needs(self) -> None:
+        """Say once what no node can hold; the end, where it is all that is left."""
+        nodes = node_resources()
+        waiting = [need for need, schedule in self._schedules if schedule.has_work()]
+        lacking = [reason for need in waiting if (reason := shortage(need, nodes))]
+        for reason in [r for r in lacking if r not in self._said]:
+            self._said.add(reason)
+            print(f"waiting: {reason}", flush=True)
+        if lacking and len(lacking) == len(waiting) and not self._hired and not self._wait:
+            raise SweepStopped(f"{lacking[0]}; add such a node, or let the sweep --wait for one")
+
     def _collect(self, hired: _Hired) -> list[JobResult]:
         """Take what a worker has ready, give it the next batch, and return its results."""
         try:
@@ -161,7 +179,7 @@ class Pool:
         batch, hired.batch = hired.batch, []
         for job in batch[len(value) :]:
             hired.schedule.put_back(job)
-        if value[-1].status == "lost":
+        if value[-1].status == Status.LOST:
             hired.batch = [batch[len(value) - 1]]
             return value[:-1] + self._lose(hired, value[-1].error, value[-1])
         for result in value:
@@ -209,10 +227,11 @@ class Pool:
             again = hired.schedule.lost(job)
             prefix = "" if again else f"worker lost {MAX_ATTEMPTS} times: "
             after = f" (after {time.monotonic() - hired.given_at:.1f} s)"
-            known = account or JobResult(job, "lost", **hired.provenance)
-            status = "lost" if again else "failed"
+            known = account or JobResult(job, Status.LOST, **hired.provenance)
+            status = Status.LOST if again else Status.FAILED
             error = prefix + reason + after
-            results.append(replace(known, status=status, error=error, measurements=[]))
+            known = replace(known, status=status, error=error, cause=Cause.WORKER)
+            results.append(replace(known, measurements=[], failures={}))
         self._dismiss(hired)
         if self._failed_starts >= MAX_FAILED_STARTS and not self._busy():
             raise SweepStopped(f"no worker can be started: {reason}")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from orchestrator.job import JobResult, unusable_model
+from orchestrator.outcome import Status
 
 PLAIN_EVERY_SECONDS = 5.0
 
@@ -49,13 +50,13 @@ class SweepProgress:
 
     def update(self, result: JobResult) -> None:
         """Count one result and show it."""
-        if result.status == "lost":
+        if result.status == Status.LOST:
             self.lost += 1
         else:
             self.done += 1
-            self.failed += result.status == "failed"
+            self.failed += result.status == Status.FAILED
         self._worked += result.seconds_quantize + result.seconds_score
-        if result.status != "done":
+        if result.status != Status.DONE:
             self._say_why(result)
         if self._bar:
             self._bar.update(self._task, completed=self.done, note=self._note())

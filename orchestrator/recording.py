@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, insert, select, update
 
 from orchestrator.item_scores import pack_scores
+from orchestrator.job import unmeasured
 from orchestrator.schema import (
     PROTOCOL_COLUMNS,
     AttemptRow,
     ExperimentRow,
+    FailureRow,
     ItemScoresRow,
     MeasurementRow,
     ProtocolRow,
@@ -38,11 +40,26 @@ def write_results(connection: Connection, results: Sequence[JobResult]) -> None:
     experiments = row_numbers(connection, ExperimentRow, {row["id"] for row in rows})
 
     protocols = {p.id: p for r in results for p, _ in r.measurements}
+    protocols |= {p.id: p for r in results if unmeasured(r) for p in r.job.protocols}
     insert_new(connection, ProtocolRow, [_protocol_row(p) for p in protocols.values()])
     numbers = row_numbers(connection, ProtocolRow, set(protocols))
 
-    metrics, scores = [], []
+    attempts = []
     for result in results:
+        row = _attempt_row(result, experiments[result.job.experiment.id])
+        made = connection.execute(insert(AttemptRow).values(row)).inserted_primary_key
+        attempts.append(made[0] if made else None)
+    metrics, scores, failures = [], [], []
+    for result, attempt in zip(results, attempts, strict=True):
+        failures += [
+            {
+                "attempt": attempt,
+                "protocol": numbers[id_],
+                "cause": failure.cause,
+                "error": failure.error,
+            }
+            for id_, failure in unmeasured(result).items()
+        ]
         for protocol, measurement in result.measurements:
             key = {
                 "experiment": experiments[result.job.experiment.id],
@@ -55,6 +72,7 @@ def write_results(connection: Connection, results: Sequence[JobResult]) -> None:
                     "value": null_for_nan(m.value),
                     "stderr": null_for_nan(m.stderr),
                     "n_items": m.n_items,
+                    "attempt": attempt,
                 }
                 for m in measurement.metrics
             ]
@@ -64,9 +82,10 @@ def write_results(connection: Connection, results: Sequence[JobResult]) -> None:
             ]
     insert_new(connection, MeasurementRow, metrics)
     insert_new(connection, ItemScoresRow, scores)
+    insert_new(connection, FailureRow, failures)
     seconds = (time.perf_counter() - started) / len(results)  # all but the commit
-    attempts = [_attempt_row(r, experiments[r.job.experiment.id], seconds) for r in results]
-    connection.execute(AttemptRow.__table__.insert(), attempts)  # type: ignore[attr-defined]
+    cost = update(AttemptRow).where(AttemptRow.number.in_(attempts))
+    connection.execute(cost.values(seconds_store=seconds))
 
 
 def _dialect(connection: Connection) -> Any:
@@ -130,7 +149,7 @@ def protocol_limits(settings: Mapping[str, Any]) -> dict[str, int | None]:
     return {name: settings.get(name) for name in PROTOCOL_COLUMNS}
 
 
-def _attempt_row(result: JobResult, experiment: int, seconds_store: float) -> dict[str, Any]:
+def _attempt_row(result: JobResult, experiment: int) -> dict[str, Any]:
     return {
         "experiment": experiment,
         "status": result.status,
@@ -143,7 +162,7 @@ def _attempt_row(result: JobResult, experiment: int, seconds_store: float) -> di
         "seconds_load": result.seconds_load,
         "seconds_quantize": result.seconds_quantize,
         "seconds_score": result.seconds_score,
-        "seconds_store": seconds_store,
+        "tokens_per_batch": result.tokens_per_batch,
         "peak_memory": result.peak_memory,
         "versions": result.versions,
         "git_commit": result.git_commit,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, LargeBinary, String, Text
+from enum import StrEnum
+
+from sqlalchemy import JSON, BigInteger, Enum, ForeignKey, LargeBinary, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from orchestrator.outcome import Cause, Stage, Status
 from quantizers.setting import SETTING_COLUMNS
 
 SCHEMA_VERSION = 3  # orchestrator/migrate.py leads here from older ones
@@ -12,6 +15,16 @@ SCHEMA_VERSION = 3  # orchestrator/migrate.py leads here from older ones
 
 class Base(DeclarativeBase):
     pass
+
+
+def _names(kind: type[StrEnum]) -> Enum:
+    """A column of an enumeration's values, as plain text."""
+    return Enum(
+        kind,
+        native_enum=False,
+        length=16,
+        values_callable=lambda members: [member.value for member in members],
+    )
 
 
 class Meta(Base):
@@ -68,7 +81,10 @@ class ProtocolRow(Base):
 
 
 class MeasurementRow(Base):
-    """One metric of one experiment under one protocol. `value` NULL: not a number, diverged."""
+    """One metric of one experiment under one protocol, and the attempt that measured it.
+
+    `value` NULL: not a number, diverged.
+    """
 
     __tablename__ = "measurements"
     experiment: Mapped[int] = mapped_column(ForeignKey("experiments.number"), primary_key=True)
@@ -77,6 +93,8 @@ class MeasurementRow(Base):
     value: Mapped[float | None]
     stderr: Mapped[float | None]
     n_items: Mapped[int]
+    # NULL: imported, or by one of several attempts of an older version.
+    attempt: Mapped[int | None] = mapped_column(ForeignKey("attempts.number"))
 
 
 class ItemScoresRow(Base):
@@ -95,9 +113,8 @@ class AttemptRow(Base):
     __tablename__ = "attempts"
     number: Mapped[int] = mapped_column(primary_key=True)
     experiment: Mapped[int] = mapped_column(ForeignKey("experiments.number"), index=True)
-    status: Mapped[str] = mapped_column(String(16))  # done | failed | lost | dropped | outgrown
-    # full | screen | screen_tasks
-    stage: Mapped[str] = mapped_column(String(16), server_default="full")
+    status: Mapped[Status] = mapped_column(_names(Status))
+    stage: Mapped[Stage] = mapped_column(_names(Stage), server_default=Stage.FULL)
     error: Mapped[str | None] = mapped_column(Text)
     finished_at: Mapped[str] = mapped_column(String(32))
     host: Mapped[str] = mapped_column(String(256))
@@ -110,6 +127,17 @@ class AttemptRow(Base):
     peak_memory: Mapped[int | None] = mapped_column(BigInteger)
     versions: Mapped[dict] = mapped_column(JSON)
     git_commit: Mapped[str | None] = mapped_column(String(64))
+    tokens_per_batch: Mapped[int | None]  # at most, in every score
+
+
+class FailureRow(Base):
+    """Why a failed attempt left a protocol of its experiment without scores."""
+
+    __tablename__ = "failures"
+    attempt: Mapped[int] = mapped_column(ForeignKey("attempts.number"), primary_key=True)
+    protocol: Mapped[int] = mapped_column(ForeignKey("protocols.number"), primary_key=True)
+    cause: Mapped[Cause] = mapped_column(_names(Cause))
+    error: Mapped[str] = mapped_column(Text)
 
 
 RESULT_COLUMNS = (

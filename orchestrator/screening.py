@@ -30,6 +30,7 @@ from orchestrator.experiment import SAMPLE, Asked, Experiment, Protocol
 from orchestrator.grid import Plan
 from orchestrator.item_scores import unpack_scores
 from orchestrator.job import Job, JobResult
+from orchestrator.outcome import Stage, Status
 from orchestrator.provenance import here
 from orchestrator.schema import AttemptRow, ExperimentRow, ItemScoresRow, ProtocolRow
 from orchestrator.spec import Sweep
@@ -197,29 +198,29 @@ def _record(plan: Plan, verdict: Verdict, near: set[str], tasks: bool, store: St
         if reason and (experiment.id, *reason) not in recorded:
             stage, error = reason
             job = Job(experiment, [], "", 0, stage)
-            results.append(JobResult(job, "dropped", error=error, **here()))
+            results.append(JobResult(job, Status.DROPPED, error=error, **here()))
     for start in range(0, len(results), 1000):
         store.record(*results[start : start + 1000])
 
 
 def _reason(
     experiment: Experiment, verdict: Verdict, near: set[str], tasks: bool
-) -> tuple[str, str] | None:
+) -> tuple[Stage, str] | None:
     """(stage, why) of what was dropped; None where all is scored."""
     id_ = experiment.id
     if id_ in verdict.tasks or not tasks:
-        return None if id_ in verdict.corpora else ("screen", f"corpora dropped: {BY_LOSS}")
-    stage, why = ("screen_tasks", BY_ACCURACY) if id_ in near else ("screen", BY_LOSS)
+        return None if id_ in verdict.corpora else (Stage.SCREEN, f"corpora dropped: {BY_LOSS}")
+    stage, why = (Stage.SCREEN_TASKS, BY_ACCURACY) if id_ in near else (Stage.SCREEN, BY_LOSS)
     if id_ in verdict.corpora:
         return stage, f"tasks dropped: {why}"
     return stage, f"dropped: {BY_LOSS}" + (f"; {why}" if why != BY_LOSS else "")
 
 
-def _recorded(store: Store) -> set[tuple[str, str, str | None]]:
+def _recorded(store: Store) -> set[tuple[str, Stage, str | None]]:
     query = (
         select(ExperimentRow.id, AttemptRow.stage, AttemptRow.error)
         .join(AttemptRow, AttemptRow.experiment == ExperimentRow.number)
-        .where(AttemptRow.status == "dropped")
+        .where(AttemptRow.status == Status.DROPPED)
     )
     with store.reading() as connection:
         return {(id_, stage, error) for id_, stage, error in connection.execute(query)}

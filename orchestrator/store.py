@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Connection, Engine, column, func, inspect, select, table
+from sqlalchemy import Connection, Engine, column, inspect, select, table
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator.batch_sizes import batch_sizes, discard_larger
@@ -32,12 +32,14 @@ from orchestrator.guard import DatabaseLost
 from orchestrator.item_scores import unpack_scores
 from orchestrator.lock import serialize_setup
 from orchestrator.migrate import migrate
+from orchestrator.outcome import Failure, Stage, Status
 from orchestrator.recording import write_results
 from orchestrator.schema import (
     RESULT_COLUMNS,
     SCHEMA_VERSION,
     AttemptRow,
     ExperimentRow,
+    FailureRow,
     ItemScoresRow,
     MeasurementRow,
     ProtocolRow,
@@ -50,6 +52,17 @@ if TYPE_CHECKING:  # reading a database must not wait for torch
     from orchestrator.job import JobResult
 
 _Value = TypeVar("_Value")
+
+
+# Of a failure joined with its attempt: what failed has scores by now.
+_MEASURED_SINCE = (
+    select(MeasurementRow.experiment)
+    .where(
+        MeasurementRow.experiment == AttemptRow.experiment,
+        MeasurementRow.protocol == FailureRow.protocol,
+    )
+    .exists()
+)
 
 
 class Store:
@@ -124,7 +137,7 @@ class Store:
         if results:
             self._write(lambda connection: write_results(connection, results), results)
 
-    def discard_larger_batches(self, stage: str, asked: Mapping[str, Collection[str]]) -> int:
+    def discard_larger_batches(self, stage: Stage, asked: Mapping[str, Collection[str]]) -> int:
         """Discard scores from larger batches than their model could hold later; the number of
         experiments (see orchestrator.batch_sizes). Raises SweepStopped as `record` does."""
         return self._write(lambda connection: discard_larger(connection, stage, asked))
@@ -196,16 +209,29 @@ class Store:
             experiments, protocols = ids[ExperimentRow], ids[ProtocolRow]
             return {(experiments[e], protocols[p]) for e, p in connection.execute(pairs)}
 
-    def failed_experiments(self) -> dict[str, str]:
-        """Experiment id -> error, where the newest attempt failed for good."""
-        newest = select(func.max(AttemptRow.number)).group_by(AttemptRow.experiment)
+    def failures(self) -> dict[tuple[str, str], Failure]:
+        """(experiment id, protocol id) -> the newest failure, of what was not measured since."""
         query = (
-            select(ExperimentRow.id, AttemptRow.error)
-            .join(AttemptRow, AttemptRow.experiment == ExperimentRow.number)
-            .where(AttemptRow.number.in_(newest), AttemptRow.status == "failed")
+            select(ExperimentRow.id, ProtocolRow.id, FailureRow.cause, FailureRow.error)
+            .join(AttemptRow, AttemptRow.number == FailureRow.attempt)
+            .join(ExperimentRow, ExperimentRow.number == AttemptRow.experiment)
+            .join(ProtocolRow, ProtocolRow.number == FailureRow.protocol)
+            .where(~_MEASURED_SINCE)
+            .order_by(FailureRow.attempt)
         )
         with self.reading() as connection:
-            return {id_: error or "" for id_, error in connection.execute(query)}
+            rows = connection.execute(query).tuples().all()
+        return {(id_, protocol): Failure(cause, error) for id_, protocol, cause, error in rows}
+
+    def failures_of(self, asked: Iterable[Asked]) -> dict[str, Failure]:
+        """Experiment id -> the last of its failures, of those asked for."""
+        known = self.failures()
+        pairs = [(experiment.id, p.id) for experiment, protocols in asked for p in protocols]
+        return {id_: known[id_, protocol] for id_, protocol in pairs if (id_, protocol) in known}
+
+    def failed_experiments(self) -> dict[str, str]:
+        """Experiment id -> its newest error, where a protocol failed and was not measured since."""
+        return {id_: failure.error for (id_, _), failure in self.failures().items()}
 
     def results(self) -> pd.DataFrame:
         """The flat `results` view: one row a metric, columns as in RESULT_COLUMNS.
@@ -220,7 +246,10 @@ class Store:
         return typed(frame)
 
     def attempts(self) -> pd.DataFrame:
-        """Every attempt with its experiment's setting, oldest first."""
+        """Every attempt with its experiment's setting, oldest first.
+
+        `unresolved`: it failed, and what it left without scores has none yet.
+        """
         query = select(
             ExperimentRow.id.label("experiment_id"),
             ExperimentRow.family,
@@ -228,8 +257,17 @@ class Store:
             *[ExperimentRow.__table__.c[name] for name in SETTING_COLUMNS],
             *[c for c in AttemptRow.__table__.columns if c.name not in ("experiment",)],
         ).join(AttemptRow, AttemptRow.experiment == ExperimentRow.number)
+        known = select(FailureRow.attempt).distinct()
+        left = known.join(AttemptRow, AttemptRow.number == FailureRow.attempt)
         with self.reading() as connection:
-            return typed(pd.read_sql(query.order_by(AttemptRow.number), connection))
+            frame = typed(pd.read_sql(query.order_by(AttemptRow.number), connection))
+            explained = set(connection.scalars(known))
+            unresolved = set(connection.scalars(left.where(~_MEASURED_SINCE)))
+        # An older version did not keep what failed: there the newest attempt decides.
+        newest = ~frame["experiment_id"].duplicated(keep="last") & ~frame["number"].isin(explained)
+        failed = frame["status"] == Status.FAILED
+        frame["unresolved"] = frame["number"].isin(unresolved) | (failed & newest)
+        return frame
 
     def item_scores(self, experiment_id: str, task: str, metric: str) -> np.ndarray:
         """Per-item scores, float32 [n]. Raises KeyError when there are none."""

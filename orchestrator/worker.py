@@ -16,12 +16,14 @@ import torch
 
 from evaluation.encoding import Encoder
 from evaluation.engine.engine import Engine
+from evaluation.errors import DataError
 from evaluation.measurement import Measurement
 from evaluation.perplexity import evaluate_perplexity
 from evaluation.zero_shot import evaluate_zero_shot
 from orchestrator.experiment import Protocol, as_sample
 from orchestrator.job import Job, JobResult
 from orchestrator.models import ModelEntry
+from orchestrator.outcome import Cause, Failure, Status
 from orchestrator.provenance import device_name, here, peak_memory, reset_peak_memory
 from quantizers.checkpoint import UnusableModel
 from quantizers.loading import check_causal, load_model
@@ -54,15 +56,16 @@ class Worker:
         Status `lost`: a CUDA error, after which nothing works in this process any more.
         """
         torch.set_num_threads(job.threads)
-        result = JobResult(job, "done", **here())
+        result = JobResult(job, Status.DONE, **here())
         try:
             reset_peak_memory(job.device)
             result.device = device_name(job.device)
             self._run(job, result)
         except Exception as error:
-            result.status = "lost" if _cuda_context_is_broken(error) else "failed"
-            result.error = f"{type(error).__name__}: {error}"
-        if result.status != "lost":
+            result.status = Status.LOST if _cuda_context_is_broken(error) else Status.FAILED
+            failure = _failure(error)
+            result.error, result.cause = failure.error, failure.cause
+        if result.status != Status.LOST:
             result.peak_memory = peak_memory(job.device)
         return result
 
@@ -77,11 +80,12 @@ class Worker:
             budget = None
             while budget != engine.tokens_per_batch:  # halved on the way: all again
                 budget = engine.tokens_per_batch
-                result.versions = result.versions | {"tokens_per_batch": str(budget)}
+                result.tokens_per_batch = budget
                 result.measurements.clear()
+                result.failures.clear()
+                result.status, result.error = Status.DONE, None
                 for protocol in job.protocols:
-                    measured = measure(engine, protocol)
-                    result.measurements.append((protocol, measured))
+                    _add(result, engine, protocol)
 
     def _load(self, job: Job) -> tuple[ResidentModel, Engine]:
         entry = job.experiment.model
@@ -116,6 +120,16 @@ class Worker:
         return resident, Engine(resident.model, tokenizer, encoder)
 
 
+def _add(result: JobResult, engine: Engine, protocol: Protocol) -> None:
+    """Add one protocol's scores to the result, or why there are none: others may have."""
+    try:
+        result.measurements.append((protocol, measure(engine, protocol)))
+    except ValueError as error:
+        failure = _failure(error)
+        result.failures[protocol.id] = failure
+        result.status, result.error, result.cause = Status.FAILED, failure.error, failure.cause
+
+
 def measure(engine: Engine, protocol: Protocol) -> Measurement:
     """One task or corpus on the model as it stands.
 
@@ -124,7 +138,7 @@ def measure(engine: Engine, protocol: Protocol) -> Measurement:
     score = _score_task if "task" in protocol.settings else _score_corpus
     measured = score(engine, protocol)
     if measured.protocol["data"] != protocol.settings["data"]:
-        raise ValueError(
+        raise DataError(
             f"{protocol.task}: its data changed since the sweep started; start the sweep again"
         )
     return as_sample(measured) if protocol.kind == "sample" else measured
@@ -146,6 +160,16 @@ def _score_corpus(engine: Engine, protocol: Protocol) -> Measurement:
         protocol.data_files,
         settings.get("bos", False),
     )
+
+
+def _failure(error: Exception) -> Failure:
+    """What an exception says, and whose fault it is."""
+    cause = Cause.ASKED
+    if isinstance(error, UnusableModel):
+        cause = Cause.MODEL
+    elif isinstance(error, DataError | OSError):
+        cause = Cause.DATA
+    return Failure(cause, f"{type(error).__name__}: {error}")
 
 
 def _cuda_context_is_broken(error: Exception) -> bool:

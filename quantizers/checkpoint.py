@@ -6,8 +6,9 @@ that are quantized already and formats it does not read are refused by name, wit
 
 from __future__ import annotations
 
+import fnmatch
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,20 +73,32 @@ def check_folder(directory: Path, weights: str) -> list[Path]:
     """
     if not directory.is_dir():
         raise UnusableModel(f"{directory} is not a directory")
-    if (directory / "adapter_config.json").is_file():
-        raise UnusableModel(adapter_problem(directory / "adapter_config.json"))
-    config = directory / "config.json"
-    if not config.is_file():
-        raise UnusableModel(f"{config} is missing" + _instead(directory, weights))
-    check_config(_json_object(config), str(config))
-    for left_behind, method in _QUANTIZER_FILES.items():
-        if (directory / left_behind).is_file():
-            raise UnusableModel(_quantized(method, str(directory / left_behind)))
+    check_names({file.name for file in directory.iterdir()}, weights, str(directory))
+    check_config(_json_object(directory / "config.json"), f"{directory / 'config.json'}")
     files = _weight_files(directory, weights)
     if weights == "safetensors":
         for file in files:
             _check_tensors(_safetensors_header(file), file)
     return files
+
+
+def check_names(names: Collection[str], weights: str, where: str) -> None:
+    """What the names of its files say of a checkpoint. Raises UnusableModel as check_folder."""
+    if "adapter_config.json" in names:
+        raise UnusableModel(
+            f"{where}/adapter_config.json makes this an adapter, which kbit does not read: merge "
+            "it into its base model (peft's merge_and_unload) and save that, or move the file away"
+        )
+    for file, method in _QUANTIZER_FILES.items():
+        if file in names:
+            raise UnusableModel(_quantized(method, f"{where}/{file}"))
+    stem = STEMS[weights]
+    for file, wanted in (
+        ("config.json", ("config.json",)),
+        (f"weight file {stem}", (stem, f"{stem}.index.json")),
+    ):
+        if not any(name in names for name in wanted):
+            raise UnusableModel(f"{file} is missing in {where}{_instead(names, weights)}")
 
 
 def check_config(config: Mapping[str, Any], where: str) -> None:
@@ -101,19 +114,6 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
                 raise UnusableModel(_quantized(method, f"{key} of {where}"))
 
 
-def adapter_problem(file: Path) -> str:
-    """What to say of a checkpoint with an adapter_config.json."""
-    try:
-        described = json.loads(file.read_text())
-        kind = f"{described.get('peft_type', 'adapter')} of {described['base_model_name_or_path']}"
-    except (OSError, ValueError, KeyError, AttributeError):
-        kind = "adapter"
-    return (
-        f"{file} makes this an adapter ({kind}), which kbit does not read: merge it into its base "
-        "model (peft's merge_and_unload) and save that, or move the file away"
-    )
-
-
 def _quantized(method: str, where: str) -> str:
     return (
         f"its weights are quantized already ({method}: {where}); kbit quantizes 16-bit weights: "
@@ -124,11 +124,9 @@ def _quantized(method: str, where: str) -> str:
 def _weight_files(directory: Path, weights: str) -> list[Path]:
     """In the order in which `from_pretrained` looks: one file, else an index of several."""
     single = directory / STEMS[weights]
-    index = directory / f"{STEMS[weights]}.index.json"
     if single.is_file():
         return [single]
-    if not index.is_file():
-        raise UnusableModel(f"weight file {single} is missing" + _instead(directory, weights))
+    index = directory / f"{STEMS[weights]}.index.json"
     shards = _json_object(index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise UnusableModel(f"{index} is not a weight index: it lacks `weight_map`")
@@ -139,17 +137,17 @@ def _weight_files(directory: Path, weights: str) -> list[Path]:
     return files
 
 
-def _instead(directory: Path, weights: str) -> str:
-    """What a folder without the right weights holds, and what to do with it."""
+def _instead(names: Collection[str], weights: str) -> str:
+    """What a checkpoint without the right files holds, and what to do with it."""
     other = "bin" if weights == "safetensors" else "safetensors"
     stem = STEMS[other]
-    if any((directory / file).is_file() for file in (stem, f"{stem}.index.json")):
+    if stem in names or f"{stem}.index.json" in names:
         return f", but {stem} is there: set `weights: {other}`"
     for pattern, what in _OTHER_FORMATS.items():
-        if found := sorted(directory.glob(pattern)):
+        if found := sorted(fnmatch.filter(names, pattern)):
             return (
-                f": {found[0].name} is {what}, which kbit does not read; give the checkpoint in "
-                "the hub's format (config.json and model.safetensors)"
+                f": {found[0]} is {what}, which kbit does not read; give the checkpoint in the "
+                "hub's format (config.json and model.safetensors)"
             )
     return ""
 

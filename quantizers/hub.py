@@ -6,10 +6,15 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantizers.checkpoint import UnusableModel
+
+if TYPE_CHECKING:  # half a second to import, and most models are local
+    from huggingface_hub import HfApi
 
 SECONDS = 8.0  # the hub's time to answer; one that did not is left alone for a minute
 _LEAVE_ALONE_SECONDS = 60.0
@@ -21,6 +26,16 @@ class HubUnreachable(ConnectionError):
     """The hub does not answer, and the local cache does not know."""
 
 
+@dataclass(frozen=True)
+class Repository:
+    """A model on the hub at one commit, the names of its files, and where the hub is silent its
+    local copy."""
+
+    commit: str
+    files: frozenset[str]
+    copy: Path | None = None
+
+
 def resolve_commit(repo: str, revision: str | None) -> str:
     """The commit behind a branch or tag (None: the main one); a commit is taken as it is.
 
@@ -29,72 +44,82 @@ def resolve_commit(repo: str, revision: str | None) -> str:
     """
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
-    from huggingface_hub import HfApi
-
-    return str(
-        _answer(
-            lambda offline: HfApi().resolve_revision(
-                repo, revision=revision, local_files_only=offline
-            ),
-            f"{repo}@{revision or 'main'}",
-        )
+    commit = _answer(
+        lambda api: api.resolve_revision(repo, revision=revision).resolved, _named(repo, revision)
     )
+    if commit is None:
+        commit = _cached_commit(repo, revision)
+    if commit is None:
+        raise HubUnreachable(_neither(repo, revision))
+    return commit
 
 
-def check_available(repo: str, revision: str | None) -> None:
-    """Raises as `resolve_commit` does for a model that neither the local cache nor the hub has.
+def find_repository(repo: str, revision: str | None) -> Repository:
+    """Where a model can be had now, within SECONDS of a hub that is silent; no file is fetched.
 
-    Fetches nothing but the repository's description.
+    Raises as `resolve_commit` does where it can be had neither from the hub nor from the cache.
     """
-    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache
 
     commit = resolve_commit(repo, revision)
-    if isinstance(try_to_load_from_cache(repo, "config.json", revision=commit), str):
-        return
+    described = _answer(lambda api: api.model_info(repo, revision=commit), _named(repo, revision))
+    if described is not None:
+        return Repository(commit, frozenset(f.rfilename for f in described.siblings or []))
+    config = try_to_load_from_cache(repo, "config.json", revision=commit)
+    if not isinstance(config, str):
+        raise HubUnreachable(_neither(repo, revision))
+    copy = Path(config).parent
+    return Repository(commit, frozenset(file.name for file in copy.iterdir()), copy)
 
-    def described(offline: bool) -> Any:
-        if offline:
-            raise ConnectionError("not asked again")
-        return HfApi().model_info(repo, revision=commit)
 
-    _answer(described, f"{repo}@{revision or 'main'}")
-
-
-def _answer(question: Callable[[bool], Any], name: str) -> Any:
-    """What the hub says, or the local cache (`question(True)`) where the hub is silent."""
+def _answer(question: Callable[[HfApi], Any], named: str) -> Any:
+    """What the hub says; None where it is silent. Raises UnusableModel where it says no."""
     global _silent_since
-    offline = time.monotonic() < _silent_since + _LEAVE_ALONE_SECONDS
+    from huggingface_hub import HfApi
+
+    if time.monotonic() < _silent_since + _LEAVE_ALONE_SECONDS:
+        return None
     answers: list[Any] = []
 
     def ask() -> None:
         try:
-            answers.append(question(offline))
-        except Exception as error:  # raised again in the thread that waits
+            answers.append(question(HfApi()))
+        except Exception as error:  # judged by the thread that waits
             answers.append(error)
 
     # A daemon, since a connection that hangs cannot be interrupted.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(SECONDS)
-    found = answers[0] if answers else TimeoutError(f"no answer within {SECONDS:g} s")
-    if not isinstance(found, Exception):
-        return found
-    problem = hub_problem(found)
-    if problem is not None:
-        raise UnusableModel(f"{name}: {problem}")
-    if not offline:
-        _silent_since = time.monotonic()
-        return _answer(question, name)
-    raise HubUnreachable(
-        f"{name}: the Hugging Face hub cannot be reached and the local cache "
-        f"({_cache()}) lacks it; give a local directory as `path:`, or come back with a network"
-    )
+    answer = answers[0] if answers else TimeoutError()
+    if not isinstance(answer, Exception):
+        return answer
+    if problem := hub_problem(answer):
+        raise UnusableModel(f"{named}: {problem}")
+    _silent_since = time.monotonic()
+    return None
 
 
-def _cache() -> Path:
+def _cached_commit(repo: str, revision: str | None) -> str | None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RevisionResolutionError
+
+    with suppress(RevisionResolutionError):
+        return HfApi().resolve_revision(repo, revision=revision, local_files_only=True).resolved
+    return None
+
+
+def _named(repo: str, revision: str | None) -> str:
+    return f"{repo}@{revision or 'main'}"
+
+
+def _neither(repo: str, revision: str | None) -> str:
     from huggingface_hub import constants
 
-    return Path(constants.HF_HUB_CACHE)
+    return (
+        f"{_named(repo, revision)}: the Hugging Face hub cannot be reached, and the local cache "
+        f"({constants.HF_HUB_CACHE}) lacks it; give a local directory as `path:` instead"
+    )
 
 
 def hub_problem(error: BaseException) -> str | None:
@@ -113,14 +138,6 @@ def hub_problem(error: BaseException) -> str | None:
         if isinstance(cause, errors.DisabledRepoError):
             return "its authors or the hub have disabled this repository"
     return None
-
-
-def is_unreachable(error: BaseException) -> bool:
-    """Whether an error, or what caused it, is a hub that does not answer."""
-    from huggingface_hub import errors
-
-    silent = (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, ConnectionError)
-    return any(isinstance(cause, silent) for cause in _causes(error))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -7,8 +7,9 @@ whatever it would only warn of is an UnusableModel.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,19 @@ from quantizers.checkpoint import (
     STEMS,
     Checkpoint,
     UnusableModel,
-    adapter_problem,
     check_config,
     check_folder,
+    check_names,
     listed,
 )
-from quantizers.hub import hub_problem, is_unreachable
+from quantizers.hub import HubUnreachable, Repository, find_repository, hub_problem
 
 # Keys of old checkpoints for what is computed today: masks of attention, positions, rotary tables.
 # `transformers` adds its own for each architecture (second heads, vision towers, ...).
 _HARMLESS = re.compile(
     r"(^|\.)(attn|attention)\.(bias|masked_bias)$|(^|\.)(causal_mask|position_ids|masked_bias)$"
-    r"|rotary_emb\.(inv_freq|cos_cached|sin_cached)$|\.embed_positions$"
+    r"|rotary_emb\.(inv_freq|cos_cached|sin_cached)$"
 )
-_SURVIVABLE_ELSEWHERE = (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError)
 
 
 def load_model(checkpoint: Checkpoint, device: str) -> tuple[nn.Module, Any]:
@@ -45,7 +45,7 @@ def load_model(checkpoint: Checkpoint, device: str) -> tuple[nn.Module, Any]:
     is whether a model looks ahead: see `check_causal`.
     """
     try:
-        _check_format(checkpoint)
+        checkpoint = _located(checkpoint)
         tokenizer = _load_tokenizer(checkpoint)
         model = _load_weights(checkpoint, device)
         _check_vocabulary(model, tokenizer)
@@ -76,29 +76,37 @@ def check_causal(model: Any) -> None:
         )
 
 
-def _check_format(checkpoint: Checkpoint) -> None:
-    """What can be told before any weight is read or fetched."""
-    folder = Path(checkpoint.source)
-    if folder.is_absolute() or folder.is_dir():
+def _located(checkpoint: Checkpoint) -> Checkpoint:
+    """Names on the hub pinned to a commit, or to their local copies where the hub is silent; with
+    what can be told before any weight is read or fetched."""
+    tokenizer = None
+    if checkpoint.tokenizer not in (None, checkpoint.source):
+        tokenizer = str(checkpoint.tokenizer)
+        repository = _repository(tokenizer, None)
+        tokenizer = str(repository.copy) if repository and repository.copy else tokenizer
+    source = checkpoint.source
+    repository = _repository(source, checkpoint.revision)
+    if repository is None or repository.copy:
+        folder = repository.copy if repository and repository.copy else Path(source)
         check_folder(folder, checkpoint.weights)
-        return
+        return replace(checkpoint, source=str(folder), revision=None, tokenizer=tokenizer)
     from transformers import PreTrainedConfig
-    from transformers.utils.hub import cached_file
 
-    asked: dict[str, Any] = {"revision": checkpoint.revision or "main"}
+    check_names(repository.files, checkpoint.weights, source)
+    with _said(f"{source}/config.json"):
+        config, _ = PreTrainedConfig.get_config_dict(source, revision=repository.commit)
+    check_config(config, f"{source}/config.json")
+    return replace(checkpoint, revision=repository.commit, tokenizer=tokenizer)
+
+
+def _repository(name: str, revision: str | None) -> Repository | None:
+    """What a name on the hub stands for; None for a local directory."""
+    if Path(name).is_absolute() or Path(name).is_dir():
+        return None
     try:
-        adapter = cached_file(
-            checkpoint.source,
-            "adapter_config.json",
-            _raise_exceptions_for_missing_entries=False,
-            **asked,
-        )
-        if adapter is not None:
-            raise UnusableModel(adapter_problem(Path(adapter)))
-        config, _ = PreTrainedConfig.get_config_dict(checkpoint.source, **asked)
-    except OSError as error:
-        raise UnusableModel(_cause(error, checkpoint, "config.json")) from error
-    check_config(config, f"{checkpoint.source}/config.json")
+        return find_repository(name, revision)
+    except HubUnreachable as error:
+        raise UnusableModel(str(error)) from None
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> Any:
@@ -106,12 +114,8 @@ def _load_tokenizer(checkpoint: Checkpoint) -> Any:
 
     source = checkpoint.tokenizer or checkpoint.source
     options = _options(checkpoint) if source == checkpoint.source else {}
-    try:
+    with _said(f"the tokenizer of {source}"):
         return AutoTokenizer.from_pretrained(source, **options)
-    except _SURVIVABLE_ELSEWHERE:
-        raise
-    except Exception as error:
-        raise UnusableModel(_cause(error, checkpoint, f"the tokenizer of {source}")) from error
 
 
 def _options(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -150,7 +154,7 @@ def _read(
     options = _options(checkpoint)
     if device == "cuda":
         options["device_map"] = "auto" if checkpoint.gpus > 1 else {"": 0}
-    try:
+    with _said(_weights_of(checkpoint)):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.source,
             dtype=dtype,
@@ -159,11 +163,7 @@ def _read(
             output_loading_info=True,
             **options,
         )
-        return loaded
-    except _SURVIVABLE_ELSEWHERE:
-        raise
-    except Exception as error:
-        raise UnusableModel(_cause(error, checkpoint, _weights_of(checkpoint))) from error
+    return loaded
 
 
 def _key_problem(report: Mapping[str, Any]) -> str | None:
@@ -222,15 +222,19 @@ def _weights_of(checkpoint: Checkpoint) -> str:
     return f"{checkpoint.source}@{checkpoint.revision or 'main'}/{stem}"
 
 
-def _cause(error: Exception, checkpoint: Checkpoint, what: str) -> str:
-    """Why something could not be loaded, in one line."""
-    if said := hub_problem(error):
-        return f"{what}: {said}"
-    if is_unreachable(error):
-        return f"{what}: neither in the local cache nor to be had: the hub cannot be reached"
-    text = " ".join(str(error).split())
-    if "Unrecognized configuration class" in text:
-        return f"{checkpoint.source} is no causal language model that transformers knows"
-    if checkpoint.weights == "safetensors" and "safetensors" in text and isinstance(error, OSError):
-        return f"{what} is missing; if there is a pytorch_model.bin, set `weights: bin`"
-    return f"{what} cannot be loaded: {type(error).__name__}: {text[:300]}"
+@contextmanager
+def _said(what: str) -> Iterator[None]:
+    """Whatever a library raises while it reads, as one line; memory and GPUs fail by themselves."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError):
+        raise
+    except Exception as error:
+        if said := hub_problem(error):
+            raise UnusableModel(f"{what}: {said}") from error
+        text = " ".join(str(error).split())
+        if "Unrecognized configuration class" in text:
+            text = "its architecture is no causal language model that transformers knows"
+        raise UnusableModel(
+            f"{what} cannot be loaded: {type(error).__name__}: {text[:300]}"
+        ) from error

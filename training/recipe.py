@@ -1,29 +1,35 @@
-"""What determines a trained model: architecture, optimisation and seed.
+"""What determines a trained model: architecture, optimisation and seed, as one value.
 
-The optimiser settings follow *Intriguing properties of quantization at scale* (Ahmadian et al.
-2023, section 3): AdamW with betas (0.9, 0.95), weight decay 0.1, gradient clipping at 1.0, no
-dropout, linear warm-up and cosine decay. Input and output embeddings are separate, as in Pythia.
+The defaults follow *Intriguing properties of quantization at scale* (Ahmadian et al. 2023, section
+3): AdamW with betas (0.9, 0.95), weight decay 0.1, gradient clipping at 1.0, no dropout, linear
+warm-up and cosine decay. The paper's axes are fields: `weight_decay`, `clip_norm`, `dropout`,
+`dtype`. Input and output embeddings are separate, as in the paper and in Pythia.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, fields
 from typing import Any
-
-from transformers import GPTNeoXConfig, OPTConfig, PretrainedConfig
 
 CONTEXT = 256
 VOCAB_SIZE = 2048
 HEAD_DIM = 16
+ARCHITECTURES = ("bloom", "gpt2", "gpt_neox", "llama", "opt")
+DTYPES = ("fp32", "bf16", "fp16")
+SCHEDULES = ("cosine", "constant", "constant-decay")
 
-# hidden size x layers: linear-layer parameters double at every step (12 h^2 L), 24,576 to 786,432.
-LADDER = ((32, 2), (32, 4), (64, 2), (64, 4), (128, 2), (128, 4))
-ARCHITECTURES = {"sotu-neox": "gpt_neox", "sotu-opt": "opt"}
+ClipNorm = float | dict[str, float] | None
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything a training run depends on besides the text, the tokenizer and the device."""
+    """Everything a training run depends on besides the text, the tokenizer and the device.
+
+    Raises ValueError, naming the field, for a value with which no model can be trained.
+    """
 
     architecture: str
     hidden_size: int
@@ -36,84 +42,108 @@ class Recipe:
     vocab_size: int = VOCAB_SIZE
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.1
-    clip_norm: float = 1.0
-    dropout: float = 0.0
+    clip_norm: ClipNorm = (
+        1.0  # of the gradient; {"median": m}: m times the median of the run so far
+    )
+    dropout: float = 0.0  # of what attention and MLP add to the residual stream, nowhere else
     final_lr_fraction: float = 0.1
     seed: int = 0
     threads: int = 1
+    kv_heads: int | None = None  # of grouped queries; None: as many as query heads
+    heads: int | None = None  # None: hidden_size / 16
+    dtype: str = (
+        "fp32"  # fp16, bf16: of everything but the master weights and the norms' arithmetic
+    )
+    schedule: str = "cosine"  # after the warm-up
+    decay_fraction: float = 0.2  # of the steps, at the end: the decay of constant-decay
+    decay_norms: bool = False  # whether weight decay acts on the norms' gains too
+    loss_scale: float = 2.0**16  # of fp16, at the start; halved when a gradient overflows
+    loss_scale_growth: int = 200  # good steps after which it doubles
 
     def __post_init__(self) -> None:
-        if self.architecture not in ARCHITECTURES.values():
-            raise ValueError(
-                f"architecture {self.architecture!r} is not one of {sorted(ARCHITECTURES.values())}"
-            )
+        for problem in self._problems():
+            raise ValueError(problem)
+
+    def _problems(self) -> list[str]:
+        heads = self.n_heads
+        dtypes, schedules = ", ".join(DTYPES), ", ".join(SCHEDULES)
+        positive: tuple[str, ...] = (
+            "hidden_size",
+            "n_layers",
+            "learning_rate",
+            "steps",
+            "batch_size",
+            "threads",
+        )
+        positive += ("loss_scale", "loss_scale_growth")
+        checks = [
+            *((getattr(self, name) > 0, f"{name}: must be above 0") for name in positive),
+            (
+                self.architecture in ARCHITECTURES,
+                f"architecture {self.architecture!r} is not one of {list(ARCHITECTURES)}",
+            ),
+            (self.context >= 2, "context: must be at least 2 tokens"),
+            (0 <= self.warmup_steps <= self.steps, "warmup_steps: must be 0 ... steps"),
+            (self.weight_decay >= 0, "weight_decay: must be 0 or more"),
+            (
+                0 <= self.dropout < 1,
+                "dropout: must be 0 or more and below 1, where nothing is left",
+            ),
+            (_can_clip(self.clip_norm), "clip_norm: a number above 0, none, or {median: number}"),
+            (self.dtype in DTYPES, f"dtype {self.dtype!r} is not one of {dtypes}"),
+            (self.schedule in SCHEDULES, f"schedule {self.schedule!r} is not one of {schedules}"),
+            (0 < self.decay_fraction <= 1, "decay_fraction: must be above 0 and at most 1"),
+            (0 <= self.final_lr_fraction <= 1, "final_lr_fraction: must be 0 ... 1"),
+            (heads > 0 and self.hidden_size % heads == 0, "heads: must divide hidden_size"),
+            (heads % (self.kv_heads or heads) == 0, "kv_heads: must divide the number of heads"),
+            (
+                self.kv_heads is None or self.architecture == "llama",
+                "kv_heads: grouped queries are Llama's",
+            ),
+        ]
+        return [message for holds, message in checks if not holds]
+
+    @property
+    def n_heads(self) -> int:
+        return self.heads or max(1, self.hidden_size // HEAD_DIM)
 
     @property
     def linear_params(self) -> int:
         """Parameters of the attention and FFN projections, biases not counted."""
-        return 12 * self.hidden_size**2 * self.n_layers
+        per_block = 13 if self.architecture == "llama" else 12
+        return per_block * self.hidden_size**2 * self.n_layers
+
+    @property
+    def tokens(self) -> int:
+        """Tokens seen in all steps."""
+        return self.steps * self.batch_size * self.context
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of what differs from the defaults: later fields do not change it."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        told = {f.name: values[f.name] for f in fields(self) if values[f.name] != f.default}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """Raises ValueError for a field there is not, is missing or has the wrong type."""
         values = dict(values)
-        values["betas"] = tuple(values["betas"])
-        return cls(**values)
-
-    def model_config(self, end_of_text_id: int) -> PretrainedConfig:
-        """The transformers configuration of the model this recipe trains."""
-        h = self.hidden_size
-        # "small init" (Nguyen & Salazar 2019), which GPT-NeoX uses: sqrt(2 / 5h).
-        init_std = (2 / (5 * h)) ** 0.5
-        special: dict[str, Any] = {"bos_token_id": end_of_text_id, "eos_token_id": end_of_text_id}
-        if self.architecture == "gpt_neox":
-            return GPTNeoXConfig(
-                vocab_size=self.vocab_size,
-                hidden_size=h,
-                num_hidden_layers=self.n_layers,
-                num_attention_heads=h // HEAD_DIM,
-                intermediate_size=4 * h,
-                max_position_embeddings=self.context,
-                hidden_dropout=self.dropout,
-                attention_dropout=self.dropout,
-                initializer_range=init_std,
-                tie_word_embeddings=False,
-                **special,
-            )
-        return OPTConfig(
-            vocab_size=self.vocab_size,
-            hidden_size=h,
-            word_embed_proj_dim=h,
-            num_hidden_layers=self.n_layers,
-            num_attention_heads=h // HEAD_DIM,
-            ffn_dim=4 * h,
-            max_position_embeddings=self.context,
-            dropout=self.dropout,
-            attention_dropout=self.dropout,
-            init_std=init_std,
-            tie_word_embeddings=False,
-            pad_token_id=end_of_text_id,
-            **special,
-        )
+        known = {f.name for f in fields(cls)}
+        if unknown := set(values) - known:
+            raise ValueError(f"unknown field {sorted(unknown)[0]!r}; known: {', '.join(known)}")
+        if "betas" in values:
+            values["betas"] = tuple(values["betas"])
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"not a recipe: {error}") from None
 
 
-def ladder_recipe(name: str) -> Recipe:
-    """The recipe of one rung, by name, e.g. ``sotu-neox-64x4``.
-
-    Raises ValueError for a name that is not in the ladder.
-    """
-    family, _, size = name.rpartition("-")
-    rungs = {f"{h}x{n}": (h, n) for h, n in LADDER}
-    if family not in ARCHITECTURES or size not in rungs:
-        known = ", ".join(f"{f}-{s}" for f in ARCHITECTURES for s in rungs)
-        raise ValueError(f"no model {name!r} in the ladder; known: {known}")
-    hidden, layers = rungs[size]
-    # Learning rate falls with the square root of the width.
-    return Recipe(
-        architecture=ARCHITECTURES[family],
-        hidden_size=hidden,
-        n_layers=layers,
-        learning_rate=round(1e-2 * (64 / hidden) ** 0.5, 6),
-    )
+def _can_clip(clip: ClipNorm) -> bool:
+    if isinstance(clip, dict):
+        return list(clip) == ["median"] and _can_clip(clip["median"])
+    return clip is None or (isinstance(clip, int | float) and 0 < clip < math.inf)

@@ -37,7 +37,7 @@ def test_memory_that_runs_out_on_the_way_has_all_of_the_experiment_scored_again(
     worker = Worker()
     first = worker.run(job)
     assert first.status == "done", first.error
-    assert first.versions["tokens_per_batch"] == str(TOKENS_PER_BATCH["cpu"])
+    assert first.tokens_per_batch == TOKENS_PER_BATCH["cpu"]
     model, calls = worker._resident.model, []
 
     def refuse_later(module, args, kwargs):
@@ -49,7 +49,7 @@ def test_memory_that_runs_out_on_the_way_has_all_of_the_experiment_scored_again(
     halved = worker.run(job)
     hook.remove()
     assert halved.status == "done", halved.error
-    assert halved.versions["tokens_per_batch"] == str(worker._engine.tokens_per_batch) == "512"
+    assert halved.tokens_per_batch == worker._engine.tokens_per_batch == 512
     again = worker.run(job)
     assert [m for _, m in again.measurements] and len(halved.measurements) == len(job.protocols)
     for (_, one), (_, other), (_, before) in zip(
@@ -89,7 +89,7 @@ def test_what_a_model_scored_before_its_memory_ran_out_is_scored_again(tmp_path,
     assert "1 experiments again in smaller batches" in capsys.readouterr().out
     store = Store.open(f"sqlite:///{db}")
     attempts = store.attempts()
-    sizes = [int(versions["tokens_per_batch"]) for versions in attempts["versions"]]
+    sizes = attempts["tokens_per_batch"].tolist()
     assert sizes == [TOKENS_PER_BATCH["cpu"], 512, 512, 512]
     assert list(attempts["status"]) == ["outgrown", "done", "done", "done"]
     assert attempts["experiment_id"].iloc[0] == attempts["experiment_id"].iloc[3]
@@ -99,4 +99,4 @@ def test_what_a_model_scored_before_its_memory_ran_out_is_scored_again(tmp_path,
     assert "3 stored, 0 to do" in capsys.readouterr().out
     sweep.write_text(sweep.read_text().replace("[3, 4]", "[3, 4, 5]"))
     assert main(asked) == 0  # and what is new has the same small batches
-    assert store.attempts()["versions"].iloc[-1]["tokens_per_batch"] == "512"
+    assert store.attempts()["tokens_per_batch"].iloc[-1] == 512

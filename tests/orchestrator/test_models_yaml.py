@@ -19,7 +19,8 @@ from transformers import (
 
 from orchestrator.models import ModelEntry, load_models
 from orchestrator.paths import ROOT
-from training.recipe import LADDER, ladder_recipe
+from training.architectures import model_config
+from training.ladder import LADDER, ladder_recipe
 
 FAMILIES = load_models(ROOT / "models.yaml")
 ENTRIES = {entry.name: entry for entries in FAMILIES.values() for entry in entries}
@@ -107,7 +108,7 @@ def published_config(name: str) -> PretrainedConfig:
             vocab_size=50257, n_positions=1024, n_embd=hidden, n_layer=layers, n_head=heads
         )
     if name in SOTU:
-        return ladder_recipe(name).model_config(end_of_text_id=0)
+        return model_config(ladder_recipe(name), end_of_text_id=0)
     hidden, layers, heads = (BLOOM | BLOOMZ)[name]
     return BloomConfig(vocab_size=250880, hidden_size=hidden, n_layer=layers, n_head=heads)
 

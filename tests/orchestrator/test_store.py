@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import create_engine, inspect, select, text
 
 from evaluation.measurement import Measurement, Metric
 from orchestrator import migrate
@@ -16,8 +16,9 @@ from orchestrator.errors import InputError, SweepStopped
 from orchestrator.experiment import Experiment, Protocol
 from orchestrator.job import Job, JobResult
 from orchestrator.models import ModelEntry
+from orchestrator.outcome import Cause, Failure, Status
 from orchestrator.reading import read_results
-from orchestrator.schema import RESULT_COLUMNS
+from orchestrator.schema import RESULT_COLUMNS, MeasurementRow
 from orchestrator.store import Store, missing_protocols
 from quantizers.model import ModelBits
 from quantizers.setting import Setting
@@ -69,7 +70,7 @@ def url(request, tmp_path):
 
 def scored_in_batches_of(size: int, bits: int, protocol: Protocol = PROTOCOL, stage="full"):
     made = result(bits)
-    made.job.stage, made.versions = stage, {"tokens_per_batch": str(size)}
+    made.job.stage, made.tokens_per_batch = stage, size
     made.measurements = [(protocol, measurement) for _, measurement in made.measurements]
     return made
 
@@ -128,6 +129,7 @@ class TestStore:
         store.record(result(value=0.5))
         store.record(result(value=0.9), result(value=0.8))
         assert store.results()["value"].tolist() == [0.5]
+        assert attempts_of_measurements(store) == [1]  # the one that measured it
 
     def test_missing_work_is_what_is_not_measured(self, url):
         store = Store.create(url)
@@ -138,6 +140,27 @@ class TestStore:
         assert [(e.setting.bits, [p.task for p in ps]) for e, ps in missing] == [
             (4, ["sotu"]),
             (3, ["sotu_blank", "sotu"]),
+        ]
+
+    def test_a_failure_is_of_what_was_asked_and_has_a_cause(self, url):
+        """One protocol fails, another has scores; the third was never asked for."""
+        store = Store.create(url)
+        absent, never = (Protocol(n, "task", {"version": 1}, n) for n in ("absent", "never"))
+        partly = result(3)
+        partly.job.protocols.append(absent)
+        partly.status, partly.error = Status.FAILED, "ValueError: no file"
+        partly.failures = {absent.id: Failure(Cause.DATA, "ValueError: no file")}
+        whole = result(4, status="failed", error="RuntimeError: no such layer")
+        store.record(partly, whole)
+        assert store.failures() == {
+            (experiment(3).id, absent.id): Failure(Cause.DATA, "ValueError: no file"),
+            (experiment(4).id, PROTOCOL.id): Failure(Cause.ASKED, "RuntimeError: no such layer"),
+        }
+        asked = [(experiment(bits), [PROTOCOL, absent, never]) for bits in (3, 4)]
+        left = missing_protocols(asked, store.stored_measurements() | set(store.failures()))
+        assert [[p.task for p in protocols] for _, protocols in left] == [
+            ["never"],
+            ["absent", "never"],
         ]
 
     def test_failures_are_stored_until_a_later_attempt_succeeds(self, url):
@@ -213,6 +236,7 @@ class TestStore:
         assert (row.value, row.limit) == (0.5, 3)
         assert (row.experiment_id, row.protocol) == (experiment(4).id, PROTOCOL.id)
         assert migrated.attempts()["stage"].tolist() == ["full"]
+        assert attempts_of_measurements(migrated) == [1]
         migrated.record(result(3))
         assert len(Store.open(url).attempts()) == 2
 
@@ -313,6 +337,12 @@ def test_a_driver_that_lost_its_lock_writes_no_more(postgres):
     admin.dispose()
 
 
+def attempts_of_measurements(store: Store) -> list[int | None]:
+    with store.reading() as connection:
+        query = select(MeasurementRow.attempt).order_by(MeasurementRow.attempt)
+        return list(connection.scalars(query))
+
+
 def _record_some(url: str, _process: int) -> None:
     store = Store.create(url)
     for bits in range(2, 16):
@@ -328,14 +358,26 @@ JOIN protocols p ON p.number = m.protocol
 """  # shortened
 
 
+WITHOUT_ATTEMPTS = (
+    """CREATE TABLE before AS
+       SELECT experiment, protocol, metric, value, stderr, n_items FROM measurements""",
+    "DROP TABLE measurements",
+    "ALTER TABLE before RENAME TO measurements",
+    "CREATE UNIQUE INDEX measured ON measurements (experiment, protocol, metric)",
+)
+
+
 def make_version_1(store: Store) -> None:
     """The tables as the first version made them."""
     added = {
-        "attempts": ("stage", "seconds_store", "git_commit"),
+        "attempts": ("stage", "seconds_store", "git_commit", "tokens_per_batch"),
         "protocols": ("context", '"limit"', "max_tokens"),
     }
     with store.engine.connect() as connection:
         connection.execute(text("DROP VIEW results"))
+        connection.execute(text("DROP TABLE failures"))
+        for statement in WITHOUT_ATTEMPTS:  # a column that refers to another is not dropped
+            connection.execute(text(statement))
         for table, columns in added.items():
             for column in columns:
                 connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))

@@ -182,8 +182,7 @@ QUANTIZED = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
     ("file", "content", "reason"),
     [
         ("adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "x/y"},
-         "an adapter (LORA of x/y), which kbit does not read: merge it"),
-        ("adapter_config.json", [], "an adapter (adapter)"),
+         "adapter_config.json makes this an adapter, which kbit does not read: merge it"),
         ("config.json", QUANTIZED, "quantized already (gptq, 4 bit: quantization_config of "),
         ("config.json", {"text_config": {"quantization_config": {"quant_method": "awq"}}}, "(awq:"),
         ("config.json", {"compression_config": {"format": "pack"}}, "(compression_config: "),
@@ -229,7 +228,7 @@ def test_the_way_out_of_a_folder_without_the_right_weights(tmp_path: Path) -> No
     (tmp_path / "pytorch_model.bin").rename(tmp_path / "model-Q4_0.gguf")
     assert "model-Q4_0.gguf is GGUF, which kbit does not read" in refused(tmp_path)
     (tmp_path / "config.json").unlink()
-    assert "config.json is missing: model-Q4_0.gguf is GGUF" in refused(tmp_path)
+    assert f"config.json is missing in {tmp_path}: model-Q4_0.gguf is GGUF" in refused(tmp_path)
     assert "is not a directory" in refused(tmp_path / "none")
 
 

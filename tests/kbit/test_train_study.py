@@ -1,0 +1,135 @@
+"""`kbit train-study`: what is missing is trained, bad studies end with one line and exit code 2."""
+
+import csv
+import shutil
+
+import pytest
+import yaml
+
+from kbit.cli import main
+from orchestrator.models import load_models
+
+WORDS = "the state of this union is strong and its people know that we have work to do"
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A function that writes a study of seconds, with changes, and returns its path."""
+    monkeypatch.setenv("KBIT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text").mkdir()
+    words = WORDS.split()
+    for i in range(10):
+        order = [words[(i * 7 + j * j) % len(words)] for j in range(300)]
+        (tmp_path / f"text/{i}.txt").write_text(" ".join(order))
+
+    def write(**changes):
+        values = {
+            "text": "text",
+            "tokenizer": "out/tokenizer",
+            "output": "out",
+            "recipe": {
+                "family": "neox",
+                "size": "32x1",
+                "steps": 12,
+                "warmup_steps": 2,
+                "batch_size": 2,
+                "context": 32,
+                "vocab_size": 280,
+            },
+            "variants": [{}, {"dropout": 0.1, "dtype": "fp16"}],
+            "seeds": [0],
+            "keep": [0.5],
+        }
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump({**values, **changes}))
+        return path
+
+    return write
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_what_is_missing_is_trained_and_nothing_twice(study, tmp_path, capsys):
+    assert main(["train-study", str(study()), "--executor", "local"]) == 0
+    said = capsys.readouterr().out
+    assert "2 runs: 0 finished, 2 to train" in said and "half precision is emulated" in said
+    table = rows(tmp_path / "out/runs.csv")
+    assert [(r["variant"], r["step"]) for r in table] == [
+        ("control", "6"),
+        ("control", "12"),
+        ("dropout=0.1 dtype=fp16", "6"),
+        ("dropout=0.1 dtype=fp16", "12"),
+    ]
+    assert float(table[1]["heldout_loss"]) < float(table[0]["heldout_loss"]) < 6
+    families = load_models(tmp_path / "out/models.yaml")
+    assert len(families) == 4
+
+    shutil.rmtree(tmp_path / "out/neox-32x1-control-s0")  # its row stays
+    assert main(["train-study", str(study(seeds=[0, 1])), "--executor", "local"]) == 0
+    assert "4 runs: 2 finished, 2 to train" in capsys.readouterr().out
+    assert not (tmp_path / "out/neox-32x1-control-s0").exists()
+    assert rows(tmp_path / "out/runs.csv")[:4] == table
+
+
+def test_ray_trains_the_same_models(study, tmp_path, capsys):
+    assert main(["train-study", str(study()), "--executor", "local"]) == 0
+    local = {(r["run"], r["step"]): r["sha256"] for r in rows(tmp_path / "out/runs.csv")}
+    shutil.rmtree(tmp_path / "out/neox-32x1-control-s0")
+    (tmp_path / "out/runs.csv").unlink()
+    assert main(["train-study", str(study())]) == 0
+    again = {(r["run"], r["step"]): r["sha256"] for r in rows(tmp_path / "out/runs.csv")}
+    assert again == local
+    assert (tmp_path / "out/neox-32x1-control-s0/model.safetensors").exists()
+
+
+def test_dry_run_trains_and_writes_nothing(study, tmp_path, capsys):
+    assert main(["train-study", str(study()), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "2 to train" in said and "1,536 tokens" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"variants": [{"dropout": 1.0}]}, "study.yaml: variants.0: dropout: must be 0 or more"),
+        ({"seeds": [1, 1]}, "asks for neox-32x1-control-s1, as variants.0 (seed 1) does"),
+        ({"steps": 3}, "study.yaml: steps: unknown key"),
+        ({"text": "nowhere"}, "0 .txt files"),
+        ({"variants": []}, "variants: "),
+    ],
+)
+def test_bad_studies_end_with_one_line(study, tmp_path, capsys, changes, problem):
+    assert main(["train-study", str(study(**changes)), "--executor", "local"]) == 2
+    captured = capsys.readouterr()
+    assert problem in captured.err and len(captured.err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_another_recipes_model_is_not_written_over(study, tmp_path, capsys):
+    assert main(["train-study", str(study(variants=[{}])), "--executor", "local"]) == 0
+    (tmp_path / "out/runs.csv").unlink()
+    recipe = yaml.safe_load(study().read_text())["recipe"]
+    changed = study(variants=[{}], recipe={**recipe, "steps": 14})
+    assert main(["train-study", str(changed), "--executor", "local"]) == 2
+    assert "a model of another recipe" in capsys.readouterr().err
+
+
+def test_a_full_disk_stops_the_study_and_the_same_command_goes_on(
+    study, tmp_path, capsys, monkeypatch
+):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.train.ship", full)
+        assert main(["train-study", str(study(keep=[])), "--executor", "local"]) == 3
+    error = capsys.readouterr().err
+    assert "No space left on device" in error and "the same command goes on" in error
+    assert (tmp_path / "out/neox-32x1-control-s0/checkpoint.pt").exists()
+    assert main(["train-study", str(study(keep=[])), "--executor", "local"]) == 0
+    log = (tmp_path / "out/neox-32x1-control-s0/train.log").read_text()
+    assert "continuing from step 12" in log
