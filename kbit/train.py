@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from training.memory import keep_freed_memory
+
+    keep_freed_memory()  # before torch is imported
     from training.checkpoints import DiskFull
     from training.ladder import ladder_recipe
     from training.recipe import Recipe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -30,8 +31,6 @@ def train_run(run: Run, place: Place) -> Outcome:
 
     Raises what `train` raises but Diverged, which is an outcome.
     """
-    import json
-
     from training.text import load_text
     from training.tokenizer import load_tokenizer
     from training.train import train
