@@ -15,6 +15,8 @@ EXAMPLE = (
     "             --set bits=4 --set data_type=float --set block_size=64\n"
     f"A CSV needs the columns {', '.join(REQUIRED)} and bits or total_bits;\n"
     f"others are {', '.join(c for c in KNOWN if c not in REQUIRED)}.\n"
+    "bits may be a fraction (1.58). A perplexity is a cross-entropy too, its logarithm. lm-eval's\n"
+    "filters, but for `none`, stay in the name of a metric: exact_match,strict-match.\n"
     "One bad row, and nothing is imported."
 )
 
@@ -46,8 +48,10 @@ def run(args: argparse.Namespace) -> int:
     store = Store.create(database_url(args.db))
     new = store_rows(store, rows)
     experiments = len({row.experiment["id"] for row in rows})
+    logarithms = any(row.measurement["metric"] == "perplexity" for row in rows)
     print(
         f"{new} of {len(rows)} rows are new, of {experiments} experiments "
         f"(source {rows[0].experiment['source']!r}): {store.url}"
+        + ("\nperplexities of corpora count as cross-entropies too: their logarithms" * logarithms)
     )
     return 0

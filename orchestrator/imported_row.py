@@ -50,7 +50,7 @@ def check_row(row: Mapping[str, Any], source: str) -> ImportedRow:
     stderr, n_items = _number(row, "stderr"), _whole(row, "n_items", 0)
     if stderr is not None and not 0 <= stderr < math.inf:
         raise ValueError(f"stderr {row['stderr']!r} is not a finite number >= 0")
-    if metric in _FRACTIONS and not (0 <= value <= 1 or math.isnan(value)):
+    if metric.partition(",")[0] in _FRACTIONS and not (0 <= value <= 1 or math.isnan(value)):
         raise ValueError(f"{metric} {row['value']!r} is not a fraction in [0, 1]")
     if metric == "perplexity" and value < 1:
         raise ValueError(f"perplexity {row['value']!r} is below 1")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sqlalchemy import Connection, select
 
 from orchestrator.errors import InputError
 from orchestrator.imported_row import KNOWN, SIZES, ImportedRow, check_row
+from orchestrator.lm_eval_results import lm_eval_rows
 from orchestrator.recording import insert_new, row_numbers
 from orchestrator.schema import ExperimentRow, MeasurementRow, ProtocolRow
 from orchestrator.store import Store
@@ -20,6 +22,7 @@ from orchestrator.store import Store
 # Columns of what `kbit results` writes, of which an import sets its own.
 IGNORED = ("source", "experiment_id", "protocol")
 _MOST_SHOWN = 20
+_LOSSES = ("perplexity", "cross_entropy", "bits_per_byte")
 
 
 def read_import(path: Path, source: str, defaults: Mapping[str, str]) -> list[ImportedRow]:
@@ -27,7 +30,8 @@ def read_import(path: Path, source: str, defaults: Mapping[str, str]) -> list[Im
 
     `defaults` fill in columns that the file lacks (lm-eval's JSON knows neither family nor
     setting). `source` marks every row. Raises InputError: a file that is neither, or the first
-    bad rows, each with its number (CSV lines count from 1, the header's) and reason.
+    bad rows, each with its number (CSV lines count from 1, the header's) and reason. After the
+    file's rows come cross-entropies, the logarithms of perplexities that have none beside them.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -41,7 +45,7 @@ def read_import(path: Path, source: str, defaults: Mapping[str, str]) -> list[Im
         if name not in KNOWN:
             raise InputError(f"column {name!r} is unknown; known are {', '.join(KNOWN)}")
     is_json = path.suffix == ".json" or text.lstrip().startswith("{")
-    raw = _lm_eval_rows(text, path) if is_json else _csv_rows(text, path)
+    raw = lm_eval_rows(text, path) if is_json else _csv_rows(text, path)
     rows, problems = [], []
     seen: dict[tuple[str, str, str], str] = {}  # experiment id, protocol id, metric -> place
     sized: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -64,7 +68,7 @@ def read_import(path: Path, source: str, defaults: Mapping[str, str]) -> list[Im
         raise InputError(f"{path}: nothing imported: {_listed(problems)}")
     if not rows:
         raise InputError(f"{path}: no rows to import")
-    return rows
+    return rows + _cross_entropies(rows)
 
 
 def _listed(problems: list[str]) -> str:
@@ -94,43 +98,28 @@ def _csv_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
         raise InputError(f"{path}: row {reader.line_num}: not CSV: {error}") from None
 
 
-def _lm_eval_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """lm-eval: results[task]["metric,filter"] = value, "metric_stderr,filter" beside it."""
-    try:
-        content = json.loads(text)
-        tasks = content["results"]
-        samples = content.get("n-samples") or {}
-        config = content.get("config") or {}
-        model = content.get("model_name") or str(config.get("model_args", ""))
-        rows: list[tuple[str, dict[str, Any]]] = []
-        for task, metrics in tasks.items():
-            for key, value in metrics.items():
-                metric, _, kind = key.partition(",")
-                if metric in ("alias", "name", "sample_len") or metric.endswith("_stderr"):
-                    continue
-                if not kind or isinstance(value, str):
-                    continue
-                stderr = metrics.get(f"{metric}_stderr,{kind}")
-                count = (samples.get(task) or {}).get("effective", metrics.get("sample_len"))
-                rows.append(
-                    (
-                        f"results.{task}.{key}",
-                        {
-                            "model": model,
-                            "n_params": config.get("model_num_parameters"),
-                            "task": task,
-                            "metric": metric,
-                            "value": value,
-                            "stderr": None if stderr == "N/A" else stderr,
-                            "n_items": count,
-                        },
-                    )
-                )
-        return rows
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path}: not an lm-eval result file (JSON with `results` of tasks): {error!r}"
-        ) from None
+def _cross_entropies(rows: Sequence[ImportedRow]) -> list[ImportedRow]:
+    """The logarithms of perplexities, which are what curves of a corpus are made from.
+
+    A task that has other metrics than losses (LAMBADA) is no corpus; a cross-entropy that is given
+    stands. An error is carried over by the delta method.
+    """
+    given = {(row.experiment["id"], row.protocol["id"], row.measurement["metric"]) for row in rows}
+    graded = {row.task for row in rows if row.measurement["metric"] not in _LOSSES}
+    made = []
+    for row in rows:
+        experiment, protocol = row.experiment["id"], row.protocol["id"]
+        known = (experiment, protocol, "cross_entropy") in given or row.task in graded
+        if row.measurement["metric"] != "perplexity" or known:
+            continue
+        value, error = row.measurement["value"], row.measurement["stderr"]
+        logarithm = {
+            "metric": "cross_entropy",
+            "value": None if value is None else math.log(value),
+            "stderr": error / value if value and error is not None else None,
+        }
+        made.append(replace(row, measurement=row.measurement | logarithm))
+    return made
 
 
 def store_rows(store: Store, rows: Sequence[ImportedRow]) -> int:

@@ -47,8 +47,8 @@ def broken(csv: Path, row: str) -> str:
 
 
 def test_rows_become_results(csv: Path, store: Store) -> None:
-    assert store_rows(store, read_import(csv, "gptq-readme", {})) == 6
-    rows = store.results().set_index(["model", "method"])
+    assert store_rows(store, read_import(csv, "gptq-readme", {})) == 12
+    rows = store.results().query("metric == 'perplexity'").set_index(["model", "method"])
     assert (rows["source"] == "gptq-readme").all() and len(rows) == 6
     row = rows.loc[("llama-13b", "gptq")]
     assert (row["value"], row["stderr"], row["bits"]) == (5.36, 0.01, 4)
@@ -69,8 +69,8 @@ def test_a_value_that_contradicts_the_database_imports_nothing(csv: Path, store:
     csv.write_text(changed + "llama,new,5,16,,,,wikitext2,perplexity,7,\n")
     with pytest.raises(InputError, match="5.09 is stored"):
         store_rows(store, read_import(csv, "table", {}))
-    assert len(store.results()) == 6
-    assert store_rows(store, read_import(csv, "another", {})) == 7
+    assert len(store.results()) == 12
+    assert store_rows(store, read_import(csv, "another", {})) == 14
 
 
 def test_the_same_analysis_as_our_own(csv: Path, store: Store) -> None:
@@ -188,7 +188,7 @@ def test_what_kbit_results_writes_can_be_read(csv: Path, store: Store, tmp_path:
     store_rows(store, read_import(csv, "table", {}))
     store.results().to_csv(tmp_path / "out.csv", index=False)
     again = Store.create(f"sqlite:///{tmp_path}/again.db")
-    assert store_rows(again, read_import(tmp_path / "out.csv", "table", {})) == 6
+    assert store_rows(again, read_import(tmp_path / "out.csv", "table", {})) == 12
     mine, theirs = store.results(), again.results()
     assert mine.equals(theirs)
 
@@ -222,3 +222,84 @@ def test_lm_eval_results(tmp_path: Path, store: Store) -> None:
         read_import(path, "lm-eval", {})
     with pytest.raises(InputError, match="'colour' is unknown"):
         read_import(path, "lm-eval", {"colour": "red"})
+
+
+LOSSES = """
+F,f-1,1000,16,,none,wikitext2,perplexity,5.68,0.05,700
+F,f-1,1000,4,int,rtn,wikitext2,perplexity,nan,,
+F,f-1,1000,3,int,rtn,wikitext2,perplexity,25.54,,
+F,f-1,1000,3,int,rtn,wikitext2,cross_entropy,3.2,,
+F,f-1,1000,16,,none,lambada_openai,perplexity,5.1,,
+F,f-1,1000,16,,none,lambada_openai,acc,0.6,,
+""".strip()
+
+
+def test_the_logarithm_of_a_perplexity_is_a_cross_entropy(tmp_path: Path, store: Store) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(
+        f"family,model,n_params,bits,data_type,method,task,metric,value,stderr,n_items\n{LOSSES}\n"
+    )
+    assert store_rows(store, read_import(path, "t", {})) == 8
+    rows = store.results().query("metric == 'cross_entropy'").set_index("bits")
+    assert set(rows["task"]) == {"wikitext2"}  # LAMBADA's is the loss of last words, no corpus's
+    assert rows.loc[16, "value"] == pytest.approx(np.log(5.68), abs=1e-15)
+    assert rows.loc[16, "stderr"] == pytest.approx(0.05 / 5.68) and rows.loc[16, "n_items"] == 700
+    assert np.isnan(rows.loc[4, "value"]) and np.isnan(rows.loc[4, "stderr"])
+    assert rows.loc[3, "value"] == 3.2 and np.isnan(rows.loc[3, "stderr"])
+    assert store_rows(store, read_import(path, "t", {})) == 0
+
+
+@pytest.mark.parametrize("bits", ["1", "1.58", "2.5", "4"])
+def test_a_fraction_of_bits_is_a_precision_of_its_own(
+    tmp_path: Path, store: Store, bits: str
+) -> None:
+    path = tmp_path / "t.csv"
+    head = "family,model,n_params,bits,data_type,method,task,metric,value,n_items\n"
+    path.write_text(f"{head}H,h,1000,{bits},int,qat,piqa,acc,0.7,1838\n")
+    (row,) = read_import(path, "t", {})
+    assert row.experiment["bits"] == row.experiment["bits_per_param"] == float(bits)
+    assert row.experiment["total_bits"] == 1000 * float(bits)
+    store_rows(store, [row])
+    (stored,) = store.results().to_dict("records")
+    assert str(stored["bits"]) == bits and stored["n_items"] == 1838
+    assert np.isnan(stored["stderr"])
+    store.results().to_csv(tmp_path / "out.csv", index=False)
+    (again,) = read_import(tmp_path / "out.csv", "t", {})
+    assert again == row
+
+
+@pytest.mark.parametrize("total", ["2500", "1580", "500"])
+def test_bits_that_a_size_does_not_tell_must_be_given(tmp_path: Path, total: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(
+        f"family,model,n_params,total_bits,data_type,task,metric,value\nf,m,1000,{total},int,t,acc,1\n"
+    )
+    with pytest.raises(InputError, match="bits: give bits"):
+        read_import(path, "t", {})
+
+
+def test_lm_eval_filters_and_errors_that_are_no_numbers(tmp_path: Path, store: Store) -> None:
+    results = """{"results": {
+      "gsm8k": {"alias": "gsm8k", "exact_match,strict-match": 0.31,
+                "exact_match_stderr,strict-match": 0.012, "exact_match,flexible-extract": 0.34,
+                "exact_match_stderr,flexible-extract": Infinity},
+      "copa": {"alias": "copa", "acc,none": 0.86, "acc_stderr,none": NaN, "samples,none": [1]},
+      "piqa": {"acc,none": 0.78, "acc_stderr,none": 0.0097, "ok,none": true}},
+     "n-samples": {"gsm8k": {"effective": 50}, "copa": {"effective": 50}},
+     "config": {"model_args": "pretrained=some/model", "limit": 50.0},
+     "model_name": "some/model"}"""
+    path = tmp_path / "results.json"
+    path.write_text(results)
+    defaults = {"family": "f", "n_params": "1000", "bits": "16"}
+    assert store_rows(store, read_import(path, "t", defaults)) == 4
+    rows = store.results().set_index(["task", "metric"])
+    assert rows.loc[("gsm8k", "exact_match,strict-match"), "value"] == 0.31
+    flexible = rows.loc[("gsm8k", "exact_match,flexible-extract")]
+    assert flexible["value"] == 0.34 and np.isnan(flexible["stderr"])
+    copa = rows.loc[("copa", "acc")]
+    assert np.isnan(copa["stderr"]) and copa["n_items"] == 50
+    assert rows.loc[("piqa", "acc"), "stderr"] == 0.0097
+    assert set(rows["limit"]) == {50}
+    path.write_text(results.replace("0.31", "31"))
+    with pytest.raises(InputError, match="exact_match,strict-match 31 is not a fraction"):
+        read_import(path, "t", defaults)
