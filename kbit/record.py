@@ -41,7 +41,8 @@ def store_measurements(
     What is stored already stays as it is. Raises InputError while a sweep is writing.
     """
     compute_dtype = entry.dtype if device == "cuda" else "float32"
-    experiment = Experiment(entry, entry.checked_revision(), setting, compute_dtype)
+    model = entry.identified()
+    experiment = Experiment(model.entry, store.revision_of(model), setting, compute_dtype)
     protocols = [Protocol(m.task, "command", m.protocol, m.task) for m in measurements]
     result = JobResult(
         Job(experiment, protocols, device, threads=0, stage=Stage.COMMAND),

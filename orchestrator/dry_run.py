@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orchestrator.errors import InputError
 from orchestrator.estimate import estimate, measured_rates, newest_dtype
-from orchestrator.grid import Plan, count_table, expand
+from orchestrator.grid import Plan, as_stored, count_table, expand
 from orchestrator.models import ModelEntry
 from orchestrator.spec import Sweep
 from orchestrator.store import Store, missing_protocols
@@ -30,6 +30,8 @@ def dry_run(sweep: Sweep, families: dict[str, list[ModelEntry]], where: Path, ur
     if sweep.compute.device == "auto" and store is not None:
         on_gpu = newest_dtype(store) not in (None, "float32")
     plan = expand(sweep, families, where, on_gpu)
+    if store is not None:
+        plan = as_stored(plan, store.revision_of)
     for problem in plan.broken.values():
         print(f"error: {problem}", file=sys.stderr, flush=True)
     _print_counts(plan, sweep)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from evaluation.corpora import corpus_name
 from evaluation.protocols import perplexity_protocol, task_protocol
 from orchestrator.errors import InputError, ModelInputError
 from orchestrator.experiment import Asked, Experiment, Protocol
-from orchestrator.models import ModelEntry
+from orchestrator.models import Identified, ModelEntry
 from orchestrator.spec import FACTORS, Grid, Sweep, select_models
 from quantizers.setting import Setting
 
@@ -23,6 +24,7 @@ class Plan:
     experiments: list[Experiment]
     protocols: dict[str, list[Protocol]]  # by model name: the context may differ
     broken: dict[str, ModelInputError]
+    models: dict[str, Identified]  # those that are not broken, by name
 
     @property
     def asked(self) -> list[Asked]:
@@ -57,17 +59,42 @@ def expand(
     Raises InputError for unknown names and impossible settings.
     """
     settings = chosen_settings(sweep, families, where)
-    experiments, protocols, broken = [], {}, {}
+    plan = Plan([], {}, {}, {})
     for entry in sorted(settings, key=lambda e: e.n_params or 0, reverse=True):
-        revision = entry.revision or "main"
+        model = Identified(entry, entry.revision or "main", None)
         try:
-            revision = entry.checked_revision()
+            model = plan.models[entry.name] = entry.identified()
         except ModelInputError as error:
-            broken[entry.name] = error
-        protocols[entry.name] = sweep_protocols(sweep, sweep.context or entry.context)
+            plan.broken[entry.name] = error
+        plan.protocols[entry.name] = sweep_protocols(sweep, sweep.context or entry.context)
         compute_dtype = entry.dtype if on_gpu else "float32"
-        experiments += [Experiment(entry, revision, s, compute_dtype) for s in settings[entry]]
-    return Plan(experiments, protocols, broken)
+        plan.experiments += [
+            Experiment(model.entry, model.revision, s, compute_dtype) for s in settings[entry]
+        ]
+    return plan
+
+
+def as_stored(plan: Plan, revision_of: Callable[[Identified], str]) -> Plan:
+    """The plan with the ids of a database, which may know models by an earlier revision."""
+    revisions = {name: revision_of(model) for name, model in plan.models.items() if model.earlier}
+    if not revisions:
+        return plan
+    experiments = [
+        replace(e, revision=revisions.get(e.model.name, e.revision)) for e in plan.experiments
+    ]
+    return replace(plan, experiments=experiments)
+
+
+def check_available(plan: Plan, names: Collection[str]) -> None:
+    """Models of these names that can be had neither from the hub nor from the local cache, or not
+    in a format that kbit reads, land in `broken`. Fetches no weights."""
+    for name, model in list(plan.models.items()):
+        if name in names:
+            try:
+                model.entry.check_available()
+            except ModelInputError as error:
+                plan.broken[name] = error
+                del plan.models[name]
 
 
 def chosen_settings(

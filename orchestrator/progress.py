@@ -23,6 +23,7 @@ class SweepProgress:
         self._started = self._printed = time.monotonic()
         self._worked = 0.0
         self.unusable: set[str] = set()  # why models can be scored at no setting
+        self.corrected: set[str] = set()  # what was said of wrong sizes
         self.worker_seconds: float | None = None  # for the summary: set at the end
         self._bar: Progress | None = None
         if sys.stdout.isatty():
@@ -58,6 +59,7 @@ class SweepProgress:
         self._worked += result.seconds_quantize + result.seconds_score
         if result.status != Status.DONE:
             self._say_why(result)
+        self._check_size(result)
         if self._bar:
             self._bar.update(self._task, completed=self.done, note=self._note())
         elif time.monotonic() - self._printed >= PLAIN_EVERY_SECONDS:
@@ -80,6 +82,19 @@ class SweepProgress:
                 f"{result.status}: {experiment.model.name} {experiment.setting.label}: "
                 f"{result.error}"
             )
+
+    def _check_size(self, result: JobResult) -> None:
+        """Say once of a model that models.yaml counts its parameters otherwise."""
+        model = result.job.experiment.model
+        if result.bits is None or model.n_params in (None, result.bits.n_params):
+            return
+        line = (
+            f"model {model.name}: models.yaml says n_params {model.n_params}, the model has "
+            f"{result.bits.n_params}; stored is what was counted"
+        )
+        if line not in self.corrected:
+            self.corrected.add(line)
+            self._say(line)
 
     def _say(self, line: str) -> None:
         if self._bar:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, case, func, insert, select, update
 
 from orchestrator.item_scores import pack_scores
 from orchestrator.job import unmeasured
@@ -35,7 +35,11 @@ def write_results(connection: Connection, results: Sequence[JobResult]) -> None:
     started = time.perf_counter()
     rows = [_experiment_row(result) for result in results]
     upsert = _dialect(connection).insert(ExperimentRow.__table__)
-    filled = {c: func.coalesce(ExperimentRow.__table__.c[c], upsert.excluded[c]) for c in _SIZES}
+    columns = ExperimentRow.__table__.c
+    filled: dict[str, Any] = {c: func.coalesce(columns[c], upsert.excluded[c]) for c in _SIZES}
+    # A failed attempt has the size that models.yaml declares; what was counted takes its place.
+    counted = upsert.excluded.total_bits.is_not(None)
+    filled["n_params"] = case((counted, upsert.excluded.n_params), else_=filled["n_params"])
     connection.execute(upsert.on_conflict_do_update(index_elements=["id"], set_=filled), rows)
     experiments = row_numbers(connection, ExperimentRow, {row["id"] for row in rows})
 

@@ -86,7 +86,8 @@ def task_sample(plan: Plan, samples: Plan, sweep: Sweep, store: Store) -> Plan:
     }
     rule = partial(near_by_loss, share=_share_of_tokens(sweep))
     near = _chosen(plan, samples, _stored(store, _ids(samples)), rule)
-    return Plan([e for e in plan.experiments if e.id in near], protocols, plan.broken)
+    experiments = [e for e in plan.experiments if e.id in near]
+    return replace(plan, experiments=experiments, protocols=protocols)
 
 
 def judge(plan: Plan, corpus: Plan, tasks: Plan, sweep: Sweep, store: Store) -> Verdict:

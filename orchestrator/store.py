@@ -34,6 +34,7 @@ from orchestrator.lock import serialize_setup
 from orchestrator.migrate import migrate
 from orchestrator.outcome import Failure, Stage, Status
 from orchestrator.recording import write_results
+from orchestrator.revisions import note_revision, stored_revision
 from orchestrator.schema import (
     RESULT_COLUMNS,
     SCHEMA_VERSION,
@@ -50,6 +51,7 @@ from quantizers.setting import SETTING_COLUMNS
 if TYPE_CHECKING:  # reading a database must not wait for torch
     from orchestrator.experiment import Asked
     from orchestrator.job import JobResult
+    from orchestrator.models import Identified
 
 _Value = TypeVar("_Value")
 
@@ -136,6 +138,14 @@ class Store:
         """
         if results:
             self._write(lambda connection: write_results(connection, results), results)
+
+    def revision_of(self, model: Identified) -> str:
+        """What the ids of a model's rows here bear (see orchestrator.revisions), noted from now on
+        where this store may write."""
+        if model.earlier is not None and self._writer is not None:
+            self._write(lambda connection: note_revision(connection, model))
+        with self.reading() as connection:
+            return stored_revision(connection, model)
 
     def discard_larger_batches(self, stage: Stage, asked: Mapping[str, Collection[str]]) -> int:
         """Discard scores from larger batches than their model could hold later; the number of

@@ -31,7 +31,7 @@ if __name__ == "__main__":  # started as a script: the sibling packages lie one 
         sys.exit(2)
 
 from orchestrator.errors import InputError, SweepStopped
-from orchestrator.grid import Plan, chosen_settings, expand
+from orchestrator.grid import Plan, as_stored, check_available, chosen_settings, expand
 from orchestrator.models import load_models
 from orchestrator.paths import ROOT, database_url
 from orchestrator.spec import Sweep, load_sweep
@@ -103,11 +103,14 @@ def _run(
     from orchestrator.interrupt import Interrupt
     from orchestrator.outcome import Cause
     from orchestrator.stages import Stages
-    from orchestrator.store import Store
+    from orchestrator.store import Store, missing_protocols
 
     store = Store.create(database_url(args.db, sweep.name))
     with closing(store), store.lock():
         print(f"database: {store.url}", flush=True)
+        plan = as_stored(plan, store.revision_of)
+        missing = missing_protocols(plan.asked, store.stored_measurements())
+        check_available(plan, {experiment.model.name for experiment, _ in missing})
         for problem in plan.broken.values():
             print(f"error: {problem}", file=sys.stderr, flush=True)
         try:

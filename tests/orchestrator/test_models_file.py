@@ -33,7 +33,7 @@ def entry(path: Path):
 def test_three_lines_add_a_local_directory(tmp_path, local_model):
     path = write(tmp_path, "families:\n  mine:\n    models: [{name: mine, path: mine}]\n")
     assert entry(path).source == str(local_model)
-    assert entry(path).checked_revision().startswith("local-")
+    assert entry(path).identified().revision.startswith("local-")
 
 
 def test_family_keys_are_defaults_for_its_models(tmp_path):
@@ -51,6 +51,8 @@ def test_family_keys_are_defaults_for_its_models(tmp_path):
     [
         ("families: [", "not valid YAML"),
         ("models: {}", "families"),
+        ("families: {f: {models: []},\n f: {models: []}}", "'f' is there twice: lines 1 and 2"),
+        ("families: {f: {models: [{name: a, name: b, hub: x}]}}", "'name' is there twice"),
         ("{families: {}, 1: 2, x: 3}", "1: unknown key"),
         ("families: {f: {models: [{name: a, hub: x, 3: y}]}}", r"models\.0\.3: Keys should be"),
         ("families: {f: {models: [{name: a, path: x, revision: y}]}}", "revision: goes with hub"),
@@ -73,19 +75,19 @@ def test_missing_and_truncated_weights_are_named(tmp_path, local_model):
     content = weights.read_bytes()
     weights.write_bytes(content[:-5])
     with pytest.raises(ModelInputError, match="model.safetensors is truncated"):
-        entry(path).checked_revision()
+        entry(path).identified()
     weights.write_bytes(content[:4])
     with pytest.raises(ModelInputError, match="truncated"):
-        entry(path).checked_revision()
+        entry(path).identified()
     weights.unlink()
     with pytest.raises(ModelInputError, match="missing"):
-        entry(path).checked_revision()
+        entry(path).identified()
 
 
 def test_a_tokenizer_of_another_content_is_another_experiment(tmp_path, local_model):
     def revision(tokenizer: str) -> str:
         text = f"families: {{f: {{models: [{{name: a, hub: x/a, {tokenizer}}}]}}}}"
-        return entry(write(tmp_path, text)).checked_revision()
+        return entry(write(tmp_path, text)).identified().revision
 
     for name in ("one", "same", "other"):
         (tmp_path / name).mkdir()
@@ -106,24 +108,24 @@ def test_a_tokenizer_of_another_content_is_another_experiment(tmp_path, local_mo
 )  # fmt: skip
 def test_fingerprint_follows_what_decides_scores(tmp_path, local_model, file, counts):
     path = write(tmp_path, "families:\n  mine:\n    models: [{name: mine, path: mine}]\n")
-    before = entry(path).checked_revision()
+    before = entry(path).identified().revision
     (local_model / file).write_text('{"changed": true}')
-    assert (entry(path).checked_revision() != before) == counts
+    assert (entry(path).identified().revision != before) == counts
 
 
 def test_fingerprint_sees_the_middle_of_the_weights(tmp_path, local_model):
     path = write(tmp_path, "families:\n  mine:\n    models: [{name: mine, path: mine}]\n")
     weights = torch.zeros(2 << 20)
     save_file({"w": weights}, local_model / "model.safetensors")
-    before = entry(path).checked_revision()
+    before = entry(path).identified().revision
     weights[1 << 20] = 1  # 4 MiB from either end
     save_file({"w": weights}, local_model / "model.safetensors")
-    assert entry(path).checked_revision() != before
+    assert entry(path).identified().revision != before
 
 
 def test_fingerprint_follows_the_weights(tmp_path, local_model):
     path = write(tmp_path, "families:\n  mine:\n    models: [{name: mine, path: mine}]\n")
-    before = entry(path).checked_revision()
-    assert entry(path).checked_revision() == before
+    before = entry(path).identified().revision
+    assert entry(path).identified().revision == before
     save_file({"w": torch.arange(64.0) + 1}, local_model / "model.safetensors")
-    assert entry(path).checked_revision() != before
+    assert entry(path).identified().revision != before

@@ -12,6 +12,8 @@ from orchestrator.paths import ROOT
 from orchestrator.store import Store
 from orchestrator.sweep import main
 from quantizers import loading
+from quantizers.checkpoint import UnusableModel
+from quantizers.hub import HubUnreachable, Repository
 from quantizers.model import ResidentModel
 
 EMBEDDED = ROOT / "models" / "sotu-neox-32x2"
@@ -109,3 +111,29 @@ def test_what_the_folder_tells_is_said_before_any_work(
     assert sweep(study, models_file(tmp_path, m=tmp_path / "m")) == 2
     printed = capfd.readouterr().err
     assert printed.count("error: model m: ") == 1 and file in printed and not reads
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (UnusableModel("x/m@main: the hub has no such repository"), "the hub has no such"),
+        (HubUnreachable("x/m@main: the hub cannot be reached"), "cannot be reached"),
+        (Repository("a" * 40, frozenset({"config.json", "pytorch_model.bin"})), "`weights: bin`"),
+        (Repository("a" * 40, frozenset({"adapter_config.json"})), "an adapter"),
+    ],
+)
+def test_a_hub_model_that_cannot_be_had_is_said_before_any_work(
+    study, tmp_path, reads, capfd, monkeypatch, found, reason: str
+) -> None:
+    def find(repo: str, revision: str | None) -> Repository:
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr("orchestrator.models.find_repository", find)
+    file = tmp_path / "models.yaml"
+    file.write_text(f"families: {{f: {{models: [{{name: m, hub: x/m, revision: {'a' * 40}}}]}}}}")
+    study.write_text(study.read_text().replace("[sotu-neox-32x2]", "[m]"))
+    assert sweep(study, file) == 2
+    printed = capfd.readouterr().err
+    assert printed.count("error: model m: ") == 1 and reason in printed and not reads
