@@ -5,7 +5,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.drawing import PERPLEXITY_CAP
-from analysis.metrics import curve_points
+from analysis.points import curve_points
 from analysis.spread import INTERVAL
 
 

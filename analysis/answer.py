@@ -6,11 +6,10 @@ from itertools import product
 import numpy as np
 
 from analysis.budget import format_bits
+from analysis.contest import SURE
 from analysis.metrics import larger_is_better
 from analysis.spread import Certainty
 from quantizers.setting import Setting
-
-SURE = 2.0  # a lead counts as clear above this many standard errors
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,12 @@ class Optimum:
     """The answer for one family at one budget.
 
     `setting` is None when undetermined, and `reason` says why. `value` and `runner_up_value` are
-    read off the interpolated curves. `lead` is how much better the winner is than the runner-up
-    (positive in either direction of the metric); `lead_stderr` takes the two as independent, which
-    overstates it for models scored on the same items, unless `certainty` is there: then it comes
-    from the same replicates. `at_or_below` and `above` are the
-    winner's neighbouring models (`above` is None on a point), `best_fit` is the best single
-    experiment of any setting that fits in the budget.
+    read off the interpolated curves. `runner_up` is the best setting of another precision, `lead`
+    how much better the winner is (positive in either direction of the metric); `lead_stderr`, NaN
+    where it is not known, is `paired` where both were scored on the same items, else it takes the
+    two as independent, which overstates it. `at_or_below` and `above` are the winner's neighbouring
+    models (`above` is None on a point), `best_fit` is the best single experiment of any setting
+    that fits in the budget.
     """
 
     family: str
@@ -53,6 +52,7 @@ class Optimum:
     runner_up_value: float = np.nan
     lead: float = np.nan
     lead_stderr: float = np.nan
+    paired: bool = False
     at_or_below: Candidate | None = None
     above: Candidate | None = None
     best_fit: Candidate | None = None
@@ -104,6 +104,7 @@ class Optimum:
             "lead": self.lead,
             "lead_stderr": self.lead_stderr,
             "lead_in_stderr": self.lead_in_stderr,
+            "lead_paired": self.paired,
             "significant": self.significant,
             "model_at_or_below": self.at_or_below.model if self.at_or_below else None,
             "model_above": self.above.model if self.above else None,

@@ -14,18 +14,21 @@ import numpy.typing as npt
 
 from analysis.curves import Curve
 from analysis.panel import Panel
-from evaluation.task_sets import SIZE_WEIGHTED, TASK_SETS
+from evaluation.task_sets import SIZE_WEIGHTED
 
 N_REPLICATES = 1000
 SEED = 20230613
 
-ItemScores = Callable[[Sequence[str], str, str], Mapping[str, np.ndarray]]
-"""(experiment ids, task, metric) -> scores of each item, float32 [n], of those that have them."""
+ItemScores = Callable[[Sequence[str], str, str, str | None], Mapping[str, np.ndarray]]
+"""(experiment ids, task, metric, protocol) -> scores of each item, float32 [n], of those of them
+that have any; without a protocol (None), of the one that most experiments of a model have."""
 
 _AT_ONCE = 256  # experiments whose items are in memory together
 
 
-def no_item_scores(ids: Sequence[str], task: str, metric: str) -> Mapping[str, np.ndarray]:
+def no_item_scores(
+    ids: Sequence[str], task: str, metric: str, protocol: str | None = None
+) -> Mapping[str, np.ndarray]:
     """For results that come without per-item scores: their standard errors are used."""
     return {}
 
@@ -39,9 +42,9 @@ def item_noise(
     """What resampling the items adds to each value: float32 [n_replicates, S, M].
 
     Where a point has no item scores, the noise is normal with its stored standard error and
-    independent of the others, which overstates the error of a comparison; where it has neither,
-    and outside `points` (bool [S, M]), the noise is 0. Perplexities are resampled through their
-    cross-entropies.
+    independent of the others, which overstates the error of a comparison; where it has neither it
+    is NaN: not known. Outside `points` (bool [S, M]) it is 0. Perplexities are resampled through
+    their cross-entropies.
     """
     noise = np.zeros((n_replicates, *panel.value.shape), dtype=np.float32)
     wanted = np.isfinite(panel.value) & (True if points is None else points)
@@ -56,6 +59,7 @@ def item_noise(
         wanted[places[experiment]] = False
     if panel.curves[0].metric == "perplexity":
         noise = np.expm1(noise) * np.nan_to_num(panel.value).astype(np.float32)
+    noise[:, wanted & ~np.isfinite(panel.stderr)] = np.nan
     wanted &= np.isfinite(panel.stderr)
     generator = np.random.default_rng([SEED, crc32(panel.curves[0].family.encode())])
     normal = generator.standard_normal((n_replicates, int(wanted.sum())), dtype=np.float32)
@@ -67,19 +71,14 @@ def _resampled(
     curve: Curve, experiments: list[str], scores: ItemScores, n_replicates: int
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Experiment -> change of its value in each replicate [R], where all its items are known."""
-    tasks = (
-        TASK_SETS.get(curve.task, {})
-        if curve.metric == "zero_shot"
-        else {curve.task: "cross_entropy"}
-    )
     by_items = curve.metric == "zero_shot" and curve.task in SIZE_WEIGHTED
     total: dict[str, npt.NDArray[np.float32]] = {}
     for start in range(0, len(experiments), _AT_ONCE):
         part = experiments[start : start + _AT_ONCE]
         counted: dict[str, int] = dict.fromkeys(part, 0)
         mass: dict[str, int] = dict.fromkeys(part, 0)
-        for task, metric in tasks.items():
-            found = {k: x for k, x in scores(part, task, metric).items() if len(x) > 1}
+        for task, metric, protocol in curve.parts:
+            found = {k: x for k, x in scores(part, task, metric, protocol).items() if len(x) > 1}
             for n in {len(x) for x in found.values()}:
                 ids = [key for key, x in found.items() if len(x) == n]
                 items = np.stack([found[key] for key in ids], axis=1)
@@ -91,7 +90,7 @@ def _resampled(
                     counted[key] += 1
                     mass[key] += weight
         for key in part:
-            if counted[key] < len(tasks) or not tasks:
+            if counted[key] < len(curve.parts) or not curve.parts:
                 total.pop(key, None)
             else:
                 total[key] /= np.float32(mass[key])

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from analysis.answer import Optimum
 from analysis.bootstrap import SEED, ItemScores, item_noise, kept_models, no_item_scores
 from analysis.curves import Curve, FloatArray
-from analysis.panel import Panel, make_panel
-from analysis.shrinkage import MOST, probability_best
+from analysis.panel import Panel, make_panel, read_errors
+from analysis.shrinkage import MOST, Posterior, true_scores
 from analysis.spread import INTERVAL, Certainty, Spread
 
 N_MODEL_REPLICATES = 200  # each of these rebuilds every curve from other models
@@ -21,9 +21,9 @@ _CELLS_AT_ONCE = 4_000_000
 def with_certainty(
     answers: Sequence[Optimum], curves: Sequence[Curve], scores: ItemScores = no_item_scores
 ) -> list[Optimum]:
-    """`answers` (Optimums of `curves`, one family) with their certainty and paired error of lead.
+    """`answers` (Optimums of `curves`, one family) with their certainty.
 
-    An answer that is undetermined, or whose winner or runner-up has no known error, stays as it is.
+    An answer that is undetermined, or in which an error that matters is not known, stays as it is.
     """
     asked = [answer for answer in answers if answer.determined]
     if not asked:
@@ -35,14 +35,11 @@ def with_certainty(
     first = np.array([number[a.setting] for a in asked if a.setting is not None])
     second = np.array([number[a.runner_up] for a in asked if a.runner_up is not None])
     read = panel.read(budgets, value)
+    spreads = _spreads(panel, read, first, second)
+    posteriors = _posteriors(panel, budgets, read)
     by_items = [
-        replace(spread, probability=by_bits(panel, p), setting_probability=float(p[winner]))
-        for spread, winner, p in zip(
-            _spreads(panel, read, first, second),
-            first,
-            _probabilities(panel, budgets, read),
-            strict=True,
-        )
+        _calibrated(panel, spread, winner, posterior)
+        for spread, winner, posterior in zip(spreads, first, posteriors, strict=True)
     ]
     few = value[:N_MODEL_REPLICATES]
     keep = kept_models(panel, len(few))
@@ -52,15 +49,27 @@ def with_certainty(
         for i in range(0, len(few), chunk)
     ]
     by_models = _spreads(panel, np.concatenate(over), first, second)
-    sure = iter(zip(by_items, by_models, strict=True))
+    lost = np.isfinite(panel.read(budgets)) & np.isnan(read).any(axis=0)
+    unknown = np.any(lost, axis=0)
+    known = [a.lead_stderr > 0 and not unknown[j] for j, a in enumerate(asked)]
+    sure = iter(zip(by_items, by_models, known, strict=True))
     return [_with(answer, *next(sure)) if answer.determined else answer for answer in answers]
 
 
-def _with(answer: Optimum, items: Spread, models: Spread) -> Optimum:
-    # Noise that is 0 is noise that is not known.
-    if not (items.lead_stderr > 0 and np.isfinite(answer.lead_stderr + items.lead_stderr)):
-        return answer
-    return replace(answer, lead_stderr=items.lead_stderr, certainty=Certainty(items, models))
+def _calibrated(panel: Panel, spread: Spread, winner: int, posterior: Posterior) -> Spread:
+    """Probabilities and the winner's value as they are for what was picked for being the best."""
+    probability = posterior.probability(len(panel.curves))
+    worth = panel.better * posterior.draws[:, np.flatnonzero(posterior.close == winner)]
+    return replace(
+        spread,
+        probability=by_bits(panel, probability),
+        setting_probability=float(probability[winner]),
+        value=_interval(worth.ravel()) if worth.size else spread.value,
+    )
+
+
+def _with(answer: Optimum, items: Spread, models: Spread, known: bool) -> Optimum:
+    return replace(answer, certainty=Certainty(items, models)) if known else answer
 
 
 def contenders(
@@ -81,16 +90,15 @@ def contending(
 ) -> npt.NDArray[np.bool_]:
     """Points that can matter to who is best at one of the budgets: bool [S, M].
 
-    Those that bracket a budget where their curve is the best or second, or is within four standard
-    errors of the best (or has no known error) and among the closest. The others need no replicates.
+    Those that bracket a budget where their curve is the best, or the best of another precision, or
+    is within four standard errors of the best (or has no known error) and among the closest. The
+    others need no replicates.
     `each_precision` as in contenders.
     """
-    low, high, weight = panel.brackets(budgets)
+    low, high, _ = panel.brackets(budgets)
     score = panel.better * panel.read(budgets)
     row = np.arange(len(panel.curves))[:, None]
-    error = np.hypot(
-        (1 - weight) * panel.stderr[row, low], np.nan_to_num(weight * panel.stderr[row, high])
-    )
+    error = read_errors(panel, budgets)
     reached = np.isfinite(score)
     score = np.where(reached, score, -np.inf)
     best = score.argmax(axis=0)
@@ -100,8 +108,11 @@ def contending(
         behind = np.where(reached, score[best, column] - score, np.inf)
         distance = np.nan_to_num(behind / np.hypot(error, error[best, column]), posinf=np.inf)
     rank = np.argsort(np.argsort(distance, axis=0, kind="stable"), axis=0)
-    runner_up = np.argsort(np.argsort(-score, axis=0, kind="stable"), axis=0) < 2
-    near = reached & (runner_up | (distance <= _CONTENDER) & (rank < MOST))
+    near = reached & (distance <= _CONTENDER) & (rank < MOST)
+    other = panel.precisions[:, None] != panel.precisions[best]
+    near[best, column] = True
+    near[np.where(other, score, -np.inf).argmax(axis=0), column] = True
+    near &= reached
     if each_precision:
         for k in np.unique(panel.precisions):
             own = np.flatnonzero(panel.precisions == k)
@@ -121,19 +132,20 @@ def best_settings(panel: Panel, read: FloatArray) -> npt.NDArray[np.intp]:
     return np.where(np.isfinite(score).sum(axis=1) >= 2, best, -1)
 
 
-def _probabilities(panel: Panel, budgets: FloatArray, read: FloatArray) -> list[FloatArray]:
-    """Each setting's probability of being best, [S] a budget; read: replicates [R, S, m]."""
+def _posteriors(panel: Panel, budgets: FloatArray, read: FloatArray) -> list[Posterior]:
+    """What the settings are truly worth, one a budget; read: replicates [R, S, m]."""
     score = panel.better * panel.read(budgets)
     noise = np.nan_to_num(panel.better * read - score)
     generator = np.random.default_rng(SEED)
-    return [probability_best(score[:, j], noise[:, :, j], generator) for j in range(len(budgets))]
+    return [true_scores(score[:, j], noise[:, :, j], generator) for j in range(len(budgets))]
 
 
-def by_bits(panel: Panel, probability: FloatArray) -> dict[int, float]:
+def by_bits(panel: Panel, probability: FloatArray) -> dict[float, float]:
     """Probabilities of settings [S] summed by precision, the most probable first."""
-    total: dict[int, float] = {}
-    for bits, p in zip(panel.precisions.tolist(), probability.tolist(), strict=True):
+    total: dict[float, float] = {}
+    for curve, p in zip(panel.curves, probability.tolist(), strict=True):
         if p > 0:
+            bits = curve.setting.bits
             total[bits] = total.get(bits, 0.0) + p
     return dict(sorted(total.items(), key=lambda item: -item[1]))
 
@@ -157,7 +169,6 @@ def _spreads(
                 undetermined=float(1 - known.mean()),
                 value=_interval(value),
                 lead=_interval(lead),
-                lead_stderr=float(np.nanstd(lead)) if np.isfinite(lead).any() else np.nan,
             )
         )
     return spreads

@@ -6,16 +6,15 @@ It never extrapolates, and a diverged model (NaN or inf) breaks it: there is no 
 model and its neighbours.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.metrics import curve_points
+from analysis.metrics import Part
+from analysis.points import curve_points
+from analysis.remembering import once
 from quantizers.setting import SETTING_COLUMNS, Setting
 
 FloatArray = npt.NDArray[np.float64]
@@ -31,7 +30,8 @@ class Curve:
     """Points of one curve, sorted by size. `value` is NaN or inf at `broken` points.
 
     bits, value, stderr: float64 [n]; models, n_params: one entry a point. `stderr` is NaN where
-    none was stored. experiments: the id behind each point, "" where a point merges several.
+    is known. experiments: the id behind each point, "" where a point merges repeats of one model;
+    parts: what each value is the mean of. Two models of one size are two points, in order of name.
     """
 
     family: str
@@ -45,6 +45,7 @@ class Curve:
     value: FloatArray
     stderr: FloatArray
     experiments: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
 
     @property
     def broken(self) -> tuple[str, ...]:
@@ -84,24 +85,6 @@ class Curve:
         return value, stderr
 
 
-_remembered: ContextVar[dict[tuple, tuple[pd.DataFrame, list]] | None] = ContextVar(
-    "_remembered", default=None
-)
-
-
-@contextmanager
-def remembered_curves() -> Iterator[None]:
-    """Within, the curves of a frame are made once, however often they are asked for.
-
-    For reports, which ask dozens of times. The frames must not be changed meanwhile.
-    """
-    token = _remembered.set({})
-    try:
-        yield
-    finally:
-        _remembered.reset(token)
-
-
 def scaling_curves(
     results: pd.DataFrame,
     metric: str = "zero_shot",
@@ -111,17 +94,11 @@ def scaling_curves(
     """All scaling curves in `results`, by family (in order of appearance) and bits.
 
     `metric` and `task` as in metrics.curve_points, `axis` one of AXES. Points without a size on
-    that axis are left out. Repeated points (same model and setting, for example at two compute
-    dtypes) are averaged, value and error alike: they are scored on the same items, so repeating
-    does not shrink the error. Raises ValueError for an unknown metric, axis or task.
+    that axis are left out. Repeats of one model and setting (for example at two compute dtypes) are
+    averaged, value and error alike: they are scored on the same items, so repeating does not shrink
+    the error. Raises ValueError for an unknown metric, axis or task.
     """
-    memory = _remembered.get()
-    if memory is None:
-        return _make_curves(results, metric, axis, task)
-    key = (id(results), metric, axis, task)
-    if key not in memory:  # the frame is kept with its curves: its id stays its own
-        memory[key] = (results, _make_curves(results, metric, axis, task))
-    return list(memory[key][1])
+    return list(once(_make_curves, results, metric, axis, task))
 
 
 def _make_curves(results: pd.DataFrame, metric: str, axis: str, task: str | None) -> list[Curve]:
@@ -134,12 +111,13 @@ def _make_curves(results: pd.DataFrame, metric: str, axis: str, task: str | None
     order = {family: i for i, family in enumerate(points["family"].unique())}
     group = points.groupby(["family", *SETTING_COLUMNS], dropna=False, sort=False).ngroup()
     size = points[AXES[axis]].to_numpy(dtype=np.float64)
-    rows = np.lexsort((size, group))
+    name = points["model"].to_numpy(dtype=object).astype(str)
+    rows = np.lexsort((name, size, group))
     points, size, group = points.iloc[rows], size[rows], group.to_numpy()[rows]
     ends = [0, *(np.flatnonzero(np.diff(group)) + 1), len(group)]
     value, stderr = (points[c].to_numpy(dtype=np.float64) for c in ("value", "stderr"))
-    names = ("model", "experiment_id", "task", "family")
-    models, ids, tasks, families = (points[c].to_numpy(dtype=object).tolist() for c in names)
+    names = ("model", "experiment_id", "task", "family", "parts")
+    models, ids, tasks, families, parts = (points[c].to_numpy(dtype=object).tolist() for c in names)
     n_params = [None if pd.isna(n) else int(n) for n in points["n_params"].tolist()]
     settings = points[list(SETTING_COLUMNS)].to_dict("records")
     curves = [
@@ -155,6 +133,7 @@ def _make_curves(results: pd.DataFrame, metric: str, axis: str, task: str | None
             value=value[start:end],
             stderr=stderr[start:end],
             experiments=tuple(ids[start:end]),
+            parts=parts[start],
         )
         for start, end in zip(ends, ends[1:], strict=False)
     ]
@@ -162,17 +141,16 @@ def _make_curves(results: pd.DataFrame, metric: str, axis: str, task: str | None
 
 
 def _merge_repeats(points: pd.DataFrame, size: str) -> pd.DataFrame:
-    """`points` with one row per place on a curve; two models of one size become "a / b"."""
-    place = ["family", *SETTING_COLUMNS, size]
+    """`points` with one row per model and place on a curve."""
+    place = ["family", *SETTING_COLUMNS, size, "model"]
     repeated = points.duplicated(place, keep=False)
     if not repeated.any():
         return points
     merged = points[repeated].groupby(place, dropna=False, sort=False)
     first = merged.first().assign(
         experiment_id="",
-        model=merged["model"].agg(lambda models: " / ".join(sorted(set(models)))),
         value=merged["value"].agg(lambda v: v.to_numpy(dtype=np.float64).mean()),  # NaN stays
-        stderr=merged["stderr"].mean(),
+        stderr=merged["stderr"].agg(lambda v: v.to_numpy(dtype=np.float64).mean()),
     )
     # `first` would fill a missing key with another row's: take the keys from the index instead.
     return pd.concat([points[~repeated], first.reset_index()[points.columns]])

@@ -10,9 +10,9 @@ from plotly.subplots import make_subplots
 
 from analysis.budget import format_bits
 from analysis.curves import Curve
+from analysis.metrics import chance_level
 from analysis.style import LEGEND, MUTED, SIZE_TITLES, size_axis, template
 from analysis.wording import format_value
-from evaluation.task_sets import CHANCE, TASK_SETS
 
 PERPLEXITY_CAP = 100.0  # as the paper's appendix C.5 plots it: above, the model is random anyway
 Y_TITLES = {
@@ -81,7 +81,8 @@ def draw_curves(
             }
             own = [_line(curve, drawn) | {"showlegend": first}, *_off_scale(curve, drawn, high)]
             traces += [trace | shared for trace in own]
-        if metric == "zero_shot" and (chance := _chance(panel[0].task)) is not None:
+        chance = chance_level(panel[0].task) if metric == "zero_shot" else np.nan
+        if chance == chance:  # known
             line = {"color": MUTED, "dash": "dot", "width": 1}
             place = {"xref": f"x{number} domain", "yref": f"y{number}"}
             ends = {"x0": 0, "x1": 1, "y0": 100 * chance, "y1": 100 * chance}
@@ -178,9 +179,3 @@ def _value_range(panel: Sequence[Curve]) -> tuple[float, float]:
         high = min(high, PERPLEXITY_CAP) if panel[0].metric == "perplexity" else high
     margin = 0.04 * (high - low) or 0.01
     return float(low - margin), float(high + margin)
-
-
-def _chance(task_set: str) -> float | None:
-    """Mean accuracy of guessing on a task set, a fraction."""
-    tasks = TASK_SETS.get(task_set)
-    return sum(CHANCE[task] for task in tasks) / len(tasks) if tasks else None

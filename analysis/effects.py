@@ -63,7 +63,7 @@ def factor_effects(
             gains = [_gain(panel, value, number[reference], number[other]) for other in others]
             of_any = simultaneous([change for change, *_ in gains])
             for other, gain, (low, high) in zip(others, gains, of_any, strict=True):
-                row = {
+                row: dict[str, object] = {
                     "family": family,
                     "bits": bits,
                     "factor": factor,

@@ -5,10 +5,9 @@ import pandas as pd
 
 from analysis.bootstrap import ItemScores, item_noise, no_item_scores
 from analysis.curves import Curve, scaling_curves
-from analysis.fits import chance_of
-from analysis.metrics import curve_points, larger_is_better
-from analysis.optimal import overlap_range
-from analysis.panel import make_panel
+from analysis.metrics import chance_level, larger_is_better
+from analysis.panel import make_panel, overlap_range
+from analysis.points import curve_points
 from analysis.settings import main_settings, settings_of
 from analysis.spread import INTERVAL
 
@@ -122,7 +121,7 @@ def collapses(results: pd.DataFrame, bits: int = 3, metric: str = "zero_shot") -
     value = points["value"].to_numpy(dtype=np.float64)
     if metric == "zero_shot":
         error = np.nan_to_num(points["stderr"].to_numpy(dtype=np.float64))
-        threshold = points["task"].map(chance_of).to_numpy(dtype=np.float64) + 2 * error
+        threshold = points["task"].map(chance_level).to_numpy(dtype=np.float64) + 2 * error
         fallen = ~(value > threshold)
     else:
         limit = RANDOM_LOSS if metric == "cross_entropy" else np.exp(RANDOM_LOSS)

@@ -3,12 +3,13 @@
 import pandas as pd
 import plotly.graph_objects as go
 
+from analysis.bootstrap import ItemScores, no_item_scores
 from analysis.curves import Curve, scaling_curves
 from analysis.drawing import Look, draw_curves
+from analysis.findings import find
 from analysis.settings import main_settings
-from analysis.shares import win_shares
 from analysis.style import colour, marker
-from analysis.wording import METRIC_NAMES, finding
+from analysis.wording import METRIC_NAMES, headline
 
 _SHOWN_BESIDE_MAIN = 2  # so many other settings are drawn at once; more wait in the legend
 _MOST_BESIDE_MAIN = 12  # beyond, a legend is no help: the table of experiments has them all
@@ -20,6 +21,7 @@ def scaling_figure(
     axis: str = "total",
     task: str | None = None,
     columns: int = 2,
+    scores: ItemScores = no_item_scores,
 ) -> go.Figure:
     """Size against `metric` (paper figure 2): a panel per family, a curve per precision.
 
@@ -34,7 +36,8 @@ def scaling_figure(
         raise ValueError(f"no experiment has {METRIC_NAMES[metric]}: nothing to draw")
     main = main_settings([curve.setting for curve in curves])
     others = {curve.setting for curve in curves} - main
-    winning = set(win_shares(results, metric, axis, task)["setting"])
+    found = find(results, metric, axis, task, scores)
+    winning = set(found.shares["setting"])
     if len(others) > _MOST_BESIDE_MAIN:
         curves = [c for c in curves if c.setting in main or c.setting.label in winning]
 
@@ -48,5 +51,5 @@ def scaling_figure(
 
     order = {family: i for i, family in enumerate(dict.fromkeys(c.family for c in curves))}
     curves.sort(key=lambda c: (order[c.family], c.setting not in main))
-    title = finding(win_shares(results, metric, axis, task, by="bits"), metric)
+    title = headline(found)
     return draw_curves(curves, look, title, columns=columns)

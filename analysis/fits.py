@@ -7,11 +7,11 @@ import pandas as pd
 import statsmodels.api as sm
 
 from analysis.curves import AXES, FloatArray
-from analysis.metrics import curve_points, larger_is_better
+from analysis.metrics import chance_level, larger_is_better
 from analysis.model_effects import ModelEffects, ModelFit
+from analysis.points import curve_points
 from analysis.settings import main_settings, settings_of
 from analysis.spread import INTERVAL
-from evaluation.task_sets import CHANCE, TASK_SETS
 
 SLOPE_MARGIN = 0.2  # of the common slope: differences below it leave curves parallel
 LAW_MARGIN = 1.5  # times the offsets' residual error from which a power law fits poorly
@@ -86,14 +86,8 @@ def main_points(results: pd.DataFrame, metric: str, axis: str = "total") -> pd.D
     points = points[[setting in main for setting in settings]]
     if metric != "zero_shot" or points.empty:
         return points
-    above = points["value"] - points["task"].map(chance_of)
+    above = points["value"] - points["task"].map(chance_level)
     return points[~(above <= 2 * points["stderr"])]
-
-
-def chance_of(task_set: str) -> float:
-    """Mean accuracy of guessing on a task set; NaN for a set that is not ours."""
-    tasks = TASK_SETS.get(task_set)
-    return sum(CHANCE[task] for task in tasks) / len(tasks) if tasks else np.nan
 
 
 def parallel_fits(

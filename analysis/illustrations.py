@@ -136,7 +136,7 @@ def weights_figure(codes: pd.DataFrame, bits: int = 4, of: str = "") -> go.Figur
     )
     figure.update_layout(
         template=template(),
-        title_text=f"{bits}-bit data types on real weights" + (f" ({of})" if of else ""),
+        title_text=f"{bits:g}-bit data types on real weights" + (f" ({of})" if of else ""),
         height=560,
         margin={"t": 90, "r": 16, "b": 60, "l": 56},
         legend=LEGEND,
@@ -162,13 +162,13 @@ def speed_figure(speeds: pd.DataFrame, of: str = "") -> go.Figure:
                 x=part["batch"],
                 y=part["speedup"],
                 mode="lines" if roofline else "lines+markers",
-                name=f"{bits}-bit, {kind}",
+                name=f"{bits:g}-bit, {kind}",
                 line={
-                    "color": colour(int(bits)),
+                    "color": colour(bits),
                     "dash": "dash" if roofline else None,
                     "width": 1.3 if roofline else 2,
                 },
-                marker={"symbol": marker(int(bits)), "size": 8},
+                marker={"symbol": marker(bits), "size": 8},
             )
         )
     batches = sorted(speeds["batch"].unique())

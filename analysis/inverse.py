@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.budget import format_bits
+from analysis.contest import competitors
 from analysis.curves import AXES, Curve
-from analysis.metrics import curve_points, larger_is_better
-from analysis.optimal import check_family, competitors
+from analysis.metrics import larger_is_better
+from analysis.optimal import check_family
+from analysis.points import curve_points
 from analysis.settings import settings_of
 
 

@@ -8,8 +8,9 @@ import pandas as pd
 
 from analysis.budget import format_bits
 from analysis.latency import LATENCY, latencies
-from analysis.metrics import curve_points, larger_is_better
+from analysis.metrics import larger_is_better
 from analysis.optimal import check_family
+from analysis.points import curve_points
 from analysis.settings import settings_of
 
 

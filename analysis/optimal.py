@@ -1,7 +1,7 @@
 """The bit-optimal setting at a memory budget, and how sure we are of it.
 
 Every distinct precision setting of a family, 16 bit included, competes; a setting takes part at a
-budget only where its scaling curve has a value, and fewer than two make no comparison.
+budget only where its scaling curve has a value, and one precision alone makes no comparison.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.answer import Candidate, Optimum
-from analysis.bootstrap import ItemScores
+from analysis.bootstrap import ItemScores, no_item_scores
 from analysis.budget import format_bits
 from analysis.certainty import with_certainty
-from analysis.curves import SAME_PLACE, Curve, FloatArray, scaling_curves
+from analysis.contest import Contest, competitors, contest
+from analysis.curves import Curve
 from analysis.metrics import larger_is_better
-from analysis.panel import make_panel
 
 
 def optimal(
@@ -54,7 +54,8 @@ def answers_at(
     curves: Sequence[Curve], budgets: Sequence[float], scores: ItemScores | None = None
 ) -> list[Optimum]:
     """The answers among `curves` of one family (not empty, same metric and axis) at `budgets`."""
-    answers = [optimum_at(curves, budget) for budget in budgets]
+    asked = contest(curves, np.asarray(budgets, dtype=np.float64), scores or no_item_scores)
+    answers = [_answer(asked, j) for j in range(len(asked.budgets))]
     return answers if scores is None else with_certainty(answers, curves, scores)
 
 
@@ -65,91 +66,41 @@ def check_family(results: pd.DataFrame, family: str) -> None:
         raise ValueError(f"no results of family {family!r}: there are {', '.join(families)}")
 
 
-def competitors(
-    results: pd.DataFrame, metric: str, axis: str, task: str | None = None
-) -> dict[str, list[Curve]]:
-    """Curves that may be compared, by family.
-
-    On the total axis every setting is. The other axes count different things for different
-    scopes, so there only the family's most common scope takes part.
-    """
-    fields: dict[str, list[Curve]] = {}
-    for curve in scaling_curves(results, metric, axis, task):
-        fields.setdefault(curve.family, []).append(curve)
-    if axis == "total":
-        return fields
-    for family, curves in fields.items():
-        scopes = [curve.setting.scope for curve in curves]
-        usual = max(sorted(set(scopes)), key=scopes.count)
-        fields[family] = [curve for curve in curves if curve.setting.scope == usual]
-    return fields
-
-
-def optimum_at(curves: Sequence[Curve], budget_bits: float) -> Optimum:
-    """The answer among `curves` of one family (not empty, same metric and axis)."""
-    head = curves[0]
-    budget = np.array([budget_bits], dtype=np.float64)
-    value, stderr = (a[:, 0] for a in read_curves(curves, budget))
-    covering = np.flatnonzero(np.isfinite(value))
+def _answer(asked: Contest, j: int) -> Optimum:
+    """What a contest says at its j-th budget."""
+    curves, head = asked.panel.curves, asked.panel.curves[0]
+    budget = asked.budgets[j]
+    covering = np.flatnonzero(np.isfinite(asked.value[:, j]))
     answer = Optimum(
         family=head.family,
-        budget_bits=float(budget_bits),
+        budget_bits=float(budget),
         metric=head.metric,
         task=head.task,
         axis=head.axis,
         n_compared=len(covering),
         n_settings=len(curves),
-        best_fit=_best_fit(curves, budget_bits),
+        best_fit=_best_fit(curves, budget),
     )
-    if len(covering) < 2:
-        return replace(answer, reason=_why_undetermined(curves, covering, budget_bits))
-    better = 1.0 if larger_is_better(head.metric) else -1.0
-    first, second = covering[np.argsort(-better * value[covering], kind="stable")[:2]]
-    winner = curves[first]
-    (index,), (weight,) = winner.locate(budget)
+    if asked.at_chance[j]:
+        return replace(answer, reason="at chance: no setting is better there than guessing")
+    if not asked.met[j]:
+        return replace(answer, reason=_why_undetermined(curves, covering, budget))
+    winner, rival = curves[asked.winner[j]], curves[asked.rival[j]]
+    (index,), (weight,) = winner.locate(asked.budgets[j : j + 1])
+    _, stderr = winner.at(asked.budgets[j : j + 1])
     return replace(
         answer,
         setting=winner.setting,
-        value=float(value[first]),
-        stderr=float(stderr[first]),
-        runner_up=curves[second].setting,
-        runner_up_value=float(value[second]),
-        lead=float(better * (value[first] - value[second])),
-        lead_stderr=float(np.hypot(stderr[first], stderr[second])),
+        value=float(asked.value[asked.winner[j], j]),
+        stderr=float(stderr[0]),
+        runner_up=rival.setting,
+        runner_up_value=float(asked.value[asked.rival[j], j]),
+        lead=float(asked.lead[j]),
+        lead_stderr=float(asked.lead_stderr[j]),
+        paired=bool(asked.paired[j]),
         at_or_below=_candidate(winner, index),
         above=_candidate(winner, index + 1) if weight > 0 else None,
     )
-
-
-def read_curves(curves: Sequence[Curve], budgets: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Value and standard error of every curve at every budget, [curves, budgets], NaN if none.
-
-    As Curve.at reads one curve, for all at once.
-    """
-    panel = make_panel(curves)
-    low, high, weight = panel.brackets(budgets)
-    row = np.arange(len(curves))[:, None]
-    value = panel.read(budgets)
-    stderr = np.hypot((1 - weight) * panel.stderr[row, low], weight * panel.stderr[row, high])
-    return value, np.where(np.isfinite(value), stderr, np.nan)
-
-
-def overlap_range(curves: Sequence[Curve]) -> tuple[float, float] | None:
-    """Smallest and largest budget (bits) at which at least two curves have a value."""
-    panel = make_panel(curves)
-    finite = np.pad(np.isfinite(panel.value), ((0, 0), (1, 1)))
-    # A curve has values from the first to the last point of each unbroken run.
-    starts = np.sort(panel.log_bits[finite[:, 1:-1] & ~finite[:, :-2]])
-    ends = np.sort(panel.log_bits[finite[:, 1:-1] & ~finite[:, 2:]])
-    places = np.unique(np.concatenate([starts, ends]))
-    begun = np.searchsorted(starts, places + SAME_PLACE, side="right")
-    over = np.searchsorted(ends, places - SAME_PLACE, side="left")
-    shared = places[begun - over >= 2]
-    if not len(shared):
-        return None
-    sizes = np.concatenate([curve.bits for curve in curves])
-    low, high = (sizes[np.abs(np.log(sizes) - end).argmin()] for end in (shared[0], shared[-1]))
-    return float(low), float(high)
 
 
 def _candidate(curve: Curve, index: int | np.intp) -> Candidate:
@@ -185,6 +136,9 @@ def _why_undetermined(
     if len(covering) == 1:
         only = curves[covering[0]].setting.label
         return f"only the {only} curve reaches {budget}: nothing to compare it with"
+    if len(covering):
+        only = curves[covering[0]].setting.bits
+        return f"only {only:g}-bit curves reach {budget}: no other precision to compare with"
     finite = [curve.bits[np.isfinite(curve.value)] for curve in curves]
     sizes = np.concatenate(finite)
     if not len(sizes):

@@ -5,6 +5,7 @@ times better than either value. Significance: exact McNemar for one task of righ
 else the bootstrap over items.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from analysis.bootstrap import N_REPLICATES, ItemScores, resampling_counts
+from analysis.metrics import Part
 from analysis.settings import settings_of
 from evaluation.task_sets import SIZE_WEIGHTED, TASK_SETS
 
@@ -53,14 +55,25 @@ def compare(
     A corpus's items are its windows, which count alike here. Raises ValueError where either
     experiment lacks scores, or they are of different items.
     """
+    parts = [Part(name, its) for name, its in _parts(task, metric).items()]
+    return compare_parts(scores, first, second, parts, task if metric == "zero_shot" else "")
+
+
+def compare_parts(
+    scores: ItemScores, first: str, second: str, parts: Sequence[Part], task_set: str = ""
+) -> PairedDifference:
+    """Experiment `first` against `second` by the mean over `parts` (over items if `task_set` is in
+    SIZE_WEIGHTED). Raises ValueError as compare does."""
     pairs = {}
-    for name, its_metric in _parts(task, metric).items():
-        found = scores([first, second], name, its_metric)
+    for part in parts:
+        found = scores([first, second], *part)
         for experiment in (first, second):
             if experiment not in found:
-                raise ValueError(f"experiment {experiment} has no {its_metric} items of {name}")
-        pairs[name] = (found[first].astype(float), found[second].astype(float))
-    return _over_tasks(pairs, metric == "zero_shot" and task in SIZE_WEIGHTED)
+                raise ValueError(
+                    f"experiment {experiment} has no {part.metric} items of {part.task}"
+                )
+        pairs[part.task] = (found[first].astype(float), found[second].astype(float))
+    return _over_tasks(pairs, task_set in SIZE_WEIGHTED)
 
 
 def differences_from_baseline(
@@ -78,7 +91,7 @@ def differences_from_baseline(
     rows = []
     for _, same_model in experiments.groupby(["family", "model"], sort=False):
         ids = list(same_model["experiment_id"])
-        found = {name: scores(ids, name, its) for name, its in _parts(task, metric).items()}
+        found = {name: scores(ids, name, its, None) for name, its in _parts(task, metric).items()}
         sizes = {i: [len(x[i]) for x in found.values() if i in x] for i in ids}
         baseline = next(iter(same_model.loc[same_model["bits"] == bits, "experiment_id"]), None)
         if baseline is None or len(sizes[baseline]) < len(found):
@@ -86,7 +99,7 @@ def differences_from_baseline(
         for row in same_model.to_dict("records"):
             id_ = row["experiment_id"]
             if id_ != baseline and sizes[id_] == sizes[baseline]:
-                change = compare(lambda _, t, m: found[t], id_, baseline, task, metric)  # noqa: B023
+                change = compare(lambda _, t, *__: found[t], id_, baseline, task, metric)  # noqa: B023
                 rows.append({name: row[name] for name in _NAMES} | asdict(change))
     return pd.DataFrame(rows, columns=[*_NAMES, *PairedDifference.__dataclass_fields__])
 

@@ -27,9 +27,9 @@ class Panel:
     better: float
 
     @property
-    def precisions(self) -> npt.NDArray[np.int64]:
-        """Bits of each curve, int64 [S]."""
-        return np.array([curve.setting.bits for curve in self.curves], dtype=np.int64)
+    def precisions(self) -> FloatArray:
+        """Bits of each curve, float64 [S]: 1.58 is a precision too."""
+        return np.array([curve.setting.bits for curve in self.curves], dtype=np.float64)
 
     def brackets(
         self, budgets: FloatArray, keep: npt.NDArray[np.bool_] | None = None
@@ -100,3 +100,41 @@ def make_panel(curves: Sequence[Curve]) -> Panel:
         model[i, :n] = [number[name] for name in curve.models]
     better = 1.0 if larger_is_better(curves[0].metric) else -1.0
     return Panel(tuple(curves), models, log_bits, value, stderr, model, better)
+
+
+def read_errors(panel: Panel, budgets: FloatArray) -> FloatArray:
+    """Standard error of every curve at budgets (bits, [m]): [S, m], NaN where it is not known.
+
+    As Curve.at: the two neighbouring models' errors, taken as independent.
+    """
+    low, high, weight = panel.brackets(budgets)
+    row = np.arange(len(panel.curves))[:, None]
+    above = np.where(weight > 0, weight * panel.stderr[row, high], 0.0)
+    stderr = np.hypot((1 - weight) * panel.stderr[row, low], above)
+    return np.where(np.isfinite(panel.read(budgets)), stderr, np.nan)
+
+
+def precisions_reaching(panel: Panel, read: FloatArray) -> npt.NDArray[np.intp]:
+    """How many precisions have a value, int [..., m], given the curves' values [..., S, m]."""
+    reached = np.isfinite(read)
+    each = [reached[..., panel.precisions == k, :].any(axis=-2) for k in set(panel.precisions)]
+    return np.sum(each, axis=0)
+
+
+def run_ends(panel: Panel) -> FloatArray:
+    """The sizes (bits, sorted) at which a curve begins or ends: also beside diverged points."""
+    finite = np.pad(np.isfinite(panel.value), ((0, 0), (1, 1)))
+    starts = finite[:, 1:-1] & ~finite[:, :-2]
+    ends = finite[:, 1:-1] & ~finite[:, 2:]
+    sizes = np.full(panel.value.shape, np.nan)
+    for i, curve in enumerate(panel.curves):
+        sizes[i, : len(curve.bits)] = curve.bits
+    return np.unique(sizes[starts | ends])
+
+
+def overlap_range(curves: Sequence[Curve]) -> tuple[float, float] | None:
+    """Smallest and largest budget (bits) at which at least two curves have a value."""
+    panel = make_panel(curves)
+    places = run_ends(panel)
+    shared = places[np.isfinite(panel.read(places)).sum(axis=0) >= 2]
+    return (float(shared[0]), float(shared[-1])) if len(shared) else None

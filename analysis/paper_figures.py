@@ -44,7 +44,7 @@ def bits_figure(
 
     def look(curve: Curve) -> Look:
         bits = curve.setting.bits
-        return Look(f"{bits}-bit", colour(bits), marker(bits))
+        return Look(f"{bits:g}-bit", colour(bits), marker(bits))
 
     used = next((s for s in main if s.bits < 16), None)
     kind = f" ({used.data_type}, {_block(used.block_size)})" if used else ""
@@ -82,13 +82,13 @@ def factor_figure(
 
     present = sorted({curve.setting.bits for curve in cut})
     several = len(present) > 1
-    one = ", ".join(f"{k}-bit" for k in present)
+    one = ", ".join(f"{k:g}-bit" for k in present)
     title = f"{one}: {METRIC_NAMES[metric]} by {_FACTOR_NAMES[factor]}{_rest(cut[0], factor)}"
     return draw_curves(
         cut,
         look,
         title,
-        (lambda c: f"{c.family}, {c.setting.bits}-bit") if several else (lambda c: c.family),
+        (lambda c: f"{c.family}, {c.setting.bits:g}-bit") if several else (lambda c: c.family),
         columns,
     )
 
@@ -105,8 +105,8 @@ def outlier_figure(
     def look(curve: Curve) -> Look:
         s = curve.setting
         if not s.outlier_fraction:
-            return Look(f"{s.bits}-bit", colour(s.bits), marker(s.bits))
-        name = f"{s.bits}-bit, {s.outlier_fraction:.0%} outliers in 16 bit"
+            return Look(f"{s.bits:g}-bit", colour(s.bits), marker(s.bits))
+        name = f"{s.bits:g}-bit, {s.outlier_fraction:.0%} outliers in 16 bit"
         return Look(name, colour(s.bits), marker(s.bits) + "-open", "dash")
 
     title = f"Proxy-quantized outliers by {METRIC_NAMES[metric]}{_rest(cut[0], '')}"

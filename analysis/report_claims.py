@@ -54,7 +54,7 @@ def _universal(
         rows = [
             [
                 escape(row.family),
-                f"{dot(row.bits)}{row.bits}-bit",
+                f"{dot(row.bits)}{row.bits:g}-bit",
                 f"{row.share:.0%}",
                 f"{row.low:.0%} to {row.high:.0%}",
                 f"{row.low_models:.0%} to {row.high_models:.0%}"
@@ -84,7 +84,7 @@ def _parallel(results: pd.DataFrame, metric: str, axis: str) -> list[str]:
     rows = [
         [
             escape(fit.family),
-            f"{dot(int(row.bits))}{int(row.bits)}-bit",
+            f"{dot(row.bits)}{row.bits:g}-bit",
             f"{row.offset:+.4f}",
             f"{row.low:+.4f} to {row.high:+.4f}",
         ]
@@ -116,7 +116,7 @@ def _power_law(results: pd.DataFrame, metric: str) -> list[str]:
             for row in law.terms.itertuples()
         )
         by_bits = law.residuals.groupby("bits")["residual"].mean()
-        bends = ", ".join(f"{bits}-bit {value:+.3f}" for bits, value in by_bits.items())
+        bends = ", ".join(f"{bits:g}-bit {value:+.3f}" for bits, value in by_bits.items())
         lines.append(
             f"<li>{escape(law.family)}: adjusted R² {law.r_squared:.3f}, residual standard error "
             f"{law.stderr:.4f} in log; {law.stderr_offsets:.4f} for a base function and "
@@ -166,7 +166,7 @@ def _effects(results: pd.DataFrame, metric: str, scores: ItemScores) -> list[str
         rows.append(
             [
                 escape(row.family),
-                f"{dot(int(row.bits))}{row.bits}-bit",
+                f"{dot(row.bits)}{row.bits:g}-bit",
                 _FACTORS[row.factor],
                 f"{escape(row.level)} for {escape(row.reference)}",
                 f"{row.gain:+.4f}",
@@ -198,7 +198,7 @@ def _duel(results: pd.DataFrame, metric: str, axis: str, scores: ItemScores) -> 
 
 def _tuned(results: pd.DataFrame, metric: str) -> list[str]:
     lines = [
-        f"<li>{row.bits:.0f}-bit: BLOOM loses {row.first_loss:.4f}, BLOOMZ {row.second_loss:.4f}; "
+        f"<li>{row.bits:g}-bit: BLOOM loses {row.first_loss:.4f}, BLOOMZ {row.second_loss:.4f}; "
         f"difference {row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f}, "
         f"{row.n_models} sizes).</li>"
         for row in compare_families(results, metric=metric).itertuples()

@@ -4,34 +4,41 @@ import pandas as pd
 
 from analysis.bootstrap import ItemScores, no_item_scores
 from analysis.budget import format_bits
+from analysis.findings import find
 from analysis.markup import escape
-from analysis.metrics import curve_points
 from analysis.outliers import STATISTICS, outlier_metrics
 from analysis.page import dot, table
-from analysis.report_answer import by_precision, list_shares
+from analysis.points import curve_points
 from analysis.settings import settings_of
-from analysis.shares import EVERY_FAMILY, optimal_table, win_shares
+from analysis.shares import optimal_table
 from analysis.wording import (
     AXIS_NAMES,
     METRIC_NAMES,
     format_value,
     in_unit,
     list_probabilities,
+    list_shares,
+    name_metric,
 )
 
 
 def budget_tables(
-    results: pd.DataFrame, metrics: list[str], axis: str, scores: ItemScores = no_item_scores
+    results: pd.DataFrame,
+    metrics: list[str],
+    axis: str,
+    task: str | None = None,
+    scores: ItemScores = no_item_scores,
 ) -> list[str]:
     parts = ["<h2>The best precision at a budget</h2>"]
     for metric in metrics:
         columns = ["Budget", "Precision", "Between models", in_unit(metric, "Value"), "Runner-up"]
         columns += [in_unit(metric, "Lead"), "90% interval", "Probable winners", "Compared"]
         columns += ["Best experiment that fits"]
-        answers = optimal_table(results, metric=metric, axis=axis, scores=scores)
+        answers = optimal_table(results, None, metric, axis, task, scores=scores)
         for family, part in answers.groupby("family", sort=False):
             rows = [_budget_row(row, metric) for _, row in part.iterrows()]
-            parts.append(f"<h3>{escape(str(family))}, by {METRIC_NAMES[metric]}</h3>")
+            name = name_metric(metric, part["task"].unique())
+            parts.append(f"<h3>{escape(str(family))}, by {escape(name)}</h3>")
             parts.append(table(columns, rows, numbers=[columns[0], *columns[5:7]]))
     return parts
 
@@ -40,7 +47,7 @@ def _budget_row(row: pd.Series, metric: str) -> list[str]:
     fit = "none fits"
     if not pd.isna(row["best_fit_model"]):
         value = format_value(metric, row["best_fit_value"], unit=False)
-        fit = f"{_short(row['best_fit_model'], row)} at {row['best_fit_setting']}: {value}"
+        fit = f"{_short(row['best_fit_model'], row)} at {escape(row['best_fit_setting'])}: {value}"
         fit += ", <b>beats the curve</b>" if row["beaten_by_smaller"] else ""
     fit = f'<span class="room">{fit}</span>'
     if not row["determined"]:
@@ -50,10 +57,10 @@ def _budget_row(row: pd.Series, metric: str) -> list[str]:
     known = isinstance(row["probability_items"], dict)
     between = " to ".join(ends) if known else "?"
     cells = [
-        f"{dot(int(row['bits']))}{row['setting']}",
+        f"{dot(row['bits'])}{escape(row['setting'])}",
         " and ".join(model for model in models if model),
         format_value(metric, row["value"], row["stderr"], unit=False),
-        row["runner_up"],
+        escape(row["runner_up"]),
         format_value(metric, row["lead"], row["lead_stderr"], unit=False),
         f"<b>{between}</b>" if row["significant"] else between,
         _probable(row) if known else "?",
@@ -73,14 +80,18 @@ def _short(model: str | None, row: pd.Series) -> str:
     return "" if pd.isna(model) else escape(str(model).removeprefix(f"{row['family']}-"))
 
 
-def axis_table(results: pd.DataFrame, metrics: list[str]) -> list[str]:
+def axis_table(
+    results: pd.DataFrame,
+    metrics: list[str],
+    task: str | None = None,
+    scores: ItemScores = no_item_scores,
+) -> list[str]:
     rows = []
     for axis, name in AXIS_NAMES.items():
         cells = [name]
         for metric in metrics:
-            shares = win_shares(results, metric, axis)
-            pooled = by_precision(shares[shares["family"] == EVERY_FAMILY])
-            cells.append(list_shares(pooled) or "undetermined")
+            finding = find(results, metric, axis, task, scores)
+            cells.append(list_shares(finding.by_precision) or "undetermined")
         rows.append(cells)
     return [
         "<h2>Does it matter what is counted?</h2>",
@@ -135,7 +146,7 @@ def experiment_tables(results: pd.DataFrame) -> list[str]:
         lines = [
             [
                 escape(row.model),
-                f"{dot(row.bits)}{labels[setting]}",
+                f"{dot(row.bits)}{escape(labels[setting])}",
                 f"{row.bits_per_param:.3f}",
                 "" if pd.isna(row.total_bits) else format_bits(float(row.total_bits)),
                 *(column.get(row.Index, "") for column in cells_of),

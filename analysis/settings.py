@@ -49,7 +49,7 @@ def main_settings(settings: Sequence[Setting]) -> set[Setting]:
 def _usual_exponent(setting: Setting) -> bool:
     """Whether a setting has the default exponent bits (appendix C.4), or none to choose."""
     bits = setting.exponent_bits
-    return bits is None or bits == default_exponent_bits(setting.bits)
+    return bits is None or bits == default_exponent_bits(int(setting.bits))
 
 
 def with_settings(results: pd.DataFrame, settings: Collection[Setting]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The probability of each of several noisy values to be the best, calibrated by empirical Bayes.
+"""What the best of several noisy values is truly worth, and which is the best: empirical Bayes.
 
 Of several values that differ less than their noise, the best looking one owes its place to luck,
 and a bootstrap around the values as measured takes that luck for truth: stated 80% is right in
@@ -7,7 +7,10 @@ values themselves tell (its likelihood against noise alone), and shrunk accordin
 differences dwarf the noise nothing changes. (Efron, Large-Scale Inference, 2010, chapter 1.)
 """
 
+from dataclasses import dataclass
+
 import numpy as np
+import numpy.typing as npt
 
 from analysis.curves import FloatArray
 
@@ -16,33 +19,47 @@ MOST = 60  # candidates that are compared at most, the closest to the best
 _SPREADS = np.geomspace(0.1, 10, 25)  # of true differences, in units of the noise: log-uniform
 
 
-def probability_best(
-    score: FloatArray, noise: FloatArray, generator: np.random.Generator
-) -> FloatArray:
-    """Probability that each candidate's true score is the largest: float64 [S], sum 1.
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """Draws of what candidates are truly worth, given what was measured.
+
+    close: int [n], those that may be the best, the measured best first; draws: float64 [R, n],
+    their true scores, shrunk towards each other as far as noise may have driven them apart.
+    """
+
+    close: npt.NDArray[np.intp]
+    draws: FloatArray
+
+    def probability(self, size: int) -> FloatArray:
+        """Probability that each of `size` candidates' true score is the largest: [size], sum 1."""
+        probability = np.zeros(size)
+        wins = np.bincount(self.draws.argmax(axis=1), minlength=len(self.close))
+        probability[self.close] = wins / len(self.draws)
+        return probability
+
+
+def true_scores(score: FloatArray, noise: FloatArray, generator: np.random.Generator) -> Posterior:
+    """The posterior of the candidates' true scores.
 
     score: [S], larger is better, NaN takes no part; noise: replicates of its error, [R, S],
     which may be correlated. At least one score must be finite.
     """
-    probability = np.zeros(len(score))
     ranked = np.argsort(-score)[: np.isfinite(score).sum()]  # NaN sorts last
     lead = score[ranked[0]] - score[ranked]
     error = (noise[:, ranked] - noise[:, ranked[:1]]).std(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         behind = np.where(lead > 0, lead / error, 0.0)
     close = ranked[np.argsort(behind, kind="stable")[: min(MOST, (behind <= _BEHIND).sum())]]
+    common = score[close].mean() + noise[:, close].mean(axis=1, keepdims=True)
     if len(close) == 1:
-        probability[close] = 1.0
-        return probability
-    draws = _true_scores(score[close], noise[:, close], generator)
-    probability[close] = np.bincount(draws.argmax(axis=1), minlength=len(close)) / len(draws)
-    return probability
+        return Posterior(close, common)
+    return Posterior(close, common + _differences(score[close], noise[:, close], generator))
 
 
-def _true_scores(
+def _differences(
     score: FloatArray, noise: FloatArray, generator: np.random.Generator
 ) -> FloatArray:
-    """Draws of the true scores, up to what all have in common: [R, S]."""
+    """Draws of the true scores' differences from their mean: [R, S]."""
     n_draws, n = noise.shape
     # Coordinates of the differences between candidates in which their noise is independent.
     contrasts = _helmert(n)

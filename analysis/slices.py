@@ -52,7 +52,7 @@ def _usual_exponents(curves: list[Curve]) -> list[Curve]:
         if curve.setting.data_type == "float":
             exponent = curve.setting.exponent_bits
             splits[exponent] = splits.get(exponent, 0) + len(curve.bits)
-    default = default_exponent_bits(curves[0].setting.bits) if curves else None
+    default = default_exponent_bits(int(curves[0].setting.bits)) if curves else None
     usual = max(splits, key=lambda e: (splits[e], e == default), default=None)
     return [c for c in curves if c.setting.data_type != "float" or c.setting.exponent_bits == usual]
 

@@ -12,24 +12,24 @@ class Spread:
     `probability`: precision (bits) -> probability that a setting of it is best, the most probable
     first; `setting_probability` that of the named winner itself. `undetermined`: share of
     replicates without two curves to compare; the others are what is counted. `value` and `lead`:
-    90% intervals of the named winner's value and of its lead over the named runner-up (positive:
-    the winner is better). `lead_stderr`: the lead's standard deviation.
+    90% intervals of the named setting's value and of its lead over the named runner-up (positive:
+    the named one is better).
     """
 
-    probability: dict[int, float]
+    probability: dict[float, float]
     setting_probability: float
     undetermined: float
     value: tuple[float, float]
     lead: tuple[float, float]
-    lead_stderr: float
 
 
 @dataclass(frozen=True)
 class Certainty:
     """Of one answer.
 
-    `items`: had other items been asked, the same ones of every precision. Its probabilities are
-    calibrated (see shrinkage). `models`: had there been, besides, other sizes of the family; its
+    `items`: had other items been asked, the same ones of every precision. Its probabilities, and
+    its interval of the winner's value, allow for the winner's having been picked as the best of
+    noisy values (see shrinkage). `models`: had there been, besides, other sizes of the family; its
     probabilities are plain shares of the replicates.
     """
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from analysis.bootstrap import ItemScores, no_item_scores
 from analysis.budget import format_bits
 from analysis.shares import winners
 from analysis.style import LEGEND, SIZE_TITLES, colour, size_axis, template
@@ -16,6 +17,8 @@ def optimal_figure(
     results: pd.DataFrame,
     metrics: Sequence[str] = ("zero_shot", "cross_entropy"),
     axis: str = "total",
+    task: str | None = None,
+    scores: ItemScores = no_item_scores,
 ) -> go.Figure:
     """Which precision is bit-optimal at each budget: one strip per family and metric.
 
@@ -23,17 +26,17 @@ def optimal_figure(
     setting of the family has a value there; thin: some do not reach. Nothing where undetermined.
     """
     figure = go.Figure()
-    precisions: set[int] = set()
+    precisions: set[float] = set()
     strips, lows, highs = [], [], []
     for metric in metrics:
-        table = winners(results, metric, axis, n_budgets=400)
+        table = winners(results, metric, axis, task, scores)
         for family, won in table.groupby("family", sort=False):
             strips.append(f"{family}<br>{METRIC_NAMES[metric]}")
             lows.append(won["budget_bits"].min())
             highs.append(won["budget_bits"].max())
             precisions |= set(won["bits"])
             figure.add_traces(_strip(won, strips[-1]))
-    figure.add_traces([_legend_entry(int(bits)) for bits in sorted(precisions)])
+    figure.add_traces([_legend_entry(bits) for bits in sorted(precisions)])
     figure.update_layout(
         template=template(),
         title_text="The bit-optimal precision at each budget",
@@ -51,17 +54,17 @@ def optimal_figure(
     return figure
 
 
-def _legend_entry(bits: int) -> go.Scatter:
+def _legend_entry(bits: float) -> go.Scatter:
     """A full-strength key for a colour: a strip's own may be pale."""
     line = {"color": colour(bits), "width": 12}
-    return go.Scatter(x=[None], y=[None], mode="lines", name=f"{bits}-bit", line=line)
+    return go.Scatter(x=[None], y=[None], mode="lines", name=f"{bits:g}-bit", line=line)
 
 
 def _strip(won: pd.DataFrame, name: str) -> list[go.Scatter]:
     """Runs of budgets with one winner as thick lines at height `name`, a trace per look."""
     half = np.exp(np.diff(np.log(won["budget_bits"])).min() / 2) if len(won) > 1 else 1.0
     # A run ends where the winner or its sureness changes, or where budgets were left out.
-    look = won[["bits", "significant", "complete"]]
+    look = won[["bits", "clear", "complete"]]
     jump = won["budget_bits"].pct_change() > half**3 - 1
     run = ((look != look.shift()).any(axis=1) | jump).cumsum()
     traces: dict[tuple, go.Scatter] = {}
@@ -73,10 +76,10 @@ def _strip(won: pd.DataFrame, name: str) -> list[go.Scatter]:
                 x=[],
                 y=[],
                 mode="lines",
-                name=f"{bits}-bit",
+                name=f"{bits:g}-bit",
                 showlegend=False,
                 opacity=1.0 if sure else 0.4,
-                line={"color": colour(int(bits)), "width": 26 if complete else 12},
+                line={"color": colour(bits), "width": 26 if complete else 12},
                 hoverinfo="text",
                 hovertext=[],
             ),

@@ -11,10 +11,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.bootstrap import ItemScores
-from analysis.curves import remembered_curves
 from analysis.markdown import Claim, listed, table
-from analysis.metrics import curve_points
 from analysis.paper_figures import FIGURES, LOSS
+from analysis.points import curve_points
+from analysis.remembering import remembered
 from analysis.settings import settings_of
 from analysis.study_additions import addition_claims
 from analysis.study_factors import factor_claims
@@ -48,7 +48,7 @@ def study_document(
     """
     if curve_points(results, "cross_entropy").empty:
         raise ValueError("a study needs cross-entropies: no experiment has one")
-    with remembered_curves():
+    with remembered():
         linear = linear_only(results)
         claims = [
             *optimum_claims(results, scores),

@@ -51,7 +51,7 @@ def _centering(linear: pd.DataFrame, scores: ItemScores) -> Claim | None:
     if cells.empty or "gain" not in cells:
         return None
     groups = cells.groupby(["block", "bits"], sort=False)
-    rows = [[f"{block}", f"{bits}-bit", *_count(part)] for (block, bits), part in groups]
+    rows = [[f"{block}", f"{bits:g}-bit", *_count(part)] for (block, bits), part in groups]
     paper = cells[cells["block"] == "tensor"]
     judged = paper if len(paper) else cells
     clear = [sign(r.gain_low, r.gain_high) for r in judged.itertuples()]
@@ -77,7 +77,7 @@ def _outliers(linear: pd.DataFrame, scores: ItemScores) -> Claim | None:
     if cells.empty or "gain" not in cells:
         return None
     groups = cells.groupby(["bits", "family"], sort=True)
-    rows = [[f"{b}-bit", str(f), *_count(p), f"{p['cost'].mean():+.2f}"] for (b, f), p in groups]
+    rows = [[f"{b:g}-bit", str(f), *_count(p), f"{p['cost'].mean():+.2f}"] for (b, f), p in groups]
     three = cells[cells["bits"] == 3]
     helps = [sign(r.gain_low, r.gain_high) for r in three.itertuples()]
     duel = _proxy_duel(linear, scores)
@@ -114,7 +114,7 @@ def _proxy_duel(linear: pd.DataFrame, scores: ItemScores) -> list[tuple]:
         for curve in scaling_curves(linear, LOSS)
         if curve.setting.data_type == "float"
         and curve.setting.block_size == BLOCK
-        and curve.setting.exponent_bits == default_exponent_bits(curve.setting.bits)
+        and curve.setting.exponent_bits == default_exponent_bits(int(curve.setting.bits))
         and not curve.setting.centered
     ]
     ours = {c.family: c for c in curves if c.setting.bits == 3 and c.setting.outlier_fraction}

@@ -41,7 +41,7 @@ def write_study(folder: Path, results: pd.DataFrame, scores: ItemScores) -> None
     base = first[model]  # the row of its model that each one is told as a difference from
     with zipfile.ZipFile(folder / "items.npz", "w", zipfile.ZIP_LZMA) as file:
         for task, metric in _scored(results):
-            found = scores(ids, task, metric)
+            found = scores(ids, task, metric, None)
             if found:
                 member = zipfile.ZipInfo(f"{task}.{metric}.npy")
                 member.compress_type = zipfile.ZIP_LZMA
@@ -62,7 +62,9 @@ def read_study(folder: Path) -> tuple[pd.DataFrame, ItemScores]:
     if any(len(rows) != len(place) for rows in items.values()):
         raise ValueError(f"{folder / 'items.npz'} is of other experiments than results.csv.gz")
 
-    def scores(ids: Sequence[str], task: str, metric: str) -> Mapping[str, np.ndarray]:
+    def scores(
+        ids: Sequence[str], task: str, metric: str, protocol: str | None = None
+    ) -> Mapping[str, np.ndarray]:
         stored = items.get(f"{task}.{metric}")
         if stored is None:
             return {}

@@ -62,7 +62,7 @@ def _block_size(linear: pd.DataFrame, scores: ItemScores) -> Claim | None:
     effects = effects_of(at_blocks(linear, BLOCK, 1024), "block_size", scores)
     if effects.empty:
         return None
-    rows = [[r["family"], f"{r['bits']}-bit", *_worth(r)] for _, r in effects.iterrows()]
+    rows = [[r["family"], f"{r['bits']:g}-bit", *_worth(r)] for _, r in effects.iterrows()]
     four = effects[effects["bits"] == 4]
     pays = [sign(r["equivalent_low"] - r["cost"], r["equivalent_high"] - r["cost"])
             for _, r in four.iterrows()]  # fmt: skip
@@ -96,7 +96,9 @@ def _data_type(linear: pd.DataFrame, scores: ItemScores) -> Claim | None:
     if effects.empty:
         return None
     shown = effects[effects["bits"].isin([3, 4, 5])]
-    rows = [[r["family"], f"{r['bits']}-bit", r["level"], *_worth(r)] for _, r in shown.iterrows()]
+    rows = [
+        [r["family"], f"{r['bits']:g}-bit", r["level"], *_worth(r)] for _, r in shown.iterrows()
+    ]
     four = effects[effects["bits"] == 4]
     gains = {"int": 0.0} | four.groupby("level")["gain"].mean().to_dict()
     order = sorted(gains, key=lambda level: -gains[level])
@@ -128,7 +130,7 @@ def _exponents(linear: pd.DataFrame, scores: ItemScores) -> Claim | None:
         best = part.loc[part["gain"].idxmax()]
         right.append(not best["any_low"] > 0)
         usual = f"E{default_exponent_bits(bits)}"
-        rows.append([f"{bits}-bit", family, usual, best["level"]])
+        rows.append([f"{bits:g}-bit", family, usual, best["level"]])
         rows[-1] += [f"{best['gain']:+.4f}", between(best["any_low"], best["any_high"])]
     five = effects[
         (effects["bits"] == 5) & (effects["level"] == "E3") & (effects["reference"] == "E2")

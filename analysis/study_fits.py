@@ -71,13 +71,13 @@ def _parallel(linear: pd.DataFrame) -> Claim | None:
     rows, slopes = [], []
     for fit in fits:
         offsets = ", ".join(
-            f"{r.bits:.0f}-bit {r.offset:+.3f} ({between(r.low, r.high, '+.3f')})"
+            f"{r.bits:g}-bit {r.offset:+.3f} ({between(r.low, r.high, '+.3f')})"
             for r in fit.offsets.sort_values("bits").itertuples()
         )
         rows.append([fit.family, offsets, f"{fit.r_squared:.4f}", f"{fit.r_squared_free:.4f}"])
         rows[-1] += [f"{fit.p_value:.2g}", str(fit.n), _PARALLEL[fit.verdict]]
         slopes += [
-            [fit.family, f"{r.bits:.0f}-bit", f"{r.slope:+.4f}", between(r.low, r.high)]
+            [fit.family, f"{r.bits:g}-bit", f"{r.slope:+.4f}", between(r.low, r.high)]
             + [f"{fit.slope:+.4f}"]
             for r in fit.slopes.sort_values("bits").itertuples()
         ]
@@ -124,7 +124,7 @@ def _power_law(linear: pd.DataFrame) -> Claim | None:
         for bits, values in law.residuals.groupby("bits")["residual"]:
             margin = stats.t.ppf((1 + INTERVAL) / 2, len(values) - 1) * values.sem()
             mean = values.mean()
-            bends.append([law.family, f"{bits}-bit", f"{mean:+.3f}"])
+            bends.append([law.family, f"{bits:g}-bit", f"{mean:+.3f}"])
             bends[-1] += [between(mean - margin, mean + margin, "+.3f"), str(len(values))]
     ratios = [f"{law.stderr / law.stderr_offsets:.1f} times in {law.family}" for law in laws]
     return Claim(

@@ -26,7 +26,7 @@ def high_precision_claims(linear: pd.DataFrame, scores: ItemScores) -> Iterator[
         if not high or not room:
             continue
         for bits, (effect, least, most) in found.items():
-            rows.append([str(family), f"{bits}-bit", f"{effect:.4f}"])
+            rows.append([str(family), f"{bits:g}-bit", f"{effect:.4f}"])
             rows[-1] += [between(least, most, ".4f"), f"{effect / at_four:.0%}"]
         beyond = any(least > room for _, least, _ in high)
         within = all(most < room for *_, most in high)

@@ -5,7 +5,7 @@ import pandas as pd
 
 from analysis.bootstrap import N_REPLICATES, ItemScores
 from analysis.markdown import table
-from analysis.metrics import curve_points
+from analysis.points import curve_points
 from analysis.study_optimum import linear_only, main_only
 
 
@@ -42,7 +42,7 @@ def _dependence(results: pd.DataFrame, scores: ItemScores) -> str:
     values, differences = [], []
     for (_, task), part in points.groupby(["model", "task"]):
         ids = part.set_index("bits")["experiment_id"]
-        found = scores(list(ids), str(task), "cross_entropy")
+        found = scores(list(ids), str(task), "cross_entropy", None)
         full, four = (found.get(ids.get(bits, "")) for bits in (16, 4))
         if full is not None and four is not None and len(full) == len(four) > 2:
             values.append(_neighbours(full))

@@ -70,7 +70,7 @@ def _share_row(
         name,
         axis,
         METRIC_NAMES[metric],
-        f"{best}-bit, {pooled.loc[best, 'share']:.0%}",
+        f"{best:g}-bit, {pooled.loc[best, 'share']:.0%}",
         f"{answer.coverage:.0%}",
         f"{answer.share:.0%}",
         between(answer.low, answer.high, ".0%"),
@@ -182,14 +182,14 @@ def _collapse(linear: pd.DataFrame) -> Claim | None:
         "At 3 bit OPT and Pythia fall to chance at the largest sizes; other families do not.",
         HOLDS if (clear > 0.5).any() else FAILS if share[3] < 0.05 else OPEN,
         "at chance: "
-        + ", ".join(f"{value:.0%} of {bits}-bit experiments" for bits, value in share.items()),
+        + ", ".join(f"{value:.0%} of {bits:g}-bit experiments" for bits, value in share.items()),
         [
             "Experiments whose mean zero-shot accuracy is within two standard errors of guessing, "
             "over all data types, block sizes, exponent splits and outlier shares. The claim holds "
             "if at 3 bit most of a family's experiments are there, and does not if fewer than 5 % "
             "of all are.",
             table(
-                ["Family", "Model", "Parameters", *(f"{b}-bit at chance" for b in tables)],
+                ["Family", "Model", "Parameters", *(f"{b:g}-bit at chance" for b in tables)],
                 rows,
                 text=2,
             ),

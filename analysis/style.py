@@ -10,6 +10,11 @@ from analysis.budget import format_bits
 # Okabe-Ito: told apart by colour-blind readers. Fixed per precision, in every figure; the markers
 # tell the same story in grey print.
 _COLOURS: dict[float, str] = {
+    1: "#7F3C8D",
+    1.58: "#B5179E",
+    2.5: "#A05195",
+    3.5: "#C9A227",
+    4.5: "#3D5A80",
     2: "#CC79A7",
     3: "#E69F00",
     4: "#0072B2",
@@ -20,6 +25,11 @@ _COLOURS: dict[float, str] = {
     16: "#1A1A1A",
 }
 _MARKERS: dict[float, str] = {
+    1: "star-triangle-down",
+    1.58: "star-triangle-up",
+    2.5: "hourglass",
+    3.5: "bowtie",
+    4.5: "star-square",
     2: "triangle-down",
     3: "triangle-up",
     4: "circle",
@@ -52,7 +62,7 @@ SIZE_TITLES = {
 
 
 def colour(bits: float) -> str:
-    """The colour of a precision; the rarely used 9 to 15 bits, and fractions, share a grey."""
+    """The colour of a precision; 9 to 15 bits and rare fractions share a grey."""
     return _COLOURS.get(bits, "#8C8C8C")
 
 
@@ -73,7 +83,7 @@ def level_colour(i: int) -> str:
 
 def level_marker(i: int) -> str:
     """The marker of the i-th level."""
-    symbols = list(_MARKERS.values())
+    symbols = [symbol for bits, symbol in _MARKERS.items() if bits == int(bits) > 1]
     return symbols[i % len(symbols)]
 
 

@@ -7,20 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from analysis.bootstrap import ItemScores, item_noise, kept_models, no_item_scores
 from analysis.certainty import best_settings, contenders
-from analysis.curves import SAME_PLACE, Curve, FloatArray
-from analysis.optimal import competitors, overlap_range
-from analysis.panel import Panel
+from analysis.contest import BoolArray, Contest, contests
+from analysis.curves import FloatArray
+from analysis.panel import Panel, precisions_reaching
 from analysis.shares import EVERY_FAMILY
 from analysis.spread import INTERVAL
 
 ALMOST = 0.9  # share of budgets that counts as "almost universally"
-_N_BUDGETS = 60
-_N_REPLICATES = 200
+N_REPLICATES = 200
 _CELLS_AT_ONCE = 2_000_000
 
 
@@ -33,8 +31,9 @@ class Universality:
     (`low`, `high`) and over items and models, which is of the replicates in which it can be judged
     (all but the share `undetermined`; NaN if none); `tied_share`: at which it wins or the winner's
     lead over it could be luck (90% interval); `families_led` of `n_families` are those in which it
-    wins most often. `verdict`: "holds" if even the interval's lower end is at or above 90%, "fails"
-    if even the tied share is below, else "open".
+    wins most often. All shares are means over families. `verdict`: "holds" if even the interval's
+    lower end is at or above 90%, "fails" if even the tied share is below, else "open"; "unknown"
+    where an error that matters is not known: then there is no interval and no tied share (NaN).
     """
 
     bits: float
@@ -57,24 +56,23 @@ def certain_shares(
     axis: str = "total",
     task: str | None = None,
     scores: ItemScores = no_item_scores,
-    bits: int = 4,
+    bits: float = 4,
 ) -> tuple[pd.DataFrame, Universality | None]:
     """Share of budgets won by each precision, by family and pooled, and the verdict on `bits`.
 
-    Columns: family, bits, share (of log-spaced budgets that two or more precisions reach), low,
-    high (90% interval over items, widened to hold the share), low_models, high_models (over items
-    and models, of the replicates in which two precisions meet), undetermined (share of those in
-    which none do). The rows of EVERY_FAMILY weigh every budget alike, so a family by the range over
-    which its precisions meet. No verdict where `bits` meets no other precision.
+    Columns: family, bits, share (of the budgets that have a winner, as in win_shares), low, high
+    (90% interval over items, widened to hold the share; NaN where errors are not known),
+    low_models, high_models (over items and models, of the replicates in which two precisions meet),
+    undetermined (share of those in which none do). The rows of EVERY_FAMILY are means over
+    families. No verdict where `bits` meets no other precision.
     """
-    fields = competitors(results, metric, axis, task)
-    contests = [_contest(family, curves, scores, bits) for family, curves in fields.items()]
-    met = [contest for contest in contests if contest and contest.of[0].decided.any()]
-    groups = [(contest.family, [contest]) for contest in met]
+    found = contests(results, metric, axis, task, scores).values()
+    met = [_outcomes(contest, scores, bits) for contest in found if contest.decided.any()]
+    groups = [(family.name, [family]) for family in met]
     rows = [
-        [family, k, *_numbers(lambda kind: _share(part, kind, k))]  # noqa: B023
-        for family, part in ([*groups, (EVERY_FAMILY, met)] if met else [])
-        for k in sorted({k for contest in part for k in contest.every})
+        [name, k, *_numbers(lambda kind: _share(part, kind, k))]  # noqa: B023
+        for name, part in ([*groups, (EVERY_FAMILY, met)] if met else [])
+        for k in sorted({k for family in part for k in family.every})
     ]
     columns = ["family", "bits", "share", "low", "high", "low_models", "high_models"]
     return pd.DataFrame(rows, columns=[*columns, "undetermined"]), _verdict(met, bits)
@@ -82,36 +80,37 @@ def certain_shares(
 
 @dataclass(frozen=True)
 class _Outcome:
-    """Of every replicate and budget, each [R, m]: precision that wins, whether two or more reach
-    the budget, and whether the judged precision is among them."""
+    """Of every replicate and budget, each [R, m]: the precision that wins, whether two or more
+    reach the budget, and whether the judged precision is among them. NaN-winners: not known."""
 
-    winner: npt.NDArray[np.int64]
-    decided: npt.NDArray[np.bool_]
-    judged: npt.NDArray[np.bool_]
+    winner: FloatArray
+    decided: BoolArray
+    judged: BoolArray
 
 
 @dataclass(frozen=True)
-class _Contest:
-    """One family's budgets, `width` apart in log(bits), at which `every` precision competes.
+class _Family:
+    """One family's contest, in which `every` precision competes.
 
-    `of`: outcomes as measured (R = 1), over items, and over models besides; `tied` [m]: whether
-    the judged precision wins or cannot be told from the winner.
+    `outcomes`: as measured (R = 1), over items, and over models besides; `known`: whether all
+    errors that matter are; `tied` [m]: whether the judged precision wins or cannot be told from
+    the winner.
     """
 
-    family: str
+    name: str
     every: list[float]
-    width: float
-    of: tuple[_Outcome, _Outcome, _Outcome]
-    tied: npt.NDArray[np.bool_]
+    outcomes: tuple[_Outcome, _Outcome, _Outcome]
+    known: bool
+    tied: BoolArray
 
 
-def _contest(family: str, curves: list[Curve], scores: ItemScores, bits: int) -> _Contest | None:
-    span = overlap_range(curves)
-    if span is None:
-        return None
-    budgets = np.geomspace(*span, _N_BUDGETS)
-    panel, points = contenders(curves, budgets, each_precision=True)
-    value = panel.value + item_noise(panel, scores, _N_REPLICATES, points)
+def _outcomes(contest: Contest, scores: ItemScores, bits: float) -> _Family:
+    at = contest.decided
+    budgets = contest.budgets[at]
+    panel, points = contenders(contest.panel.curves, budgets, each_precision=True)
+    noise = item_noise(panel, scores, N_REPLICATES, points)
+    known = bool(np.isfinite(noise).all())
+    value = panel.value + np.nan_to_num(noise)
     keep = kept_models(panel, len(value))
     now = panel.read(budgets)
     chunk = max(1, _CELLS_AT_ONCE // (panel.value.size * len(budgets)))
@@ -123,23 +122,20 @@ def _contest(family: str, curves: list[Curve], scores: ItemScores, bits: int) ->
         over_models.append(_outcome(panel, panel.read(budgets, value[part], keep[part]), bits))
         behind.append(_behind(panel, now, read, bits))
     lead = np.nan_to_num(np.concatenate(behind), nan=np.inf)
-    return _Contest(
-        family,
-        sorted({curve.setting.bits for curve in curves}),
-        max(SAME_PLACE, float(np.log(span[1] / span[0])) / _N_BUDGETS),
+    return _Family(
+        contest.family,
+        sorted({curve.setting.bits for curve in contest.panel.curves}),
         (_outcome(panel, now[None], bits), _joined(over_items), _joined(over_models)),
+        known,
         np.quantile(lead, (1 - INTERVAL) / 2, axis=0, method="lower") <= 0,
     )
 
 
-def _outcome(panel: Panel, read: FloatArray, bits: int) -> _Outcome:
+def _outcome(panel: Panel, read: FloatArray, bits: float) -> _Outcome:
     """Who wins, given the values of the curves [R, S, m]."""
-    reached = np.isfinite(read)
-    precisions = np.unique(panel.precisions)
-    by_precision = [reached[:, panel.precisions == k].any(axis=1) for k in precisions]
-    decided = np.sum(by_precision, axis=0) >= 2
-    own = reached[:, panel.precisions == bits].any(axis=1)
-    return _Outcome(panel.precisions[best_settings(panel, read)], decided, decided & own)
+    decided = precisions_reaching(panel, read) >= 2
+    judged = np.isfinite(read)[:, panel.precisions == bits].any(axis=1)
+    return _Outcome(panel.precisions[best_settings(panel, read)], decided, decided & judged)
 
 
 def _joined(parts: Sequence[_Outcome]) -> _Outcome:
@@ -147,7 +143,7 @@ def _joined(parts: Sequence[_Outcome]) -> _Outcome:
     return _Outcome(*(np.concatenate([getattr(p, name) for p in parts]) for name in columns))
 
 
-def _behind(panel: Panel, now: FloatArray, read: FloatArray, bits: int) -> FloatArray:
+def _behind(panel: Panel, now: FloatArray, read: FloatArray, bits: float) -> FloatArray:
     """Lead of the measured winner over the measured best curve of `bits` in replicates, [R, m].
 
     NaN where no curve of `bits` reaches.
@@ -155,25 +151,32 @@ def _behind(panel: Panel, now: FloatArray, read: FloatArray, bits: int) -> Float
     score = np.where(np.isnan(now), -np.inf, panel.better * now)
     column = np.arange(score.shape[1])
     first = score.argmax(axis=0)
-    of_bits = np.flatnonzero(panel.precisions == bits)
-    if not len(of_bits):
+    judged = np.flatnonzero(panel.precisions == bits)
+    if not len(judged):
         return np.full(read[:, 0].shape, np.nan)
-    own = of_bits[score[of_bits].argmax(axis=0)]
-    lead = panel.better * (read[:, first, column] - read[:, own, column])
-    return np.where(np.isfinite(score[own, column]) & (first == own), 0.0, lead)
+    best = judged[score[judged].argmax(axis=0)]
+    lead = panel.better * (read[:, first, column] - read[:, best, column])
+    return np.where(np.isfinite(score[best, column]) & (first == best), 0.0, lead)
 
 
-def _share(
-    contests: Sequence[_Contest], kind: int, bits: float, judged: bool = False
-) -> FloatArray:
-    """Share of the budgets that are decided (or judged) which `bits` wins, [R]; NaN without any."""
-    won = total = 0.0
-    for contest in contests:
-        of = contest.of[kind]
-        mask = of.judged if judged else of.decided
-        won = won + contest.width * (mask & (of.winner == bits)).sum(axis=1)
-        total = total + contest.width * mask.sum(axis=1)
-    return np.divide(won, total, out=np.full(np.shape(total), np.nan), where=total > 0)
+def _share(families: Sequence[_Family], kind: int, bits: float, judged: bool = False) -> FloatArray:
+    """Share of the budgets that are decided (or judged) which `bits` wins, [R].
+
+    The mean over the families that have such budgets; NaN without any, or where errors are unknown.
+    """
+    shares = []
+    for family in families:
+        outcome = family.outcomes[kind]
+        mask = outcome.judged if judged else outcome.decided
+        total = mask.sum(axis=1)
+        won = (mask & (outcome.winner == bits)).sum(axis=1)
+        share = np.divide(won, total, out=np.full(len(total), np.nan), where=total > 0)
+        shares.append(share if family.known or kind == 0 else np.full_like(share, np.inf))
+    table = np.array(shares)
+    there = ~np.isnan(table)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(there, table, 0.0).sum(axis=0) / there.sum(axis=0)
+    return mean
 
 
 def _numbers(
@@ -187,29 +190,36 @@ def _numbers(
 
 
 def _interval(replicates: FloatArray, share: float) -> tuple[float, float]:
-    known = replicates[np.isfinite(replicates)]
-    if not len(known):
+    known = replicates[~np.isnan(replicates)]
+    if not len(known) or not np.isfinite(known).all():
         return np.nan, np.nan
     low, high = np.quantile(known, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
     # Replicates hold the noise twice, so near ties they spread the wins: never past the share.
     return min(float(low), share), max(float(high), share)
 
 
-def _verdict(contests: Sequence[_Contest], bits: int) -> Universality | None:
-    judged = [contest for contest in contests if contest.of[0].judged.any()]
+def _verdict(met: Sequence[_Family], bits: float) -> Universality | None:
+    judged = [family for family in met if family.outcomes[0].judged.any()]
     if not judged:
         return None
-    at = [contest.of[0].judged[0] for contest in judged]
-    width = np.array([contest.width for contest in judged])
-    weight = width * [mask.sum() for mask in at]
-    decided = sum(contest.width * contest.of[0].decided.sum() for contest in contests)
-    tied = width @ [(c.tied & mask).sum() for c, mask in zip(judged, at, strict=True)]
-    tied_share = float(tied / weight.sum())
+    known = all(family.known for family in judged)
+    at = [family.outcomes[0].judged[0] for family in judged]
+    tied_share = np.mean(
+        [family.tied[mask].mean() for family, mask in zip(judged, at, strict=True)]
+    )
     led = [
-        max(contest.every, key=lambda k: _share([contest], 0, k, judged=True)[0]) == bits  # noqa: B023
-        for contest in judged
+        max(family.every, key=lambda k: _share([family], 0, k, judged=True)[0]) == bits  # noqa: B023
+        for family in judged
     ]
-    numbers = _numbers(lambda kind: _share(contests, kind, bits, judged=True))
+    numbers = _numbers(lambda kind: _share(judged, kind, bits, judged=True))
     verdict = "holds" if numbers[1] >= ALMOST else "fails" if tied_share < ALMOST else "open"
-    coverage = float(weight.sum() / decided)
-    return Universality(bits, coverage, *numbers, tied_share, sum(led), len(judged), verdict)
+    coverage = np.sum([mask.mean() for mask in at]) / len(met)
+    return Universality(
+        bits,
+        float(coverage),
+        *numbers,
+        float(tied_share) if known else np.nan,
+        sum(led),
+        len(judged),
+        verdict if known else "unknown",
+    )

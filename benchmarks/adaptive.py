@@ -28,8 +28,10 @@ import pandas as pd
 import yaml
 
 from analysis.bootstrap import ItemScores
-from analysis.metrics import curve_points
-from analysis.optimal import answers_at, competitors, overlap_range
+from analysis.contest import competitors
+from analysis.optimal import answers_at
+from analysis.panel import overlap_range
+from analysis.points import curve_points
 from orchestrator.paths import ROOT, database_url
 from orchestrator.reading import read_item_scores, read_results
 from orchestrator.store import Store

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.bootstrap import ItemScores
 from analysis.budget import format_bits, parse_budget
+from analysis.costs import setting_costs
 from analysis.curves import AXES
+from analysis.findings import find
 from analysis.inverse import pareto_front, smallest_budget
 from analysis.latency import LATENCY
 from analysis.memory import cache_bits_per_token, choices_for_memory
 from analysis.metrics import METRICS, needed_rows
-from analysis.optimal import optimal
-from analysis.shares import optimal_table, win_shares
+from analysis.optimal import check_family, optimal
+from analysis.points import metric_rows
+from analysis.protocols import left_out_sentences
+from analysis.remembering import remembered
+from analysis.shares import optimal_table
 from analysis.universal import certain_shares
-from analysis.wording import answer_sentence, certainty_sentence, finding, verdict_sentence
+from analysis.wording import answer_sentence, certainty_sentence, headline, verdict_sentence
 from kbit.database import add_db, open_store
 from kbit.output import add_format, print_frame
 from orchestrator.errors import InputError
@@ -43,6 +49,7 @@ TABLE_COLUMNS = [
     "best_fit_model",
     "best_fit_setting",
 ]
+COST_COLUMNS = ["model", "setting", "value", "difference", "low", "high", "errors"]
 MEMORY_ROWS = 15  # choices a person is shown
 
 
@@ -64,6 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--family", help="only this family")
     parser.add_argument("--metric", choices=tuple(METRICS), default="zero_shot")
     parser.add_argument(
+        "--task", help="a task, task set or corpus (default: what most experiments were scored on)"
+    )
+    parser.add_argument(
         "--axis", choices=tuple(AXES), default="total", help="what counts as size (default: total)"
     )
     add_db(parser)
@@ -78,17 +88,20 @@ def run(args: argparse.Namespace) -> int:
             f"the database holds no {args.metric} results yet; run a sweep first, or see --metric"
         )
     try:
-        if args.budget is not None:
-            _answer(results, item_scores_of(store), args)
-        elif args.reach is not None:
-            _reach(results, args)
-        elif args.memory is not None:
-            _memory(results, store, args)
-        elif args.pareto:
-            front = pareto_front(results, args.family, args.metric, args.axis)
-            print_frame(front, args.format)
-        else:
-            _overview(results, item_scores_of(store), args)
+        with remembered():
+            if args.budget is not None:
+                _answer(results, item_scores_of(store), args)
+            elif args.reach is not None:
+                _reach(results, args)
+            elif args.memory is not None:
+                _memory(results, store, args)
+            elif args.pareto:
+                front = pareto_front(results, args.family, args.metric, args.axis, args.task)
+                print_frame(front, args.format)
+            else:
+                _overview(results, item_scores_of(store), args)
+            if args.format == "table":
+                _print_left_out(results, args)
     except ValueError as error:
         raise InputError(str(error)) from None
     return 0
@@ -96,12 +109,14 @@ def run(args: argparse.Namespace) -> int:
 
 def item_scores_of(store: Store) -> ItemScores:
     """The stored per-item scores, as the bootstrap asks for them."""
-    return lambda ids, task, metric: read_item_scores(store, ids, task, metric)
+    return partial(read_item_scores, store)
 
 
 def _answer(results: pd.DataFrame, scores: ItemScores, args: argparse.Namespace) -> None:
     budget = parse_budget(args.budget)
-    answers = optimal(results, budget, args.family, args.metric, args.axis, scores=scores)
+    answers = optimal(
+        results, budget, args.family, args.metric, args.axis, args.task, scores=scores
+    )
     if args.format != "table":
         print_frame(pd.DataFrame([answer.as_row() for answer in answers]), args.format)
         return
@@ -113,7 +128,7 @@ def _answer(results: pd.DataFrame, scores: ItemScores, args: argparse.Namespace)
 
 
 def _reach(results: pd.DataFrame, args: argparse.Namespace) -> None:
-    table = smallest_budget(results, args.reach, args.family, args.metric, args.axis)
+    table = smallest_budget(results, args.reach, args.family, args.metric, args.axis, args.task)
     print_frame(table, args.format)
     if args.format == "table":
         _print_what_was_counted(args)
@@ -128,7 +143,7 @@ def _memory(results: pd.DataFrame, store: Store, args: argparse.Namespace) -> No
     }
     budget = parse_budget(args.memory)
     table = choices_for_memory(
-        results, budget, cache, args.context, args.batch, args.family, args.metric
+        results, budget, cache, args.context, args.batch, args.family, args.metric, args.task
     )
     if args.format != "table":
         print_frame(table, args.format)
@@ -157,19 +172,31 @@ def _cache_bits(source: str) -> int | None:
 
 def _overview(results: pd.DataFrame, scores: ItemScores, args: argparse.Namespace) -> None:
     if args.family is not None:
-        optimal(results, 1, args.family, args.metric, args.axis)  # refuses an unknown family
+        check_family(results, args.family)
         results = results[results["family"] == args.family]
-    table = optimal_table(results, None, args.metric, args.axis, scores=scores)
+    table = optimal_table(results, None, args.metric, args.axis, args.task, scores=scores)
     if args.format != "table":
         print_frame(table, args.format)
         return
-    print_frame(table[TABLE_COLUMNS].rename(columns={TABLE_COLUMNS[7]: "probability"}), "table")
-    print()
-    print(finding(win_shares(results, args.metric, args.axis, by="bits"), args.metric))
-    _, claim = certain_shares(results, args.metric, args.axis, scores=scores)
+    if table["determined"].any():
+        shown = table[TABLE_COLUMNS].rename(columns={TABLE_COLUMNS[7]: "probability"})
+        print_frame(shown, "table")
+        print()
+    finding = find(results, args.metric, args.axis, args.task, scores)
+    print(headline(finding))
+    _, claim = certain_shares(results, args.metric, args.axis, args.task, scores)
     if claim is not None:
         print(verdict_sentence(claim, args.metric))
+    costs = setting_costs(results, args.metric, args.task, scores, list(finding.undecided))
+    if len(costs):
+        print("\nwhat each setting costs the model, beside 16 bit:")
+        print_frame(costs[COST_COLUMNS], "table")
     _print_what_was_counted(args)
+
+
+def _print_left_out(results: pd.DataFrame, args: argparse.Namespace) -> None:
+    for sentence in left_out_sentences(metric_rows(results, args.metric)):
+        print(f"left out: {sentence}")
 
 
 def _print_what_was_counted(args: argparse.Namespace) -> None:

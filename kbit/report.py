@@ -23,10 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--axis", choices=tuple(AXES), default="total", help="what counts as size (default: total)"
     )
+    parser.add_argument("--task", help="only this task, task set or corpus (default: all)")
 
 
 def run(args: argparse.Namespace) -> int:
-    from analysis.report import write_report
+    from analysis.report import Run, write_report
     from kbit.figures import illustrations
     from kbit.optimal import item_scores_of
     from orchestrator.reading import read_results
@@ -56,15 +57,8 @@ def run(args: argparse.Namespace) -> int:
         "versions": _versions(attempts),
     }
     try:
-        written = write_report(
-            results,
-            failures,
-            output,
-            settings,
-            args.axis,
-            item_scores_of(store),
-            illustrations(store, results),
-        )
+        beside = Run(failures, settings, illustrations(store, results))
+        written = write_report(results, output, args.axis, args.task, item_scores_of(store), beside)
     except ValueError as error:
         raise InputError(str(error)) from None
     except OSError as error:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from kbit.database import open_store
@@ -86,7 +88,10 @@ def _renew(folder: Path, databases: list[str]) -> None:
     if results.empty:
         raise InputError(f"{', '.join(databases)}: no results yet; run a sweep first")
 
-    def scores(ids, task, metric):  # type: ignore[no-untyped-def]
-        return {k: x for s in stores for k, x in read_item_scores(s, ids, task, metric).items()}
+    def scores(
+        ids: Sequence[str], task: str, metric: str, protocol: str | None = None
+    ) -> dict[str, np.ndarray]:
+        found = (read_item_scores(store, ids, task, metric, protocol) for store in stores)
+        return {id_: items for each in found for id_, items in each.items()}
 
     write_study(folder, results, scores)

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.stats import norm
 
 from analysis.curves import Curve
+from analysis.metrics import Part
 from quantizers.setting import Setting
 
 PRECISIONS = (3, 4, 5, 8, 16)
@@ -28,7 +29,9 @@ class Family:
     seen: list[Curve]
     items: dict[tuple[str, str], np.ndarray]
 
-    def scores(self, ids: Sequence[str], task: str, metric: str) -> Mapping[str, np.ndarray]:
+    def scores(
+        self, ids: Sequence[str], task: str, metric: str, protocol: str | None = None
+    ) -> Mapping[str, np.ndarray]:
         return {i: self.items[i, task] for i in ids if (i, task) in self.items}
 
 
@@ -76,6 +79,7 @@ def simulate(
             value=np.where(diverged[i, at], np.nan, truth[i, at]),
             stderr=np.full(len(at), np.nan),
             experiments=tuple(f"{bits}-m{j}" for j in at),
+            parts=tuple(Part(task, "score") for task in items),
         )
         curves.append(curve)
         error = _stderr(items, i, at)

@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.curves import Curve, remembered_curves, scaling_curves
+from analysis.curves import Curve, scaling_curves
+from analysis.remembering import remembered
 from analysis.settings import main_settings, setting_of
 from quantizers.setting import Setting
 
@@ -113,13 +114,23 @@ def test_repeated_points_are_averaged_without_a_smaller_error(results: pd.DataFr
     assert two.setting == one.setting and two.models == one.models
 
 
-def test_two_models_of_one_size_share_a_place(results: pd.DataFrame) -> None:
-    twin = results[(results["model"] == "sotu-opt-64x4") & (results["bits"] == 16)]
-    twin = twin.assign(experiment_id="twin", model="a-twin")
-    both = pd.concat([results, twin], ignore_index=True)
-    unquantized = scaling_curves(both, "cross_entropy")[-1]
-    assert unquantized.models[3] == "a-twin / sotu-opt-64x4" and len(unquantized.bits) == 6
-    assert unquantized.setting.block_size is None
+def test_two_models_of_one_size_are_two_points(results: pd.DataFrame) -> None:
+    """In the order of their names at every precision; the curve steps from one to the other."""
+    twins = results[results["model"] == "sotu-opt-64x4"]
+    loss = twins["metric"] == "cross_entropy"
+    twins = twins.assign(
+        experiment_id=twins["experiment_id"] + "-twin",
+        model="a-twin",
+        value=twins["value"] + np.where(loss, 0.5, 0.0),
+    )
+    both = pd.concat([results, twins], ignore_index=True)
+    for curve in scaling_curves(both, "cross_entropy")[8:]:
+        assert curve.models[3:5] == ("a-twin", "sotu-opt-64x4") and len(curve.bits) == 7
+        assert curve.bits[3] == curve.bits[4]
+        assert curve.value[3] == pytest.approx(curve.value[4] + 0.5)
+        below, at, above = curve.at(curve.bits[3] * np.array([1 - 1e-6, 1, 1 + 1e-6]))[0]
+        assert below == pytest.approx(curve.value[3], abs=1e-4)
+        assert at == curve.value[4] and above == pytest.approx(at, abs=1e-4)
 
 
 def test_labels_tell_settings_apart() -> None:
@@ -138,7 +149,7 @@ def test_main_settings(results: pd.DataFrame) -> None:
 
 
 def test_remembered_curves_are_the_same_and_forgotten_after(results: pd.DataFrame) -> None:
-    with remembered_curves():
+    with remembered():
         first = scaling_curves(results, "cross_entropy")
         first.reverse()  # a caller's own list
         again = scaling_curves(results, "cross_entropy")

@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from lm_eval.api.metrics import aggregate_subtask_metrics, pooled_sample_stderr
 
-from analysis.metrics import COLUMNS, curve_points, mean_zero_shot
+from analysis.metrics import COLUMNS
+from analysis.points import curve_points, mean_zero_shot
 from evaluation.task_sets import TASK_SETS
 from orchestrator.schema import RESULT_COLUMNS
 

@@ -10,7 +10,7 @@ import pytest
 
 from analysis.markup import drawable
 from analysis.page import chart, page, table, write_page
-from analysis.report import write_report
+from analysis.report import Run, write_report
 
 MARKUP = "<img src=x onerror=alert(1)>&amp;</script><script>alert(2)</script><a href='x'>y</a>"
 
@@ -41,9 +41,8 @@ def test_text_of_others_never_becomes_an_element(results: pd.DataFrame, tmp_path
     for column in columns:
         rows = results["task"].eq("sotu") if column == "task" else results["bits"] < 16
         results.loc[rows, column] = results.loc[rows, column] + MARKUP
-    path = write_report(
-        results, pd.DataFrame([{"error": MARKUP}]), tmp_path / "r.html", {"database": MARKUP}
-    )
+    run = Run(pd.DataFrame([{"error": MARKUP}]), {"database": MARKUP})
+    path = write_report(results, tmp_path / "r.html", run=run)
     elements = Elements(path.read_text(encoding="utf-8"))
     assert not elements.found
     assert len(elements.scripts) == 2  # plotly.js and ours; figures are data

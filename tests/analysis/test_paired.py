@@ -82,7 +82,9 @@ class Items:
     def __init__(self, sizes: dict[str, int]) -> None:
         self.sizes = sizes
 
-    def __call__(self, ids: Sequence[str], task: str, metric: str) -> dict[str, np.ndarray]:
+    def __call__(
+        self, ids: Sequence[str], task: str, metric: str, protocol: str | None = None
+    ) -> dict[str, np.ndarray]:
         return {i: self.of(i, task) for i in ids if task in self.sizes and "missing" not in i}
 
     def of(self, experiment: str, task: str) -> np.ndarray:

@@ -6,11 +6,9 @@ import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
 
-from analysis.report import write_report
+from analysis.report import Run, write_report
 from analysis.shares import EVERY_FAMILY, win_shares
 from tests.analysis.rich import with_table_2
-
-NO_FAILURES = pd.DataFrame(columns=["model", "error"])
 
 
 @pytest.fixture
@@ -28,7 +26,9 @@ def written(path: Path) -> str:
 def test_the_answer_comes_first(
     results: pd.DataFrame, failures: pd.DataFrame, tmp_path: Path
 ) -> None:
-    path = write_report(results, failures, tmp_path / "new" / "r.html", {"database": "demo.db"})
+    path = write_report(
+        results, tmp_path / "new" / "r.html", run=Run(failures, {"database": "demo.db"})
+    )
     page = written(path)
     for metric in ("zero_shot", "cross_entropy"):
         shares = win_shares(results, metric, by="bits")
@@ -41,7 +41,7 @@ def test_the_answer_comes_first(
 
 
 def test_nothing_is_loaded_from_outside(results: pd.DataFrame, tmp_path: Path) -> None:
-    page = written(write_report(results, NO_FAILURES, tmp_path / "r.html", {}))
+    page = written(write_report(results, tmp_path / "r.html"))
     assert "http://" not in page and "https://" not in page
     assert not re.search(r"<(link|iframe|img|script[^>]*src)|@import|url\(", page)
     assert "default-src 'none'" in page
@@ -51,13 +51,13 @@ def test_text_from_the_database_cannot_become_markup(
     results: pd.DataFrame, failures: pd.DataFrame, tmp_path: Path
 ) -> None:
     results["family"] = results["family"] + "</script><b>"
-    page = written(write_report(results, failures, tmp_path / "r.html", {}))
+    page = written(write_report(results, tmp_path / "r.html", run=Run(failures)))
     assert "<script>no weights" not in page and "&lt;script&gt;no weights" in page
     assert page.count("</script>") == page.count("<script")
 
 
 def test_every_experiment_is_listed(results: pd.DataFrame, tmp_path: Path) -> None:
-    page = written(write_report(results, NO_FAILURES, tmp_path / "r.html", {}))
+    page = written(write_report(results, tmp_path / "r.html"))
     details = page[page.index("All experiments") :]
     assert details.count("<tr>") == 2 + results["experiment_id"].nunique()  # a head per family
     assert "every experiment that was tried has its results" in page
@@ -65,15 +65,15 @@ def test_every_experiment_is_listed(results: pd.DataFrame, tmp_path: Path) -> No
 
 def test_one_metric_and_one_family_are_enough(results: pd.DataFrame, tmp_path: Path) -> None:
     few = results[(results["task"] == "sotu") & (results["family"] == "sotu-opt")]
-    page = written(write_report(few, NO_FAILURES, tmp_path / "r.html", {}, axis="quantized"))
+    page = written(write_report(few, tmp_path / "r.html", axis="quantized"))
     assert "By cross-entropy" in page and "By mean zero-shot" not in page
     assert "bits of the quantized matrices alone" in page
 
 
 def test_a_single_precision_is_undetermined(results: pd.DataFrame, tmp_path: Path) -> None:
     alone = results[results["bits"] == 16]
-    assert "No two settings reach one budget" in written(
-        write_report(alone, NO_FAILURES, tmp_path / "r.html", {})
+    assert "one precision: nothing to compare it with" in written(
+        write_report(alone, tmp_path / "r.html")
     )
 
 
@@ -81,17 +81,16 @@ def test_what_other_commands_stored_is_shown(results: pd.DataFrame, tmp_path: Pa
     figure = go.Figure(layout={"title": {"text": "How fast"}, "margin": {"t": 70}, "height": 400})
     drawn = {"figure-16-speed": figure}
     page = written(
-        write_report(with_table_2(results), NO_FAILURES, tmp_path / "r.html", {},
-                     illustrations=drawn)
-    )  # fmt: skip
+        write_report(with_table_2(results), tmp_path / "r.html", run=Run(illustrations=drawn))
+    )
     assert "How fast" in page and "As figure 16 of the paper." in page
     table = page[page.index("Weight deviation and feature size") :]
     assert "<summary>12 models</summary>" in table and "0.70 ± 0.00" in table
-    without = written(write_report(results, NO_FAILURES, tmp_path / "r.html", {}))
+    without = written(write_report(results, tmp_path / "r.html"))
     assert "Weight deviation" not in without and "As figure 16" not in without
 
 
 def test_no_results_is_one_line(results: pd.DataFrame, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no experiment has"):
-        write_report(results.iloc[:0], NO_FAILURES, tmp_path / "r.html", {})
+        write_report(results.iloc[:0], tmp_path / "r.html")
     assert not list(tmp_path.iterdir())

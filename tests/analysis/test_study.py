@@ -29,7 +29,9 @@ def with_items(results: pd.DataFrame) -> tuple[pd.DataFrame, ItemScores]:
     losses = results[results["metric"] == "cross_entropy"].set_index("experiment_id")["value"]
     items = {id_: (value + luck).astype(np.float32) for id_, value in losses.items()}
 
-    def scores(ids: Sequence[str], task: str, metric: str) -> Mapping[str, np.ndarray]:
+    def scores(
+        ids: Sequence[str], task: str, metric: str, protocol: str | None = None
+    ) -> Mapping[str, np.ndarray]:
         return {i: items[i] for i in ids} if metric == "cross_entropy" else {}
 
     return results, scores
@@ -72,8 +74,10 @@ def test_experiments_without_finite_items_have_none(tmp_path: Path) -> None:
     results, scores = with_items(rich_results())
     ids = results["experiment_id"].unique().tolist()
 
-    def broken(ids: Sequence[str], task: str, metric: str) -> dict[str, np.ndarray]:
-        found = dict(scores(ids, task, metric))
+    def broken(
+        ids: Sequence[str], task: str, metric: str, protocol: str | None = None
+    ) -> dict[str, np.ndarray]:
+        found = dict(scores(ids, task, metric, protocol))
         for i, id_ in enumerate(found):
             bad = {0: found[id_] * np.nan, 1: found[id_][:5], 2: found[id_] + 1e30}
             found[id_] = bad.get(i, found[id_])
@@ -133,7 +137,9 @@ def at_high_precision(of_four: float, error: float) -> str:
         own = rng.normal(0, error * np.sqrt(N_ITEMS), N_ITEMS)
         items[id_] = (mean + luck + own - own.mean()).astype(np.float32)
 
-    def scores(ids: Sequence[str], task: str, metric: str) -> Mapping[str, np.ndarray]:
+    def scores(
+        ids: Sequence[str], task: str, metric: str, protocol: str | None = None
+    ) -> Mapping[str, np.ndarray]:
         return {i: items[i] for i in ids} if metric == "cross_entropy" else {}
 
     linear = linear_only(results.assign(value=value, stderr=0.1))
@@ -167,8 +173,10 @@ def test_neighbouring_windows_that_resemble_each_other_are_told(stored: Path) ->
     results, scores = with_items(rich_results())
     drift = np.linspace(0, 3, N_ITEMS).astype(np.float32)
 
-    def alike(ids: Sequence[str], task: str, metric: str) -> Mapping[str, np.ndarray]:
-        return {i: x + drift for i, x in scores(ids, task, metric).items()}
+    def alike(
+        ids: Sequence[str], task: str, metric: str, protocol: str | None = None
+    ) -> Mapping[str, np.ndarray]:
+        return {i: x + drift for i, x in scores(ids, task, metric, protocol).items()}
 
     found = [
         float(found[1])
