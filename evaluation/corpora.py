@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
+import zlib
 from collections.abc import Callable
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from evaluation.errors import DataError
 from evaluation.hub import from_hub
-from evaluation.local_files import content_version, is_row_file, read_rows
+from evaluation.local_files import content_version, is_row_file, open_text, read_rows
 from evaluation.sotu_corpus import HOLD_OUT_EVERY, heldout_addresses
 
 # Hub data sets: load_dataset's arguments and how rows become documents. Local copies may have been
@@ -48,14 +51,35 @@ def load_corpus(corpus: str, data_files: str | None = None) -> list[str]:
         return _spread(heldout_addresses())
     if corpus in _HUB and data_files is None:
         return _load_hub(corpus)
-    path = _existing_file(data_files or corpus)
+    return _documents(_existing_file(data_files or corpus), corpus)
+
+
+def check_corpus(corpus: str, data_files: str | None = None) -> None:
+    """Raises ValueError as `load_corpus` would, and for a file without text. Asks no hub."""
+    version = corpus_version(corpus, data_files)
+    if corpus not in CORPORA or data_files is not None:
+        _check_file(_existing_file(data_files or corpus), corpus, version)
+
+
+@lru_cache(maxsize=64)
+def _check_file(path: Path, corpus: str, version: str) -> None:
+    if not any(document.strip() for document in _documents(path, corpus)):
+        raise DataError(f"corpus file {path} has no text")
+
+
+def _documents(path: Path, corpus: str) -> list[str]:
     if is_row_file(path):
         rows = _rows_with_text(path)
         return _HUB[corpus][2](rows) if corpus in _HUB else [row["text"] for row in rows]
     try:
-        return [path.read_text(encoding="utf-8")]
+        with open_text(path) as text:
+            return [text.read()]
     except UnicodeDecodeError as error:
-        raise DataError(f"corpus file {path} is not UTF-8 text: {error}") from None
+        raise DataError(
+            f"corpus file {path} is not UTF-8 text: {error}; convert it, e.g. with iconv"
+        ) from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"corpus file {path} cannot be read: {error}") from None
 
 
 def corpus_version(corpus: str, data_files: str | None = None) -> str:
@@ -63,18 +87,26 @@ def corpus_version(corpus: str, data_files: str | None = None) -> str:
     text. Raises ValueError for an unknown name, and for `data_files` of a corpus that has none."""
     if data_files is not None:
         if corpus not in _HUB:
-            raise ValueError(
+            raise DataError(
                 f"corpus {corpus!r}: data_files is for a local copy of {', '.join(_HUB)}; give any "
                 "other file as the name"
             )
-        return content_version(_existing_file(data_files))
+        return _file_version(_existing_file(data_files))
     if corpus == "sotu":
         return f"sotu {version('sotu')}, every {HOLD_OUT_EVERY}th address"
     if corpus in _HUB:
         arguments, split, _ = _HUB[corpus]
         files = arguments.get("data_files", {}).get(split) or arguments.get("name")
         return f"{arguments['path']}@{REVISION} {files} {split}"
-    return content_version(_existing_file(corpus))
+    return _file_version(_existing_file(corpus))
+
+
+def _file_version(path: Path) -> str:
+    version = content_version(path)
+    with path.open("rb") as content:
+        marked = content.read(3) == codecs.BOM_UTF8 and not is_row_file(path)
+    # The mark was once scored as a character of the text: those scores keep their version.
+    return f"{version}, without its byte order mark" if marked else version
 
 
 def corpus_name(corpus: str) -> str:
@@ -119,8 +151,14 @@ def _pile_set(row: dict[str, Any]) -> str | None:
 
 def _existing_file(corpus: str) -> Path:
     path = Path(corpus).expanduser()
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+        folder = path.is_dir()
+    except OSError as error:  # a name too long, a folder that may not be entered
+        raise DataError(f"corpus {corpus[:200]!r}: {error.strerror}") from None
+    if folder:
+        raise DataError(f"corpus {corpus!r} is a folder; name a file in it")
     near = difflib.get_close_matches(corpus, CORPORA, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise DataError(f"corpus {corpus!r} is neither a file nor one of {', '.join(CORPORA)}{hint}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -22,10 +23,10 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from evaluation import paralex
+from evaluation.errors import DataError
 from evaluation.hub import from_hub
-from evaluation.local_files import read_rows
 from evaluation.sotu_tasks import SOTU_TASKS
-from evaluation.task_data import PARALEX_DATA, local_files
+from evaluation.task_data import PARALEX_DATA, local_files, task_rows
 from evaluation.task_index import task_config, task_file
 
 SPLIT = "local"
@@ -51,7 +52,7 @@ def build_task(name: str, data_files: str | None = None) -> Task:
     """
     if data_files is None:
         if name == paralex.NAME:
-            raise ValueError(PARALEX_DATA)
+            raise DataError(PARALEX_DATA)
         return from_hub(
             f"zero-shot task {name!r}: its data ({task_config(name)['dataset_path']})",
             lambda: TaskManager(include_defaults=False).load([str(task_file(name))])["tasks"][name],
@@ -73,15 +74,25 @@ def _local_task(name: str, files: tuple[Path, ...], first: int | None) -> LocalT
             f"task {name!r} shows examples from another split of its data: it needs the hub's data "
             "set (HF_HOME with a cache that holds it), data_files will not do"
         )
-    rows = [row for file in files for row in read_rows(file, first)]
-    if not rows:
-        raise ValueError(f"data file {files[0]} for task {name!r} is empty")
-    for number, row in enumerate(rows, start=1):
-        if lacking := rows[0].keys() - row.keys():
-            raise ValueError(
-                f"data file {files[0]} for task {name!r}: row {number} lacks "
-                f"{', '.join(sorted(lacking))}, which row 1 has"
-            )
+    rows = task_rows(name, files, first)
+    try:
+        return _task_of_rows(name, rows, files[0])
+    except ValueError:
+        if files[0].suffix.lower() not in (".csv", ".tsv"):
+            raise
+        with contextlib.suppress(ValueError):  # tables hold text alone, the hub's data numbers too
+            return _task_of_rows(name, _with_numbers(rows), files[0])
+        raise
+
+
+def _with_numbers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, whole numbers in place of their text in columns that hold nothing else."""
+    is_number = re.compile(r"0|-?[1-9]\d*").fullmatch
+    numbers = {name for name in rows[0] if all(is_number(row[name] or "") for row in rows)}
+    return [{k: int(v) if k in numbers else v for k, v in row.items()} for row in rows]
+
+
+def _task_of_rows(name: str, rows: list[dict[str, Any]], file: Path) -> LocalTask:
     config = _resolved_config(name) | {
         "test_split": SPLIT,
         "validation_split": None,
@@ -103,8 +114,8 @@ def _local_task(name: str, files: tuple[Path, ...], first: int | None) -> LocalT
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         if isinstance(error, KeyError):
             reason = f"it lacks {error.args[0]}"
-        raise ValueError(
-            f"data file {files[0]} does not fit task {name!r}: {reason}; its columns are "
+        raise DataError(
+            f"data file {file} does not fit task {name!r}: {reason}; its columns are "
             f"{', '.join(rows[0])}"
         ) from error
     return task

@@ -5,11 +5,13 @@ Light to import: a sweep file is checked before anything heavy is loaded.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from evaluation import paralex
-from evaluation.local_files import ROW_FILES, content_version, is_row_file
+from evaluation.errors import DataError
+from evaluation.local_files import ROW_FILES, content_version, is_row_file, read_rows
 from evaluation.sotu_tasks import SOTU_TASKS, task_data_hashes
 from evaluation.task_index import task_config
 
@@ -29,15 +31,38 @@ def data_version(name: str, data_files: str | None = None) -> str:
     if data_files is not None:
         files = local_files(name, data_files)
         version = content_version(*files)
+        _check_rows(name, files, version)
         from evaluation.local_tasks import try_first_rows  # the harness: a second of imports
 
         try_first_rows(name, files[0], version)
         return version
     if name == paralex.NAME:
-        raise ValueError(PARALEX_DATA)
+        raise DataError(PARALEX_DATA)
     if name in SOTU_TASKS:
         return f"sha256 {task_data_hashes()[name]}"
     return "/".join(filter(None, (config["dataset_path"], config.get("dataset_name"))))
+
+
+@lru_cache(maxsize=1024)
+def _check_rows(name: str, files: tuple[Path, ...], version: str) -> None:
+    task_rows(name, files)
+
+
+def task_rows(name: str, files: tuple[Path, ...], first: int | None = None) -> list[dict[str, Any]]:
+    """The rows (of each file the `first` few; None: all) of a task's local files.
+
+    Raises ValueError for rows that cannot be read, or lack columns that the first row has.
+    """
+    rows = [row for file in files for row in read_rows(file, first)]
+    if not rows:
+        raise DataError(f"data file {files[0]} for task {name!r} is empty")
+    for number, row in enumerate(rows, start=1):
+        if lacking := rows[0].keys() - row.keys():
+            raise DataError(
+                f"data file {files[0]} for task {name!r}: row {number} lacks "
+                f"{', '.join(sorted(lacking))}, which row 1 has"
+            )
+    return rows
 
 
 def local_files(name: str, data_files: str) -> tuple[Path, ...]:
@@ -48,12 +73,18 @@ def local_files(name: str, data_files: str) -> tuple[Path, ...]:
     Raises ValueError where there is none.
     """
     path = Path(data_files).expanduser()
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a folder that may not be entered, a name too long
+        raise DataError(f"data_files {data_files[:200]}: {error.strerror}") from None
     if path.is_file():
         if not is_row_file(path):
-            raise ValueError(f"data file {path}: give one of {', '.join(ROW_FILES)}")
+            raise DataError(f"data file {path}: give one of {', '.join(ROW_FILES)}")
         return (path,)
     if not path.exists():
-        raise ValueError(f"data_files {path} for task {name!r}: no such file or folder")
+        raise DataError(f"data_files {path} for task {name!r}: no such file or folder")
     config = task_config(name)
     part, split = config.get("dataset_name") or ".", _evaluated_split(config)
     patterns = [f"{name}.*", f"{part}/{split}[-.]*", f"{split}[-.]*", f"data/{split}[-.]*"]
@@ -62,7 +93,7 @@ def local_files(name: str, data_files: str) -> tuple[Path, ...]:
         if found:
             return found
     wanted = " or ".join(dict.fromkeys(str(path / pattern) for pattern in patterns[:2]))
-    raise ValueError(f"data_files {path} for task {name!r}: the folder has no {wanted}")
+    raise DataError(f"data_files {path} for task {name!r}: the folder has no {wanted}")
 
 
 def _evaluated_split(config: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from evaluation.corpora import corpus_name
 from evaluation.protocols import perplexity_protocol, task_protocol
+from orchestrator.data_check import check_data
 from orchestrator.errors import InputError, ModelInputError
 from orchestrator.experiment import Asked, Experiment, Protocol
 from orchestrator.models import Identified, ModelEntry
@@ -56,9 +57,9 @@ def expand(
     """Every experiment of a sweep, largest model first, each setting once per model.
 
     A model whose local weights are unusable lands in `broken`, the rest of the study stays.
-    Raises InputError for unknown names and impossible settings.
+    Raises InputError for what `check_study` refuses.
     """
-    settings = chosen_settings(sweep, families, where)
+    settings = check_study(sweep, families, where)
     plan = Plan([], {}, {}, {})
     for entry in sorted(settings, key=lambda e: e.n_params or 0, reverse=True):
         model = Identified(entry, entry.revision or "main", None)
@@ -97,13 +98,23 @@ def check_available(plan: Plan, names: Collection[str]) -> None:
                 del plan.models[name]
 
 
+def check_study(
+    sweep: Sweep, families: dict[str, list[ModelEntry]], where: Path
+) -> dict[ModelEntry, dict[Setting, None]]:
+    """Each model a sweep names, as listed, with its distinct settings; no model is read.
+
+    Raises InputError for unknown names and impossible settings first, which takes no time, then for
+    data that cannot be scored.
+    """
+    settings = chosen_settings(sweep, families, where)
+    check_data(sweep, where)
+    return settings
+
+
 def chosen_settings(
     sweep: Sweep, families: dict[str, list[ModelEntry]], where: Path
 ) -> dict[ModelEntry, dict[Setting, None]]:
-    """Each model a sweep names, as listed, with its distinct settings; nothing of it is read.
-
-    Raises InputError for unknown names and impossible settings.
-    """
+    """Each model with its distinct settings. Raises InputError as above."""
     chosen = select_models(sweep.models, families, f"{where}: models")
     settings: dict[str, dict[Setting, None]] = {entry.name: {} for entry in chosen}
     for index, grid in enumerate(sweep.grids):

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+import os
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from evaluation.corpora import CORPORA, corpus_version
-from evaluation.protocols import task_protocol
+from evaluation.corpora import CORPORA
 from evaluation.task_index import task_names
 from orchestrator.errors import InputError
 from orchestrator.models import ModelEntry, first_problem, load_yaml
 from quantizers.setting import Setting
-
-_Entry = TypeVar("_Entry")
-
 
 # What a grid may list, and what it has otherwise. How weights are rounded follows from the bits.
 FACTORS: dict[str, Any] = {
@@ -126,7 +122,7 @@ class Sweep(_Strict):
     """A validated sweep file."""
 
     name: str
-    models: list[str]
+    models: list[str] = Field(min_length=1)
     grids: list[Grid] = Field(min_length=1)
     tasks: list[TaskEntry] = []
     limit: int | None = Field(default=None, ge=1)
@@ -155,35 +151,51 @@ class Sweep(_Strict):
         """Zero-shot tasks with sets and groups expanded, in order, without repeats."""
         return list(self.task_data())
 
+    @model_validator(mode="after")
+    def _something_to_measure(self) -> Sweep:
+        if not self.tasks and not self.corpora:
+            raise ValueError("nothing to measure; give tasks, corpora or both")
+        if self.strategy == "adaptive" and not self.corpora:
+            raise ValueError("strategy: adaptive samples a corpus; give corpora")
+        return self
+
 
 def load_sweep(path: Path) -> Sweep:
-    """Read and validate a sweep file. Raises InputError with file, key and reason."""
+    """Read a sweep file; of its data only the names are checked (see orchestrator.data_check).
+
+    Relative paths are taken from the file's own folder. Raises InputError with file, key, reason.
+    """
     content = load_yaml(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a mapping with name, models, grids")
+    for key in ("tasks", "corpora"):
+        if key in content:
+            content[key] = [_with_own_paths(e, path.parent, key) for e in _as_list(content[key])]
     try:
-        sweep = Sweep.model_validate({"name": path.stem, **content})
+        return Sweep.model_validate({"name": path.stem, **content})
     except ValidationError as error:
         raise InputError(f"{path}: {first_problem(error)}") from None
-    if not sweep.tasks and not sweep.corpora:
-        raise InputError(f"{path}: nothing to measure; give tasks, corpora or both")
-    _check(f"{path}: corpora", sweep.corpora, lambda c: corpus_version(c.name, c.local_copy))
-    _check(f"{path}: tasks", sweep.tasks, lambda t: task_names(t.name))
-    data = sweep.task_data()
-    _check(
-        f"{path}: tasks",
-        sweep.tasks,
-        lambda t: [task_protocol(n, sweep.limit, data[n]) for n in task_names(t.name)],
-    )
-    return sweep
 
 
-def _check(where: str, entries: Sequence[_Entry], check: Callable[[_Entry], object]) -> None:
-    for index, entry in enumerate(entries):
-        try:
-            check(entry)
-        except ValueError as error:
-            raise InputError(f"{where}.{index}: {error}") from None
+def _with_own_paths(entry: Any, base: Path, key: str) -> Any:
+    """An entry of `tasks` or `corpora` with the file names in it made absolute. A corpus that is
+    neither a name we know nor a file stays as it was written, for the error to show."""
+    if isinstance(entry, str):
+        entry = {"name": entry}
+    if not isinstance(entry, dict):
+        return entry
+    changed = dict(entry)
+    if isinstance(files := entry.get("data_files"), str):
+        changed["data_files"] = _below(base, files)
+    name = entry.get("name")
+    if key == "corpora" and isinstance(name, str) and name not in CORPORA:
+        file = _below(base, name)
+        changed["name"] = file if os.path.exists(file) else name
+    return changed
+
+
+def _below(base: Path, path: str) -> str:
+    return os.path.abspath(os.path.join(base, os.path.expanduser(path)))
 
 
 def select_models(

@@ -31,7 +31,7 @@ if __name__ == "__main__":  # started as a script: the sibling packages lie one 
         sys.exit(2)
 
 from orchestrator.errors import InputError, SweepStopped
-from orchestrator.grid import Plan, as_stored, check_available, chosen_settings, expand
+from orchestrator.grid import Plan, as_stored, check_available, check_study, expand
 from orchestrator.models import load_models
 from orchestrator.paths import ROOT, database_url
 from orchestrator.spec import Sweep, load_sweep
@@ -76,12 +76,12 @@ def run(args: argparse.Namespace, worker: Callable[[], Any] | None = None) -> in
     """
     sweep = load_sweep(args.sweep)
     families = load_models(args.models)
+    check_study(sweep, families, args.sweep)  # a mistake is answered before anything else is loaded
     if args.dry_run:
         from orchestrator.dry_run import dry_run
 
         dry_run(sweep, families, args.sweep, database_url(args.db, sweep.name))
         return 0
-    chosen_settings(sweep, families, args.sweep)  # a mistake is answered before anything is asked
     from orchestrator.device import find_device
     from orchestrator.stages import Workforce
 

@@ -121,7 +121,7 @@ def test_exponent_bits_by_precision(tmp_path):
             r"tasks\.1: .*absent\.jsonl for task 'piqa': no such file",
         ),
         (
-            ("tasks: sotu", "tasks: {name: piqa, data_files: models.yaml}"),
+            ("tasks: sotu", "tasks: {name: piqa, data_files: study.yaml}"),
             r"tasks\.0: .*give one of \.jsonl",
         ),
         (("tasks: sotu", "tasks: paralex"), r"tasks\.0: .*'paralex' is not on the hub"),
@@ -132,6 +132,9 @@ def test_exponent_bits_by_precision(tmp_path):
         ),
         (("tasks: sotu", "corpora: no-such-corpus"), r"corpora\.0: .*no-such-corpus"),
         (("tasks: sotu", "corpora: []"), r"nothing to measure"),
+        (("tasks: sotu", "tasks: sotu\nstrategy: adaptive"), r"adaptive samples a corpus"),
+        (("[sotu-neox-32x2]", "[]"), r"models: "),
+        (("grids:", "grids: []\nother:"), r"grids: "),
         (("grids:", "grids: ["), r"not valid YAML"),
         (("limit: 10", "10: limit"), r"study\.yaml: 10: Keys should be strings"),
         (("block_size: 64", "64: block_size"), r"grids\.0\.64: Keys should be strings"),
@@ -149,8 +152,8 @@ def test_local_data_reaches_the_jobs_by_content(tmp_path, monkeypatch):
     items = tmp_path / "items.jsonl"
     items.write_text('{"goal": "g", "sol1": "a", "sol2": "b", "label": 1}\n')
     (tmp_path / "web.txt").write_text("some text")
-    monkeypatch.chdir(tmp_path)
-    local = "tasks: [{name: piqa, data_files: items.jsonl}, copa]\n"
+    monkeypatch.chdir("/")  # relative paths are the sweep file's, wherever the command is typed
+    local = "tasks: [{name: piqa, data_files: ./items.jsonl}, copa]\n"
     corpora = "corpora: [{name: c4, data_files: web.txt}, web.txt]\n"
     text = GOOD.replace("tasks: sotu\n", local + corpora)
     (protocols,) = plan_of(sweep_file(tmp_path, text)).protocols.values()

@@ -1,0 +1,85 @@
+"""What a mistake costs, and what is loaded before it is known that there is work."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.paths import ROOT
+
+HEAVY = {"torch", "transformers", "lm_eval", "datasets", "ray", "pandas", "sqlalchemy", "scipy"}
+STUDY = """
+models: [sotu-neox-32x2]
+grids:
+  - {bits: [16, 4], data_type: float, block_size: 64}
+tasks: sotu
+limit: 10
+corpora: sotu
+"""
+
+
+def kbit(*arguments: object) -> tuple[subprocess.CompletedProcess[str], float]:
+    """The command as installed, and the CPU seconds it took."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [Path(sys.executable).parent / "kbit", *arguments]
+    done = subprocess.run(command, text=True, capture_output=True, timeout=120, cwd=ROOT)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def loaded_after(statement: str) -> set[str]:
+    """Which heavy packages a fresh interpreter holds after a statement."""
+    command = f"import sys; {statement}; print(*{HEAVY} & set(sys.modules))"
+    run = [sys.executable, "-c", command]
+    return set(subprocess.run(run, text=True, capture_output=True, cwd=ROOT).stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("data_type: float", "data_type: flot"), "'flot'"),
+        (("limit: 10", "limits: 10"), "limits: unknown key"),
+        (("sotu-neox-32x2", "sotu-nex"), "did you mean sotu-neox"),
+        (("tasks: sotu", "tasks: sotu_blnk"), "did you mean sotu_blank"),
+        (("corpora: sotu", "corpora: wikitxt2"), "did you mean wikitext2"),
+    ],
+)
+def test_a_mistake_is_answered_within_a_second_and_leaves_no_database(tmp_path, change, message):
+    study = tmp_path / "study.yaml"
+    study.write_text(STUDY.replace(*change))
+    run, seconds = kbit("sweep", study, "--db", tmp_path / "t.db")
+    assert run.returncode == 2
+    [line] = run.stderr.splitlines()
+    assert message in line and str(study) in line
+    assert seconds < 1
+    assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def test_planning_the_demo_takes_two_seconds_at_most():
+    run, seconds = kbit("sweep", "--dry-run", "--db", "/nowhere/t.db")
+    assert run.returncode == 0, run.stderr
+    assert "132 experiments" in run.stdout
+    assert seconds < 2
+
+
+@pytest.mark.parametrize(
+    ("statement", "loaded"),
+    [
+        ("import kbit.cli", set()),
+        ("import orchestrator.sweep", set()),
+        ("import orchestrator.stages", {"pandas", "sqlalchemy"}),
+        ("import orchestrator.connection", set()),
+    ],
+)
+def test_nothing_heavy_is_loaded_before_it_is_needed(statement, loaded):
+    assert loaded_after(statement) == loaded
+
+
+def test_the_driver_is_imported_in_a_second_and_a_half():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = "import orchestrator.sweep, orchestrator.stages, orchestrator.dry_run"
+    subprocess.run([sys.executable, "-c", command], cwd=ROOT, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
