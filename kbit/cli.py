@@ -68,10 +68,11 @@ def main(argv: list[str] | None = None) -> int:
     assert run is not None
 
     from orchestrator.errors import InputError, SweepStopped
+    from quantizers.checkpoint import UnusableModel
 
     try:
         return run(args)
-    except InputError as error:
+    except (InputError, UnusableModel) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except SweepStopped as error:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from evaluation.measurement import Measurement
 from orchestrator.errors import InputError
 from orchestrator.experiment import Experiment, Protocol
+from orchestrator.identity import identify
 from orchestrator.job import Job, JobResult
 from orchestrator.models import ModelEntry
 from orchestrator.outcome import Stage, Status
@@ -41,7 +42,7 @@ def store_measurements(
     What is stored already stays as it is. Raises InputError while a sweep is writing.
     """
     compute_dtype = entry.dtype if device == "cuda" else "float32"
-    model = entry.identified()
+    model = identify(entry)
     experiment = Experiment(model.entry, store.revision_of(model), setting, compute_dtype)
     protocols = [Protocol(m.task, "command", m.protocol, m.task) for m in measurements]
     result = JobResult(

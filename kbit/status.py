@@ -10,6 +10,7 @@ import pandas as pd
 from kbit.database import add_db, open_store
 from kbit.output import add_format, print_frame
 from orchestrator.outcome import Stage, Status
+from orchestrator.reading import imported_counts
 from orchestrator.verify import problems
 from quantizers.setting import SETTING_COLUMNS
 
@@ -56,9 +57,12 @@ def run(args: argparse.Namespace) -> int:
             seconds=("seconds", "sum"),
         )
     )
-    print_frame(counts, args.format)
+    counts.insert(0, "source", "kbit")
+    imported = imported_counts(store).rename(columns={"experiments": "done"})
+    print_frame(pd.concat([c for c in (counts, imported) if len(c)] or [counts]), args.format)
     if args.format == "table":
-        print(f"\n{store.url}: {len(newest)} experiments, {len(failed)} failed")
+        others = f", {imported['done'].sum()} imported" if len(imported) else ""
+        print(f"\n{store.url}: {len(newest)} experiments, {len(failed)} failed{others}")
         for row in failed.head(5).itertuples():
             print(f"  failed: {row.model} at {row.bits} bit: {row.error}")
         if len(failed) > 5:

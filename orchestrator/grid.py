@@ -13,7 +13,8 @@ from evaluation.protocols import perplexity_protocol, task_protocol
 from orchestrator.data_check import check_data
 from orchestrator.errors import InputError, ModelInputError
 from orchestrator.experiment import Asked, Experiment, Protocol
-from orchestrator.models import Identified, ModelEntry
+from orchestrator.identity import Identified, check_available, identify
+from orchestrator.models import ModelEntry
 from orchestrator.spec import FACTORS, Grid, Sweep, select_models
 from quantizers.setting import Setting
 
@@ -64,7 +65,7 @@ def expand(
     for entry in sorted(settings, key=lambda e: e.n_params or 0, reverse=True):
         model = Identified(entry, entry.revision or "main", None)
         try:
-            model = plan.models[entry.name] = entry.identified()
+            model = plan.models[entry.name] = identify(entry)
         except ModelInputError as error:
             plan.broken[entry.name] = error
         plan.protocols[entry.name] = sweep_protocols(sweep, sweep.context or entry.context)
@@ -86,13 +87,13 @@ def as_stored(plan: Plan, revision_of: Callable[[Identified], str]) -> Plan:
     return replace(plan, experiments=experiments)
 
 
-def check_available(plan: Plan, names: Collection[str]) -> None:
+def drop_unavailable(plan: Plan, names: Collection[str]) -> None:
     """Models of these names that can be had neither from the hub nor from the local cache, or not
     in a format that kbit reads, land in `broken`. Fetches no weights."""
     for name, model in list(plan.models.items()):
         if name in names:
             try:
-                model.entry.check_available()
+                check_available(model.entry)
             except ModelInputError as error:
                 plan.broken[name] = error
                 del plan.models[name]

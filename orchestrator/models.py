@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from orchestrator.errors import InputError, ModelInputError
-from orchestrator.fingerprint import model_fingerprint, tokenizer_fingerprint
+from orchestrator.errors import InputError
 from orchestrator.paths import ROOT
-from quantizers.checkpoint import Checkpoint, UnusableModel, check_names
-from quantizers.hub import HubUnreachable, find_repository, resolve_commit
+from quantizers.checkpoint import Checkpoint
 
 
 class ModelEntry(BaseModel):
@@ -70,66 +67,6 @@ class ModelEntry(BaseModel):
     def identity(self) -> str:
         """The model's part of an experiment's id: a name that does not depend on the machine."""
         return self.hub or self.name
-
-    def identified(self) -> Identified:
-        """The model at the revision that enters the ids of its experiments.
-
-        Raises ModelInputError for a local directory that cannot be used and for what the hub says
-        it lacks. Where nobody can be asked for the commit of a branch, it stays the branch.
-        """
-        entry, revision, earlier = self, self.revision or "main", None
-        own = self.tokenizer is None or self.tokenizer == self.source
-        if self.path is not None:
-            found = model_fingerprint(Path(self.path), self.weights, self.name, own)
-            revision, earlier = found.digest, found.earlier
-        else:
-            commit = self._commit()
-            if commit != revision:
-                entry, revision, earlier = self._at(commit), commit, revision
-        if own:
-            return Identified(entry, revision, earlier)
-        tokenizer = self._tokenizer_revision()
-        earlier = earlier and f"{earlier}+{tokenizer}"
-        return Identified(entry, f"{revision}+{tokenizer}", earlier)
-
-    def check_available(self) -> None:
-        """Raises ModelInputError for a hub model that neither the hub nor the local cache has, or
-        not in the format that models.yaml says."""
-        if self.hub is None:
-            return
-        try:
-            check_names(find_repository(self.hub, self.revision).files, self.weights, self.hub)
-        except (UnusableModel, HubUnreachable) as error:
-            raise ModelInputError(f"model {self.name}: {error}") from None
-
-    def _commit(self) -> str:
-        """The commit of the hub model, or the branch where neither hub nor cache can tell."""
-        assert self.hub is not None
-        try:
-            return resolve_commit(self.hub, self.revision)
-        except UnusableModel as error:
-            raise ModelInputError(f"model {self.name}: {error}") from None
-        except HubUnreachable:
-            return self.revision or "main"
-
-    def _at(self, commit: str) -> ModelEntry:
-        return self.model_copy(update={"revision": commit})
-
-    def _tokenizer_revision(self) -> str:
-        """What tells the named tokenizer apart: content, or the hub id (its newest revision)."""
-        assert self.tokenizer is not None
-        if Path(self.tokenizer).is_dir():
-            return tokenizer_fingerprint(Path(self.tokenizer), self.name)
-        return "hub-" + hashlib.sha256(self.tokenizer.encode()).hexdigest()[:24]
-
-
-class Identified(NamedTuple):
-    """A model, its revision (a commit or a digest, and its tokenizer's if that is named apart), and
-    the one that rows of earlier versions bear, if that is another: a branch, a sampled digest."""
-
-    entry: ModelEntry
-    revision: str
-    earlier: str | None
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -130,3 +130,20 @@ def model_sources(store: Store) -> dict[str, str]:
     query = select(ExperimentRow.model, ExperimentRow.model_source).order_by(ExperimentRow.number)
     with store.reading() as connection:
         return {model: source for model, source in connection.execute(query.distinct())}
+
+
+def imported_counts(store: Store) -> pd.DataFrame:
+    """What was imported: `experiments` and `models` of each source, family and bits."""
+    columns = (ExperimentRow.source, ExperimentRow.family, ExperimentRow.bits)
+    query = (
+        select(
+            *columns,
+            func.count(ExperimentRow.model.distinct()).label("models"),
+            func.count().label("experiments"),
+        )
+        .where(ExperimentRow.source != "kbit")
+        .group_by(*columns)
+        .order_by(*columns)
+    )
+    with store.reading() as connection:
+        return typed(pd.read_sql(query, connection))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, select
 
 from orchestrator.experiment import content_id
-from orchestrator.models import Identified
+from orchestrator.identity import Identified
 from orchestrator.recording import insert_new
 from orchestrator.schema import ExperimentRow, Meta
 

@@ -50,8 +50,8 @@ from quantizers.setting import SETTING_COLUMNS
 
 if TYPE_CHECKING:  # reading a database must not wait for torch
     from orchestrator.experiment import Asked
+    from orchestrator.identity import Identified
     from orchestrator.job import JobResult
-    from orchestrator.models import Identified
 
 _Value = TypeVar("_Value")
 

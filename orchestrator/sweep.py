@@ -31,7 +31,7 @@ if __name__ == "__main__":  # started as a script: the sibling packages lie one 
         sys.exit(2)
 
 from orchestrator.errors import InputError, SweepStopped
-from orchestrator.grid import Plan, as_stored, check_available, check_study, expand
+from orchestrator.grid import Plan, as_stored, check_study, drop_unavailable, expand
 from orchestrator.models import load_models
 from orchestrator.paths import ROOT, database_url
 from orchestrator.spec import Sweep, load_sweep
@@ -110,7 +110,7 @@ def _run(
         print(f"database: {store.url}", flush=True)
         plan = as_stored(plan, store.revision_of)
         missing = missing_protocols(plan.asked, store.stored_measurements())
-        check_available(plan, {experiment.model.name for experiment, _ in missing})
+        drop_unavailable(plan, {experiment.model.name for experiment, _ in missing})
         for problem in plan.broken.values():
             print(f"error: {problem}", file=sys.stderr, flush=True)
         try:

@@ -52,8 +52,9 @@ class UnusableModel(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model as its user names it. `source`: a local directory or a hub id, `tokenizer`: another
-    one's, if not its own; `dtype`: the load dtype, float16 or bfloat16."""
+    """A model as its user names it. `source`: a local directory or a hub id; `tokenizer`: another
+    one's, if not its own, on the hub with `@revision`; `dtype`: the load dtype, float16 or
+    bfloat16."""
 
     name: str
     source: str

@@ -59,16 +59,17 @@ def find_repository(repo: str, revision: str | None) -> Repository:
 
     Raises as `resolve_commit` does where it can be had neither from the hub nor from the cache.
     """
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
 
     commit = resolve_commit(repo, revision)
     described = _answer(lambda api: api.model_info(repo, revision=commit), _named(repo, revision))
     if described is not None:
         return Repository(commit, frozenset(f.rfilename for f in described.siblings or []))
-    config = try_to_load_from_cache(repo, "config.json", revision=commit)
-    if not isinstance(config, str):
+    folder = repo_folder_name(repo_id=repo, repo_type="model")
+    copy = Path(constants.HF_HUB_CACHE) / folder / "snapshots" / commit
+    if not copy.is_dir():
         raise HubUnreachable(_neither(repo, revision))
-    copy = Path(config).parent
     return Repository(commit, frozenset(file.name for file in copy.iterdir()), copy)
 
 

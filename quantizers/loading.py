@@ -28,11 +28,13 @@ from quantizers.checkpoint import (
 )
 from quantizers.hub import HubUnreachable, Repository, find_repository, hub_problem
 
-# Keys of old checkpoints for what is computed today: masks of attention, positions, rotary tables.
+# Keys of old checkpoints for what is computed today: masks of attention, position numbers, rotary
+# and sinusoidal tables, versions of their format.
 # `transformers` adds its own for each architecture (second heads, vision towers, ...).
 _HARMLESS = re.compile(
     r"(^|\.)(attn|attention)\.(bias|masked_bias)$|(^|\.)(causal_mask|position_ids|masked_bias)$"
-    r"|rotary_emb\.(inv_freq|cos_cached|sin_cached)$"
+    r"|rotary_emb\.(inv_freq|cos_cached|sin_cached)$|(^|\.)embed_positions\.weights$"
+    r"|(^|\.)version$"
 )
 
 
@@ -79,11 +81,11 @@ def check_causal(model: Any) -> None:
 def _located(checkpoint: Checkpoint) -> Checkpoint:
     """Names on the hub pinned to a commit, or to their local copies where the hub is silent; with
     what can be told before any weight is read or fetched."""
-    tokenizer = None
-    if checkpoint.tokenizer not in (None, checkpoint.source):
-        tokenizer = str(checkpoint.tokenizer)
-        repository = _repository(tokenizer, None)
-        tokenizer = str(repository.copy) if repository and repository.copy else tokenizer
+    tokenizer = checkpoint.tokenizer if checkpoint.tokenizer != checkpoint.source else None
+    if tokenizer is not None and not Path(tokenizer).is_dir():
+        name, _, branch = tokenizer.partition("@")
+        if repository := _repository(name, branch or None):
+            tokenizer = str(repository.copy or f"{name}@{repository.commit}")
     source = checkpoint.source
     repository = _repository(source, checkpoint.revision)
     if repository is None or repository.copy:
@@ -112,8 +114,11 @@ def _repository(name: str, revision: str | None) -> Repository | None:
 def _load_tokenizer(checkpoint: Checkpoint) -> Any:
     from transformers import AutoTokenizer
 
-    source = checkpoint.tokenizer or checkpoint.source
-    options = _options(checkpoint) if source == checkpoint.source else {}
+    source, options = checkpoint.source, _options(checkpoint)
+    if checkpoint.tokenizer is not None:  # named apart: its code is not the model's
+        source, options = checkpoint.tokenizer, {}
+        if not Path(source).is_dir():
+            source, _, options["revision"] = source.partition("@")
     with _said(f"the tokenizer of {source}"):
         return AutoTokenizer.from_pretrained(source, **options)
 

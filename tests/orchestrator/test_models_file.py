@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from orchestrator.errors import InputError, ModelInputError
+from orchestrator.identity import identify
 from orchestrator.models import load_models
 
 
@@ -33,7 +34,7 @@ def entry(path: Path):
 def test_three_lines_add_a_local_directory(tmp_path, local_model):
     path = write(tmp_path, "families:\n  mine:\n    models: [{name: mine, path: mine}]\n")
     assert entry(path).source == str(local_model)
-    assert entry(path).identified().revision.startswith("local-")
+    assert identify(entry(path)).revision.startswith("local-")
 
 
 def test_family_keys_are_defaults_for_its_models(tmp_path):
@@ -75,19 +76,19 @@ def test_missing_and_truncated_weights_are_named(tmp_path, local_model):
     content = weights.read_bytes()
     weights.write_bytes(content[:-5])
     with pytest.raises(ModelInputError, match="model.safetensors is truncated"):
-        entry(path).identified()
+        identify(entry(path))
     weights.write_bytes(content[:4])
     with pytest.raises(ModelInputError, match="truncated"):
-        entry(path).identified()
+        identify(entry(path))
     weights.unlink()
     with pytest.raises(ModelInputError, match="missing"):
-        entry(path).identified()
+        identify(entry(path))
 
 
 def test_a_tokenizer_of_another_content_is_another_experiment(tmp_path, local_model):
     def revision(tokenizer: str) -> str:
         text = f"families: {{f: {{models: [{{name: a, hub: x/a, {tokenizer}}}]}}}}"
-        return entry(write(tmp_path, text)).identified().revision
+        return identify(entry(write(tmp_path, text))).revision
 
     for name in ("one", "same", "other"):
         (tmp_path / name).mkdir()
@@ -108,24 +109,24 @@ def test_a_tokenizer_of_another_content_is_another_experiment(tmp_path, local_mo
 )  # fmt: skip
 def test_fingerprint_follows_what_decides_scores(tmp_path, local_model, file, counts):
     path = write(tmp_path, "families:\n  mine:\n    models: [{name: mine, path: mine}]\n")
-    before = entry(path).identified().revision
+    before = identify(entry(path)).revision
     (local_model / file).write_text('{"changed": true}')
-    assert (entry(path).identified().revision != before) == counts
+    assert (identify(entry(path)).revision != before) == counts
 
 
 def test_fingerprint_sees_the_middle_of_the_weights(tmp_path, local_model):
     path = write(tmp_path, "families:\n  mine:\n    models: [{name: mine, path: mine}]\n")
     weights = torch.zeros(2 << 20)
     save_file({"w": weights}, local_model / "model.safetensors")
-    before = entry(path).identified().revision
+    before = identify(entry(path)).revision
     weights[1 << 20] = 1  # 4 MiB from either end
     save_file({"w": weights}, local_model / "model.safetensors")
-    assert entry(path).identified().revision != before
+    assert identify(entry(path)).revision != before
 
 
 def test_fingerprint_follows_the_weights(tmp_path, local_model):
     path = write(tmp_path, "families:\n  mine:\n    models: [{name: mine, path: mine}]\n")
-    before = entry(path).identified().revision
-    assert entry(path).identified().revision == before
+    before = identify(entry(path)).revision
+    assert identify(entry(path)).revision == before
     save_file({"w": torch.arange(64.0) + 1}, local_model / "model.safetensors")
-    assert entry(path).identified().revision != before
+    assert identify(entry(path)).revision != before

@@ -1,7 +1,9 @@
 """What ids bear: every byte of local weights, commits of the hub; and rows that are found again."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -10,9 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from orchestrator import digests, models
+from orchestrator import digests, identity
+from orchestrator.errors import ModelInputError
 from orchestrator.grid import as_stored, expand
-from orchestrator.models import Identified, ModelEntry, load_models
+from orchestrator.identity import Identified, identify
+from orchestrator.models import ModelEntry, load_models
 from orchestrator.paths import ROOT
 from orchestrator.spec import load_sweep
 from orchestrator.store import Store
@@ -59,13 +63,13 @@ TOKENIZER = "local-ce35a4f3397d3987d7425b6a"
 )
 def test_revisions_of_files_up_to_64_mib_stay(name: str, digest: str) -> None:
     (model,) = [e for entries in load_models().values() for e in entries if e.name == name]
-    assert model.identified() == Identified(model, f"{digest}+{TOKENIZER}", None)
+    assert identify(model) == Identified(model, f"{digest}+{TOKENIZER}", None)
 
 
 def test_every_byte_of_a_large_file_counts(large: Path) -> None:
-    before = entry(large).identified()
+    before = identify(entry(large))
     write(large, 1.0)
-    after = entry(large).identified()
+    after = identify(entry(large))
     assert after.revision != before.revision
     assert after.earlier == before.earlier is not None  # what earlier versions took both for
 
@@ -75,20 +79,20 @@ def test_large_files_are_hashed_once(large: Path, tmp_path: Path, monkeypatch) -
     hashed = []
     digest = digests.hashlib.file_digest
     monkeypatch.setattr(digests.hashlib, "file_digest", lambda *a: hashed.append(1) or digest(*a))
-    first = entry(large).identified()
-    assert entry(large).identified() == first and len(hashed) == 1
+    first = identify(entry(large))
+    assert identify(entry(large)) == first and len(hashed) == 1
     write(large, 2.0)
-    assert entry(large).identified() != first and len(hashed) == 2
+    assert identify(entry(large)) != first and len(hashed) == 2
     kept = tmp_path / "cache" / "digests.json"
     for damage in ("{", "[]", json.dumps({str(large / "model.safetensors"): [1]})):
         kept.write_text(damage)
-        assert entry(large).identified() == entry(large).identified()
+        assert identify(entry(large)) == identify(entry(large))
     os.utime(large / "model.safetensors")  # written this moment: may change within the tick
     hashed.clear()
-    assert entry(large).identified() == entry(large).identified()
+    assert identify(entry(large)) == identify(entry(large))
     assert len(hashed) == 2
     monkeypatch.setenv("KBIT_CACHE", "/proc/nowhere")  # cannot be made
-    assert entry(large).identified().earlier == first.earlier
+    assert identify(entry(large)).earlier == first.earlier
 
 
 @pytest.fixture
@@ -101,22 +105,24 @@ def hub(monkeypatch) -> dict:
             raise said["commit"]
         return said["commit"]
 
-    monkeypatch.setattr(models, "resolve_commit", resolve)
+    monkeypatch.setattr(identity, "resolve_commit", resolve)
     return said
 
 
 def test_branches_become_commits(hub) -> None:
     model = ModelEntry(family="f", name="m", hub="x/m")
-    found = model.identified()
+    found = identify(model)
     assert (found.entry.revision, found.revision, found.earlier) == (COMMIT, COMMIT, "main")
-    tokenizer = model.model_copy(update={"tokenizer": "x/t", "revision": "step1"}).identified()
-    suffix = tokenizer.revision.removeprefix(COMMIT)
-    assert suffix.startswith("+hub-") and tokenizer.earlier == "step1" + suffix
+    apart = identify(model.model_copy(update={"tokenizer": "x/t", "revision": "step1"}))
+    assert apart.entry.tokenizer == f"x/t@{COMMIT}"
+    assert re.fullmatch(COMMIT + r"\+hub-\w{24}", apart.revision)
+    assert apart.earlier == "step1+hub-" + hashlib.sha256(b"x/t").hexdigest()[:24]
+    assert identify(apart.entry) == apart._replace(earlier=None)
     hub["commit"] = HubUnreachable("gone")
-    assert model.identified() == Identified(model, "main", None)
+    assert identify(model) == Identified(model, "main", None)
     hub["commit"] = UnusableModel("x/m@main: the hub has no such repository")
-    with pytest.raises(models.ModelInputError, match="model m: x/m@main: the hub has no such"):
-        model.identified()
+    with pytest.raises(ModelInputError, match="model m: x/m@main: the hub has no such"):
+        identify(model)
 
 
 def test_rows_under_an_earlier_name_belong_to_the_first_that_asks(tmp_path, hub) -> None:
@@ -140,7 +146,7 @@ def test_rows_under_an_earlier_name_belong_to_the_first_that_asks(tmp_path, hub)
     found = ids()
     assert found["m"] == stored["m"] and found["n"].isdisjoint(stored["n"])
     readers = Store.open(store.url)
-    assert readers.revision_of(load_models(file)["f"][0].identified()) == "main"
+    assert readers.revision_of(identify(load_models(file)["f"][0])) == "main"
     hub["commit"] = OTHER  # the branch has moved
     assert ids()["m"].isdisjoint(stored["m"])
     hub["commit"] = COMMIT

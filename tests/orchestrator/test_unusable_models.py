@@ -130,7 +130,7 @@ def test_a_hub_model_that_cannot_be_had_is_said_before_any_work(
             raise found
         return found
 
-    monkeypatch.setattr("orchestrator.models.find_repository", find)
+    monkeypatch.setattr("orchestrator.identity.find_repository", find)
     file = tmp_path / "models.yaml"
     file.write_text(f"families: {{f: {{models: [{{name: m, hub: x/m, revision: {'a' * 40}}}]}}}}")
     study.write_text(study.read_text().replace("[sotu-neox-32x2]", "[m]"))

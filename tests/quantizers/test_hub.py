@@ -14,6 +14,7 @@ from quantizers import hub
 from quantizers.checkpoint import Checkpoint, UnusableModel
 from quantizers.hub import HubUnreachable, Repository, find_repository, resolve_commit
 from quantizers.loading import load_model
+from tests.quantizers.test_loading import CAUSAL, saved
 
 COMMIT, OTHER = "a" * 40, "b" * 40
 ANSWERS = {
@@ -136,3 +137,17 @@ def test_loading_from_the_hub_says_why_not(endpoint, monkeypatch, revision) -> N
 def test_loading_without_a_network_says_so(unreachable) -> None:
     with pytest.raises(UnusableModel, match="model m: .*hub cannot be reached"):
         load_model(Checkpoint("m", "x/known"), "cpu")
+
+
+def test_without_a_network_model_and_tokenizer_come_from_the_cache(unreachable, tmp_path) -> None:
+    for name in ("x/model", "x/tokenizer"):
+        repository = tmp_path / f"models--{name.replace('/', '--')}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text(COMMIT)
+        saved(repository / "snapshots" / COMMIT, CAUSAL["llama"])
+    (tmp_path / "models--x--model" / "snapshots" / COMMIT / "tokenizer.json").unlink()
+    started = time.monotonic()
+    for tokenizer in ("x/tokenizer", f"x/tokenizer@{COMMIT}"):
+        _, found = load_model(Checkpoint("m", "x/model", tokenizer=tokenizer), "cpu")
+        assert len(found) == 49
+    assert time.monotonic() - started < 20  # the library's retries take a minute
