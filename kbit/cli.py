@@ -13,6 +13,9 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
+from orchestrator.errors import InputError, SweepStopped
+from orchestrator.interrupt import run_program, say_interrupted
+
 # Subcommand -> (module with add_arguments and run, one-line help). Modules are imported when used:
 # `kbit --help` must not wait for torch.
 COMMANDS = {
@@ -38,7 +41,8 @@ _SHORT = ("optimal", "report", "figures", "study")
 
 
 def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        return run_program(lambda: main(sys.argv[1:]))
     if argv[:1] and argv[0] in _SHORT:
         gc.disable()
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -67,7 +71,6 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     assert run is not None
 
-    from orchestrator.errors import InputError, SweepStopped
     from quantizers.checkpoint import UnusableModel
 
     try:
@@ -78,9 +81,8 @@ def main(argv: list[str] | None = None) -> int:
     except SweepStopped as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this stopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        return say_interrupted(error)
     except BrokenPipeError:  # e.g. `kbit results | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

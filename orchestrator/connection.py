@@ -99,6 +99,9 @@ def _check_socket_path() -> None:
 
 
 def _set_defaults() -> None:
+    from ray._private import utils
+
+    utils.set_sigterm_handler = lambda handler: None  # orchestrator.interrupt has one
     # Ray would otherwise wrap the actors' environment when launched by `uv run`, and phone home.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

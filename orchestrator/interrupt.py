@@ -1,46 +1,131 @@
-"""Ctrl-C: once finishes and stores what is in flight, twice stops now, as SIGTERM does."""
+"""Ctrl-C and SIGTERM, however often and whenever: one line, exit code 130, nothing half-written.
+
+In a sweep the first Ctrl-C lets the experiments in flight finish; the next, SIGTERM, and either
+anywhere else, stop now. Whoever does not stop at once is ended at the next signal: transactions are
+whole or not at all, and a private cluster has its watchdog.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
+INTERRUPTED = 130
+FINISHING = (
+    "interrupted: finishing the experiments in flight (again: stop now); "
+    "the same command goes on where this stopped"
+)
+STOPPED = "interrupted; the same command goes on where this stopped"
+_SHOW_CURSOR = "\x1b[?25h"  # a live display hides it
+_END_WITHIN = 30.0  # seconds for libraries to close what they have open
+
+
+class Stopped(KeyboardInterrupt):
+    """The user was told already."""
+
 
 class Interrupt:
-    """While entered, the first SIGINT sets `asked`; the next raises KeyboardInterrupt.
-
-    So does SIGTERM (`kill`, `ray job stop`): workers are ended, nothing is half-written.
-    """
+    """Entered, the first SIGINT sets `asked`; all else raises Stopped, and once more ends."""
 
     def __init__(self) -> None:
         self.asked = False
+        self._graceful = self._stopping = self._over = False
 
     def __call__(self) -> bool:
         return self.asked
 
     def __enter__(self) -> Interrupt:
         self._before = self.listen()
+        self._graceful = True
         return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None
+    ) -> None:
+        self._graceful = False
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def listen(self) -> dict[signal.Signals, Any]:
         """Take both signals, again where a library took one meanwhile; who had them before."""
         numbers = (signal.SIGINT, signal.SIGTERM)
         return {number: signal.signal(number, self._on_signal) for number in numbers}
 
-    def __exit__(
-        self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    def end(self) -> None:
+        """The exit code is known: no signal changes it, and no library holds up the exit."""
+        self._over = True
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self.asked or number == signal.SIGTERM:
-            raise KeyboardInterrupt
-        self.asked = True
-        print(
-            "interrupted: finishing the experiments in flight; again to stop now",
-            file=sys.stderr,
-            flush=True,
-        )
+        if self._over:
+            return
+        if self._graceful and not self.asked and number == signal.SIGINT:
+            self.asked = True
+            _say(FINISHING)
+            return
+        if self._stopping:
+            _exit(INTERRUPTED)
+        self._stopping = True
+        if not self.asked:
+            _say(STOPPED)
+        raise Stopped
+
+
+program = Interrupt()  # of a process that is one command
+
+
+def current() -> Interrupt:
+    """That one, where it listens; else another."""
+    return program if signal.getsignal(signal.SIGINT) == program._on_signal else Interrupt()
+
+
+def run_program(main: Callable[[], int]) -> int:
+    """The exit code of a command that is all this process does."""
+    # Raised where nothing can catch it (a destructor, a callback at exit), it would be printed.
+    sys.unraisablehook = _end_if_interrupted
+    try:
+        program.listen()
+        try:
+            code = main()
+        finally:
+            program.end()
+    except KeyboardInterrupt:
+        program.end()
+        code = INTERRUPTED
+    timer = threading.Timer(_END_WITHIN, _exit, [code])
+    timer.daemon = True
+    timer.start()
+    return code
+
+
+def say_interrupted(error: KeyboardInterrupt) -> int:
+    """Tell the user, once; the exit code."""
+    if not isinstance(error, Stopped):
+        print(STOPPED, file=sys.stderr, flush=True)
+    return INTERRUPTED
+
+
+def _say(line: str) -> None:
+    # Not by print: the signal may have come in the middle of one.
+    with suppress(OSError):
+        os.write(2, f"{line}\n".encode())
+
+
+def _exit(code: int) -> None:
+    if os.isatty(2):
+        with suppress(OSError):
+            os.write(2, _SHOW_CURSOR.encode())
+    os._exit(code)
+
+
+def _end_if_interrupted(unraisable: sys.UnraisableHookArgs) -> None:
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        _exit(INTERRUPTED)
+    sys.__unraisablehook__(unraisable)

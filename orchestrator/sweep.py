@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 if __name__ == "__main__":  # started as a script: the sibling packages lie one folder up
     _root = Path(__file__).resolve().parent.parent
     sys.path.insert(0, str(_root))
+    from orchestrator.interrupt import program
+
+    program.listen()  # the imports below take a second
     if find_spec("ray") is None:  # `ray start` was run without the environment activated
         _python = _root / ".venv" / "bin" / "python"
         if _python.exists():
@@ -32,6 +35,7 @@ if __name__ == "__main__":  # started as a script: the sibling packages lie one 
 
 from orchestrator.errors import InputError, SweepStopped
 from orchestrator.grid import Plan, as_stored, check_study, drop_unavailable, expand
+from orchestrator.interrupt import Stopped, current, run_program, say_interrupted
 from orchestrator.models import load_models
 from orchestrator.paths import ROOT, database_url
 from orchestrator.spec import Sweep, load_sweep
@@ -100,11 +104,11 @@ def _default_worker() -> Any:
 def _run(
     sweep: Sweep, plan: Plan, device: str, workforce: Workforce, args: argparse.Namespace
 ) -> int:
-    from orchestrator.interrupt import Interrupt
     from orchestrator.outcome import Cause
     from orchestrator.stages import Stages
     from orchestrator.store import Store, missing_protocols
 
+    interrupt = current()
     store = Store.create(database_url(args.db, sweep.name))
     with closing(store), store.lock():
         print(f"database: {store.url}", flush=True)
@@ -114,12 +118,12 @@ def _run(
         for problem in plan.broken.values():
             print(f"error: {problem}", file=sys.stderr, flush=True)
         try:
-            with Interrupt() as interrupt:
+            with interrupt:
                 stages = Stages(sweep, plan, store, device, workforce, interrupt)
                 stages.retry_failed = args.retry_failed
                 verdict = stages.run()
             if interrupt.asked:
-                raise KeyboardInterrupt
+                raise Stopped
             failed = store.failures_of(plan.asked)
             _print_outcome(plan, len(failed), verdict, store.url)
         except SweepStopped as error:
@@ -160,10 +164,9 @@ def main(argv: list[str] | None = None, worker: Callable[[], Any] | None = None)
     except SweepStopped as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this stopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        return say_interrupted(error)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -8,12 +8,18 @@ context). Every time: `poison` (a kill).
 A job takes KBIT_JOB_SECONDS.
 """
 
+# ruff: noqa: E402
 import os
 import signal
 import sys
 import time
 from functools import partial
 from pathlib import Path
+
+if __name__ == "__main__":
+    from orchestrator.interrupt import program
+
+    program.listen()  # before numpy is imported
 
 import numpy as np
 
@@ -64,7 +70,9 @@ def parse(faults: str) -> dict[int, str]:
 
 
 if __name__ == "__main__":
+    from orchestrator.interrupt import run_program
     from orchestrator.sweep import main
 
     marker = Path(sys.argv[sys.argv.index("--db") + 1])
-    sys.exit(main(sys.argv[2:], partial(FaultyWorker, parse(sys.argv[1]), marker)))
+    worker = partial(FaultyWorker, parse(sys.argv[1]), marker)
+    sys.exit(run_program(lambda: main(sys.argv[2:], worker)))

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -60,5 +60,6 @@ def server() -> Iterator[str]:
     try:
         yield f"postgresql+psycopg://kbit@/{{}}?host={folder}"
     finally:
-        run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+        with suppress(subprocess.CalledProcessError):  # a test has ended it
+            run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
         shutil.rmtree(folder, ignore_errors=True)
