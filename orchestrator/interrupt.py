@@ -35,14 +35,14 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.asked = False
-        self._graceful = self._stopping = self._over = False
+        self._begun = self._graceful = self._stopping = self._over = False
 
     def __call__(self) -> bool:
         return self.asked
 
     def __enter__(self) -> Interrupt:
         self._before = self.listen()
-        self._graceful = True
+        self._begun = self._graceful = True
         return self
 
     def __exit__(
@@ -56,6 +56,12 @@ class Interrupt:
         """Take both signals, again where a library took one meanwhile; who had them before."""
         numbers = (signal.SIGINT, signal.SIGTERM)
         return {number: signal.signal(number, self._on_signal) for number in numbers}
+
+    def begin(self) -> None:
+        """From here on there is something to close. Before, while modules are imported, a signal
+        ends the process where it stands."""
+        self._begun = True
+        self.listen()
 
     def end(self) -> None:
         """The exit code is known: no signal changes it, and no library holds up the exit."""
@@ -75,6 +81,8 @@ class Interrupt:
         self._stopping = True
         if not self.asked:
             _say(STOPPED)
+        if not self._begun:
+            _exit(INTERRUPTED)
         raise Stopped
 
 
@@ -91,7 +99,7 @@ def run_program(main: Callable[[], int]) -> int:
     # Raised where nothing can catch it (a destructor, a callback at exit), it would be printed.
     sys.unraisablehook = _end_if_interrupted
     try:
-        program.listen()
+        program.begin()
         try:
             code = main()
         finally:
