@@ -5,6 +5,10 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -12,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import paralex
-from evaluation.sotu_tasks import SOTU_TASKS, cache_directory, task_directory
+from evaluation.cache_folder import cache_directory
+from evaluation.sotu_tasks import SOTU_TASKS, config_of, task_directory
 from evaluation.task_sets import RUN_SETS
 
 HARNESS = f"lm-eval {version('lm_eval')}"
@@ -27,11 +32,15 @@ def task_names(name: str) -> list[str]:
     """
     if name in RUN_SETS:
         return [task for member in RUN_SETS[name] for task in task_names(member)]
-    if name in SOTU_TASKS or name == paralex.NAME or name in _harness()["tasks"]:
+    if name in SOTU_TASKS or name == paralex.NAME:
+        return [name]
+    if not _index_file().exists() and name not in (words := _words()):
+        raise _unknown(name, words)  # a typo need not wait for the index
+    if name in _harness()["tasks"]:
         return [name]
     groups = _harness()["groups"]
     if name not in groups:
-        raise _unknown(name)
+        raise _unknown(name, _known())
     members = groups[name]
     if members is None:
         raise ValueError(
@@ -50,7 +59,7 @@ def task_file(name: str) -> Path:
     known = _harness()["tasks"]
     if name in known:
         return _harness_folder() / known[name]
-    raise _unknown(name)
+    raise _unknown(name, _known())
 
 
 @cache
@@ -61,6 +70,8 @@ def task_config(name: str) -> dict[str, Any]:
     """
     if name == paralex.NAME:
         return paralex.CONFIG
+    if name in SOTU_TASKS:
+        return config_of(name)
     config: dict[str, Any] = _yaml_loader().load_yaml(task_file(name), resolve_func=False)
     kind = config.get("output_type", "generate_until" if "class" not in config else None)
     if kind not in SCORED_TYPES:
@@ -71,9 +82,13 @@ def task_config(name: str) -> dict[str, Any]:
     return config
 
 
-def _unknown(name: str) -> ValueError:
-    known = [*RUN_SETS, *SOTU_TASKS, paralex.NAME, *_harness()["tasks"], *_harness()["groups"]]
-    near = difflib.get_close_matches(name, known, n=4, cutoff=0.6)
+def _known() -> Iterable[str]:
+    return [*_harness()["tasks"], *_harness()["groups"]]
+
+
+def _unknown(name: str, known: Iterable[str]) -> ValueError:
+    ours = [*RUN_SETS, *SOTU_TASKS, paralex.NAME]
+    near = difflib.get_close_matches(name, [*ours, *known], n=4, cutoff=0.6)
     hint = f"did you mean {', '.join(near)}?" if near else f"for example {', '.join(SOTU_TASKS)}"
     return ValueError(f"unknown zero-shot task {name!r}: {hint}")
 
@@ -101,14 +116,36 @@ def _harness() -> dict[str, dict[str, Any]]:
     """`tasks`: name -> file below the harness's task folder; `groups`: name -> names of its
     members, None where it changes their settings. Indexing 14,000 names takes the harness ten
     seconds, so the result is kept, one file a version."""
-    kept = cache_directory() / f"{HARNESS.replace(' ', '-')}-index.json"
-    if not kept.exists():
+    kept = _index_file()
+    try:
+        index: dict[str, dict[str, Any]] = json.loads(kept.read_text())
+        if index.keys() == {"tasks", "groups"}:
+            return index
+    except (OSError, ValueError, AttributeError):
+        pass  # none yet, or damaged
+    print(f"indexing the tasks of {HARNESS}, once: ten seconds", file=sys.stderr, flush=True)
+    index = _index_harness()
+    partial = kept.with_suffix(f".{os.getpid()}.partial")
+    with suppress(OSError):  # built again the next time
         kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(_index_harness()))
+        partial.write_text(json.dumps(index))
         os.replace(partial, kept)
-    index: dict[str, dict[str, Any]] = json.loads(kept.read_text())
     return index
+
+
+def _index_file() -> Path:
+    return cache_directory() / f"{HARNESS.replace(' ', '-')}-index.json"
+
+
+def _words() -> set[str]:
+    """All that can be a name in the harness's task files, read in a second as plain text."""
+    words: set[str] = set()
+    for folder, _, files in os.walk(_harness_folder()):
+        for file in files:
+            if file.endswith(".yaml") or "." not in file:  # those that others include
+                text = Path(folder, file).read_text(errors="ignore")
+                words.update(re.findall(r"[^\s\[\],'\"#]+", text))
+    return words
 
 
 def _index_harness() -> dict[str, dict[str, Any]]:

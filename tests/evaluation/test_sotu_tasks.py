@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evaluation import sotu_tasks
+from evaluation import sotu_items, sotu_tasks
 from evaluation.engine.engine import Engine
 from evaluation.sotu_corpus import heldout_addresses, training_addresses
 from evaluation.sotu_items import full_text
@@ -92,19 +92,17 @@ def test_answers_are_evenly_placed_from_the_first_items_on(items):
 
 @pytest.mark.skipif(version("sotu") != "0.1.2", reason="the text is that of sotu 0.1.2")
 def test_items_are_the_same_everywhere():
-    prefixes = {name: digest[:16] for name, digest in sotu_tasks.task_data_hashes().items()}
-    assert prefixes == {
-        "sotu_last_word": "996315d7efd4e064",
-        "sotu_continuation": "6c8b3cfdf91cf3a5",
-        "sotu_blank": "c4581b48382bc984",
-        "sotu_corruption": "33e0980040c22b8d",
-    }
+    """What is built has the hashes that planning takes for granted."""
+    built = json.loads((sotu_tasks.task_directory() / "sha256.json").read_text())
+    assert built == sotu_tasks.task_data_hashes()
+    assert built["sotu_blank"].startswith("c4581b48382bc984")
 
 
 def test_processes_that_build_at_once_agree(tmp_path, monkeypatch):
     monkeypatch.setenv("KBIT_CACHE", str(tmp_path))
     item = {"context": "We are", "ending": " strong"}
-    monkeypatch.setattr(sotu_tasks, "build_items", lambda: {"sotu_last_word": [item]})
+    monkeypatch.setattr(sotu_items, "build_items", lambda: {"sotu_last_word": [item]})
+    monkeypatch.setattr(sotu_tasks, "_KNOWN_HASHES", {})
     with ThreadPoolExecutor(8) as pool:
         folders = list(pool.map(lambda _: sotu_tasks.task_directory(), range(8)))
     assert len(set(folders)) == 1
@@ -115,7 +113,8 @@ def test_processes_that_build_at_once_agree(tmp_path, monkeypatch):
 def test_an_item_too_long_for_the_context_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("KBIT_CACHE", str(tmp_path))
     item = {"context": "We are strong. " * 100, "ending": " strong"}
-    monkeypatch.setattr(sotu_tasks, "build_items", lambda: {"sotu_last_word": [item]})
+    monkeypatch.setattr(sotu_items, "build_items", lambda: {"sotu_last_word": [item]})
+    monkeypatch.setattr(sotu_tasks, "_KNOWN_HASHES", {})
     with pytest.raises(ValueError, match="sotu_last_word: an item has 4.. tokens"):
         sotu_tasks.task_directory()
 
