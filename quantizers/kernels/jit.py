@@ -6,9 +6,12 @@ and Numba replaces files atomically.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import cache
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 @cache
@@ -19,7 +22,18 @@ def compiled(
     import numba  # takes half a second: only when needed
 
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": set(fastmath)}
-    try:
-        return numba.njit(signature, cache=True, **options)(function)
-    except RuntimeError:  # no folder on this machine can hold the cache
-        return numba.njit(signature, **options)(function)
+    for empty in (False, True):
+        try:
+            if empty:
+                _empty_cache(numba.njit(**options)(function))
+            return numba.njit(signature, cache=True, **options)(function)
+        except Exception as error:  # no folder can hold the cache, or one of its files is damaged
+            reason = error
+    log.warning("%s is compiled in every process, nothing can be kept: %r", function, reason)
+    return numba.njit(signature, **options)(function)
+
+
+def _empty_cache(dispatcher: Any) -> None:
+    """Forget all that is kept of a function, without reading it."""
+    dispatcher.enable_caching()
+    dispatcher._cache.flush()
