@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +15,11 @@ from evaluation.measurement import Measurement, Metric
 if TYPE_CHECKING:
     import torch
 
-    from quantizers.architectures import Matrix
-
 TASK = "weights and features"
 STD_RATIO = "std_ratio"
 STATISTICS = ("spearman", "pearson", STD_RATIO)
+# Kind of site -> as metrics name it.
+_NAMES = {"attention_output": "attention output", "up": "FFN1", "down": "FFN2"}
 PAIRS = {
     "attention output": "QKV → attention output",
     "FFN1": "attention output → FFN1",
@@ -31,29 +31,27 @@ def outlier_correlations(model: object, magnitudes: Mapping[str, torch.Tensor]) 
     """Rank correlation of each unit's weight std with the mean |feature| that it produces.
 
     `model`: a transformers causal LM in 16-bit values; `magnitudes`: what input_magnitudes of
-    evaluation.activations gives for its linear_matrices. One row per layer and pair of table 2,
+    evaluation.activations gives for the sites of its wiring. One row per layer and pair of table 2,
     with columns layer, pair, spearman, pearson, std_ratio (largest over median unit std: section 3
     finds up to 20), n.
     """
-    from quantizers.architectures import linear_matrices  # reading what is stored needs no torch
-    from quantizers.outliers import unit_stds
+    from quantizers.outliers import unit_stds  # reading what is stored needs no torch
+    from quantizers.wiring import wiring_of
 
-    matrices = linear_matrices(model)
-    by_name = {matrix.name: matrix for matrix in matrices}
+    sites = wiring_of(model).linear
+    by_name = {site.name: site for site in sites}
     rows = []
-    for matrix, kind in zip(matrices, matrix_kinds(matrices), strict=True):
-        if matrix.producer is None or kind not in PAIRS or matrix.name not in magnitudes:
+    for site in sites:
+        if site.producer is None or site.kind not in _NAMES or site.name not in magnitudes:
             continue
-        producer = by_name[matrix.producer.matrix]
-        weight = producer.parameter.detach()
-        std = unit_stds(weight.T if producer.transposed else weight)[matrix.producer.rows].cpu()
-        size = magnitudes[matrix.name].numpy()
+        std = unit_stds(by_name[site.producer.site].weight)[site.producer.rows].cpu()
+        size = magnitudes[site.name].numpy()
         known = np.isfinite(size)
         spread, size = std.numpy()[known], size[known]
         rows.append(
             {
-                "layer": _layer(matrix.name),
-                "pair": PAIRS[kind],
+                "layer": _layer(site.name),
+                "pair": PAIRS[_NAMES[site.kind]],
                 "spearman": float(stats.spearmanr(spread, size).statistic),
                 "pearson": float(stats.pearsonr(spread, size).statistic),
                 "std_ratio": float(spread.max() / np.median(spread)),
@@ -100,25 +98,6 @@ def outlier_metrics(results: pd.DataFrame) -> pd.DataFrame:
 
 def _metric_name(statistic: str, kind: str) -> str:
     return f"{statistic}_{kind.lower().replace(' ', '_')}"
-
-
-def matrix_kinds(matrices: Sequence[Matrix]) -> list[str]:
-    """What each matrix of linear_matrices is: QKV, attention output, FFN1, FFN2; "" unknown.
-
-    By who feeds whom: the attention output is fed by its own layer's QKV, FFN1 by the attention
-    output, FFN2 by an FFN1; what an earlier layer feeds, or nothing, is QKV.
-    """
-    kinds: dict[str, str] = {}
-    for matrix in matrices:
-        layer, producer = _layer(matrix.name), matrix.producer
-        if layer is None:
-            kinds[matrix.name] = ""
-        elif producer is None or _layer(producer.matrix) != layer:
-            kinds[matrix.name] = "QKV"
-        else:
-            after = {"QKV": "attention output", "attention output": "FFN1", "FFN1": "FFN2"}
-            kinds[matrix.name] = after.get(kinds.get(producer.matrix, ""), "")
-    return [kinds[matrix.name] for matrix in matrices]
 
 
 def _layer(name: str) -> int | None:

@@ -87,6 +87,9 @@ def _model_and_windows(
 
 def _magnitudes(model: Any, windows: list[list[int]]) -> dict[str, Any]:
     from evaluation.activations import input_magnitudes
-    from quantizers.architectures import linear_matrices
+    from quantizers.wiring import wiring_of
 
-    return input_magnitudes(model, [(m.name, m.module) for m in linear_matrices(model)], windows)
+    sites = wiring_of(model).linear
+    if any(site.expert is not None for site in sites):
+        raise ValueError("what each of its experts reads cannot be recorded")
+    return input_magnitudes(model, [(site.name, site.module) for site in sites], windows)

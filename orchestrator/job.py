@@ -10,7 +10,7 @@ from orchestrator.outcome import Cause, Failure, Stage, Status
 
 if TYPE_CHECKING:
     from evaluation.measurement import Measurement
-    from quantizers.model import ModelBits
+    from quantizers.size import ModelBits
 
 
 @dataclass

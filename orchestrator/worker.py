@@ -27,7 +27,7 @@ from orchestrator.outcome import Cause, Failure, Status
 from orchestrator.provenance import device_name, here, peak_memory, reset_peak_memory
 from quantizers.checkpoint import UnusableModel
 from quantizers.loading import check_causal, load_model
-from quantizers.model import ResidentModel
+from quantizers.resident import ResidentModel
 
 
 @contextmanager

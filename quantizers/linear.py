@@ -9,17 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantizers.architectures import Matrix, knows_producers, linear_matrices
 from quantizers.kernels import multiply
-from quantizers.outliers import (
-    PackedMatrix,
-    dequantize_matrix,
-    outlier_columns,
-    quantize_matrix,
-    unit_stds,
-)
+from quantizers.outliers import PackedMatrix, dequantize_matrix
 from quantizers.packed import sixteen_bit
+from quantizers.plan import packed_sites
+from quantizers.proxies import Proxies
 from quantizers.setting import Setting
+from quantizers.wiring import wiring_of
 
 
 class KBitLinear(nn.Module):
@@ -86,52 +82,30 @@ def pack_linears(
     `load_dtype` and quantized as in a sweep. One codebook serves all layers (quantile: one each).
     At 16 bit nothing changes. Returns the new layers, in forward order.
 
-    Raises ValueError for scope "all" (embeddings are not linear layers), for outliers in an
-    architecture whose wiring is not known, and as `quantize` does.
+    Raises ValueError for scope "all" (embeddings are not linear layers), for experts (which are no
+    layers either), for outliers in an architecture whose wiring is not known, and as `quantize`
+    does.
     """
     if setting.scope != "linear":
         raise ValueError(f"scope: packed layers replace linear ones only, not {setting.scope!r}")
     if setting.bits == 16:
         return []
-    if setting.outlier_fraction and not knows_producers(model):
-        raise ValueError(
-            f"outlier_fraction: proxy quantization does not know the wiring of architecture "
-            f"{model.config.model_type!r}; set it to 0"
-        )
-    matrices = linear_matrices(model)
-    columns = _outlier_columns(matrices, setting, load_dtype)  # from the weights as they were
+    wiring = wiring_of(model)
+    if any(site.expert is not None for site in wiring.linear):
+        raise ValueError(f"architecture {wiring.architecture!r}: its experts cannot be packed")
+    half = sixteen_bit(load_dtype)
+    proxies = Proxies(wiring, lambda site: site.weight.to(half))
     layers: list[KBitLinear] = []
     tables: dict[torch.device, Tensor] = {}
-    for matrix in matrices:
-        quantized = quantize_matrix(
-            _weight(matrix, load_dtype), setting, columns.get(matrix.name), f"{matrix.name}.weight"
-        )
+    for site, quantized in packed_sites(
+        wiring, setting, proxies, lambda site: site.weight.to(load_dtype).contiguous()
+    ):
         if setting.data_type != "quantile":
             body = quantized.body
             shared = tables.setdefault(body.device, body.codebook.to(body.device))
             quantized = replace(quantized, body=replace(body, codebook=shared))
-        bias = matrix.module.bias
+        bias = site.module.bias
         layer = KBitLinear(quantized, bias.data if isinstance(bias, Tensor) else None)
         layers.append(layer)
-        model.set_submodule(matrix.name, layer)
+        model.set_submodule(site.name, layer)
     return layers
-
-
-def _weight(matrix: Matrix, load_dtype: torch.dtype) -> Tensor:
-    """[d_out, d_in], row-major, rounded to the load dtype."""
-    weight = matrix.parameter.data.to(load_dtype)
-    return weight.T.contiguous() if matrix.transposed else weight
-
-
-def _outlier_columns(
-    matrices: list[Matrix], setting: Setting, load_dtype: torch.dtype
-) -> dict[str, Tensor]:
-    if not setting.outlier_fraction:
-        return {}
-    # On the CPU, so that every device keeps the same columns.
-    stds = {m.name: unit_stds(_weight(m, sixteen_bit(load_dtype)).cpu()) for m in matrices}
-    return {
-        m.name: outlier_columns(stds[m.producer.matrix][m.producer.rows], setting.outlier_fraction)
-        for m in matrices
-        if m.producer is not None
-    }

@@ -3,9 +3,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
-from analysis.outliers import PAIRS, matrix_kinds, outlier_correlations, summary
+from analysis.outliers import PAIRS, outlier_correlations, summary
 from evaluation.activations import input_magnitudes
-from quantizers.architectures import linear_matrices
+from quantizers.wiring import wiring_of
 
 
 def tiny(kind: str) -> torch.nn.Module:
@@ -22,7 +22,7 @@ WINDOWS = [list(range(1, 21)), list(range(30, 40))]
 
 
 def record(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    matrices = [(m.name, m.module) for m in linear_matrices(model)]
+    matrices = [(site.name, site.module) for site in wiring_of(model).linear]
     return input_magnitudes(model, matrices, WINDOWS)
 
 
@@ -43,9 +43,6 @@ def test_magnitudes_are_those_of_the_inputs() -> None:
 @pytest.mark.parametrize("kind", ["opt", "gpt2"])
 def test_every_layer_has_table_2_s_pairs(kind: str) -> None:
     model = tiny(kind)
-    matrices = linear_matrices(model)
-    kinds = matrix_kinds(matrices)
-    assert kinds.count("FFN2") == kinds.count("attention output") == 2 and "" not in kinds
     table = outlier_correlations(model, record(model))
     assert table.groupby("layer")["pair"].apply(list).tolist() == [list(PAIRS.values())] * 2
     assert table[["spearman", "pearson"]].abs().to_numpy().max() <= 1
@@ -56,12 +53,9 @@ def test_every_layer_has_table_2_s_pairs(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["opt", "gpt2"])
 def test_a_unit_with_large_weights_is_found_where_it_goes(kind: str) -> None:
     model = tiny(kind)
-    target = next(
-        m
-        for m, k in zip(linear_matrices(model), matrix_kinds(linear_matrices(model)), strict=True)
-        if k == "FFN2"
-    )
-    producer = next(m for m in linear_matrices(model) if m.name == target.producer.matrix)
+    sites = wiring_of(model).linear
+    target = next(site for site in sites if site.kind == "down")
+    producer = next(site for site in sites if site.name == target.producer.site)
     scale = torch.linspace(0.1, 20, target.producer.rows.numel())
     with torch.no_grad():
         producer.parameter.mul_(scale if producer.transposed else scale[:, None])

@@ -20,8 +20,8 @@ from orchestrator.outcome import Cause, Failure, Status
 from orchestrator.reading import read_results
 from orchestrator.schema import RESULT_COLUMNS, MeasurementRow
 from orchestrator.store import Store, missing_protocols
-from quantizers.model import ModelBits
 from quantizers.setting import Setting
+from quantizers.size import ModelBits
 
 PROTOCOL = Protocol("sotu_blank", "task", {"version": 1, "limit": 3}, "sotu_blank")
 

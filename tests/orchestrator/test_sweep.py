@@ -13,7 +13,7 @@ from orchestrator.paths import ROOT
 from orchestrator.store import Store
 from orchestrator.sweep import main
 from orchestrator.worker import Worker
-from quantizers.model import ResidentModel
+from quantizers.resident import ResidentModel
 
 
 def sweep(study: Path, *options: str) -> int:

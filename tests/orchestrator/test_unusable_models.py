@@ -14,7 +14,7 @@ from orchestrator.sweep import main
 from quantizers import loading
 from quantizers.checkpoint import UnusableModel
 from quantizers.hub import HubUnreachable, Repository
-from quantizers.model import ResidentModel
+from quantizers.resident import ResidentModel
 
 EMBEDDED = ROOT / "models" / "sotu-neox-32x2"
 

@@ -35,18 +35,45 @@ CONFIGS = {
     "qwen3": lambda: hf.Qwen3Config(**_COMMON, **_GATED, head_dim=8),
     "mistral": lambda: hf.MistralConfig(**_COMMON, **_GATED),
     "qwen2": lambda: hf.Qwen2Config(**_COMMON, **_GATED),
-    # Not one whose wiring is known:
     "gptj": lambda: hf.GPTJConfig(
         vocab_size=VOCAB, n_embd=HIDDEN, n_head=HEADS, n_layer=LAYERS, n_positions=32, rotary_dim=4
     ),
+    "phi": lambda: hf.PhiConfig(**_COMMON, intermediate_size=40, partial_rotary_factor=1.0),
+    "falcon": lambda: hf.FalconConfig(**_COMMON, ffn_hidden_size=40),  # as 7b: multi-query
+    "falcon-40b": lambda: hf.FalconConfig(
+        **_COMMON, ffn_hidden_size=40, new_decoder_architecture=True, num_kv_heads=2
+    ),
+    "falcon-rw": lambda: hf.FalconConfig(
+        **_COMMON, ffn_hidden_size=40, multi_query=False, parallel_attn=False, alibi=True
+    ),
+    # Not one whose wiring is known:
+    "gemma": lambda: hf.GemmaConfig(**_COMMON, **_GATED, head_dim=8),
 }
-KNOWN = [name for name in CONFIGS if name != "gptj"]
+KNOWN = [name for name in CONFIGS if name != "gemma"]
+_EXPERTS = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 20}
+MIXTURES = {
+    "mixtral": lambda: hf.MixtralConfig(
+        **_COMMON, **_GATED, num_local_experts=3, num_experts_per_tok=2
+    ),
+    "qwen2_moe": lambda: hf.Qwen2MoeConfig(
+        **_COMMON, **_GATED, **_EXPERTS, shared_expert_intermediate_size=28, mlp_only_layers=[1]
+    ),
+    "qwen3_moe": lambda: hf.Qwen3MoeConfig(**_COMMON, **_GATED, **_EXPERTS, head_dim=8),
+    "olmoe": lambda: hf.OlmoeConfig(**_COMMON, **_GATED, num_experts=3, num_experts_per_tok=2),
+    "gpt_oss": lambda: hf.GptOssConfig(
+        **_COMMON, **_GATED, head_dim=8, num_local_experts=3, num_experts_per_tok=2
+    ),
+    # Not one whose wiring is known:
+    "granitemoe": lambda: hf.GraniteMoeConfig(
+        **_COMMON, **_GATED, num_local_experts=3, num_experts_per_tok=2
+    ),
+}
 
 
 def tiny_model(name: str, seed: int = 0) -> Any:
     """Biases, norms and all get random values, so that nothing hides behind a zero."""
     torch.manual_seed(seed)
-    config = CONFIGS[name]()
+    config = (CONFIGS | MIXTURES)[name]()
     model = hf.AutoModelForCausalLM.from_config(config).eval().float()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -148,13 +148,13 @@ def test_decay_reaches_the_norms_only_if_asked(tiny_recipe):
 
 @pytest.mark.parametrize("family", ["sotu-neox", "sotu-opt", "sotu-llama", "sotu-bloom"])
 def test_ladder_counts_its_linear_parameters(family):
-    from quantizers.architectures import linear_matrices
+    from quantizers.wiring import wiring_of
 
     for h, n in LADDER:
         recipe = ladder_recipe(f"{family}-{h}x{n}")
         with torch.device("meta"):
             model = make_model(recipe, end_of_text_id=0)
-        counted = sum(matrix.parameter.numel() for matrix in linear_matrices(model))
+        counted = sum(site.weight.numel() for site in wiring_of(model).linear)
         assert counted == recipe.linear_params
     assert model.config.num_attention_heads == 8
     assert getattr(model.config, "num_key_value_heads", 8) == (2 if "llama" in family else 8)

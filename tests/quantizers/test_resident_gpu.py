@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from quantizers.kernels import gpu
-from quantizers.model import ResidentModel
+from quantizers.resident import ResidentModel
 from quantizers.setting import Setting
 from tests.quantizers.tiny_models import KNOWN, tiny_model
 

@@ -2,17 +2,28 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers as hf
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from quantizers.architectures import linear_matrices
 from quantizers.blockwise import dequantize, quantize
 from quantizers.codebooks import codebook
 from quantizers.granularity import Granularity
-from quantizers.model import ModelBits, ResidentModel
 from quantizers.outliers import quantize_matrix
+from quantizers.resident import ResidentModel
 from quantizers.setting import Setting
-from tests.quantizers.tiny_models import CONFIGS, HIDDEN, KNOWN, LAYERS, logits, tiny_model
+from quantizers.size import ModelBits
+from quantizers.undo import UndoLog
+from quantizers.wiring import wiring_of
+from tests.quantizers.tiny_models import (
+    CONFIGS,
+    HIDDEN,
+    KNOWN,
+    LAYERS,
+    MIXTURES,
+    logits,
+    tiny_model,
+)
 
 EMBEDDED = Path(__file__).parents[2] / "models" / "sotu-neox-32x2"
 
@@ -37,10 +48,10 @@ def test_every_architecture_quantizes_its_scope_and_restores_bit_for_bit(archite
     touched = changed(before, snapshot(model))
     embeddings = {n for n in before if any(x in n for x in ("emb", "wte", "wpe", "lm_head"))}
     embeddings = {n for n in embeddings if "layernorm" not in n and not n.endswith("bias")}
-    linear = {f"{m.name}.weight" for m in linear_matrices(model)}
+    linear = {f"{m.name}.weight" for m in wiring_of(model).linear}
     assert touched == (linear | embeddings if scope == "all" else linear)
     assert not torch.equal(logits(model), answer)
-    resident.restore()
+    resident.undo()
     assert not changed(before, snapshot(model))
     assert torch.equal(logits(model), answer)
 
@@ -55,17 +66,17 @@ def test_weights_are_those_of_the_parts(architecture):
     resident.apply(Setting.make(4, "int", block_size=32, outlier_fraction=0.1))
     table = codebook("int", 4)
     n_outliers = 0
-    for matrix in linear_matrices(model):
+    for site in wiring_of(model).linear:
 
-        def oriented(weights, m=matrix):
+        def oriented(weights, m=site):
             return weights.T if m.transposed else weights
 
-        original = oriented(before[f"{matrix.name}.weight"]).half().contiguous()
-        result = oriented(matrix.parameter.detach())
+        original = oriented(before[f"{site.name}.weight"]).half().contiguous()
+        result = oriented(site.parameter.detach())
         columns = []
-        if matrix.producer:
-            source = oriented(before[f"{matrix.producer.matrix}.weight"])
-            std = source.double().std(1)[matrix.producer.rows].tolist()
+        if site.producer:
+            source = oriented(before[f"{site.producer.site}.weight"])
+            std = source.double().std(1)[site.producer.rows].tolist()
             order = sorted(range(len(std)), key=lambda j: (-std[j], j))
             columns = order[: -(-len(std) // 10)]
         n_outliers += len(columns)
@@ -119,7 +130,8 @@ def test_dtypes(load_dtype, compute_dtype):
     weight = model.model.layers[1].mlp.up_proj.weight
     assert weight.dtype == compute_dtype
     half = torch.float16 if load_dtype == torch.float32 else load_dtype
-    source = resident._originals["model.layers.1.mlp.up_proj"]
+    (site,) = [s for s in wiring_of(model).linear if s.name == "model.layers.1.mlp.up_proj"]
+    source = resident._original(site)
     assert source.dtype == half
     expected = dequantize(quantize(source.to(load_dtype), codebook("float", 5), 5, Granularity(64)))
     assert torch.equal(weight, expected.to(compute_dtype))
@@ -130,10 +142,10 @@ def formula_bits(model, setting, table_values):
     k, p = setting.bits, setting.outlier_fraction
     n_params = sum(x.numel() for x in model.parameters())
     stored = n_matrices = n_quantized = 0
-    for matrix in linear_matrices(model):
-        n = matrix.parameter.numel()
-        d_in = matrix.parameter.shape[0 if matrix.transposed else 1]
-        c = -(-int(1000 * p) * d_in // 1000) if matrix.producer else 0
+    for site in wiring_of(model).linear:
+        n = site.parameter.numel()
+        d_in = site.parameter.shape[0 if site.transposed else 1]
+        c = -(-int(1000 * p) * d_in // 1000) if site.producer else 0
         kept = c * (n // d_in)
         blocks = -(-(n - kept) // setting.block_size) if setting.block_size else 1
         stored += 4 * -(-(n - kept) * k // 32) + 2 * blocks * (1 + setting.centered)
@@ -172,7 +184,7 @@ def test_bits_are_the_bytes_of_the_tensors(monkeypatch):
         held.append(quantize_matrix(*args, **kwargs))
         return held[-1]
 
-    monkeypatch.setattr("quantizers.model.quantize_matrix", keep)
+    monkeypatch.setattr("quantizers.plan.quantize_matrix", keep)
     model = tiny_model("gpt2")  # its head is tied: the embedding is held and counted once
     setting = Setting.make(
         5, "int", block_size=40, centered=True, outlier_fraction=0.05, scope="all"
@@ -212,8 +224,8 @@ def test_an_error_names_the_weight_and_leaves_the_originals():
 
 
 def test_proxy_quantization_of_an_unknown_architecture():
-    resident = ResidentModel(tiny_model("gptj"))
-    with pytest.raises(ValueError, match="outlier_fraction: .*'gptj'"):
+    resident = ResidentModel(tiny_model("gemma"))
+    with pytest.raises(ValueError, match="outlier_fraction: .*'gemma'"):
         resident.apply(Setting.make(4, "int", outlier_fraction=0.02))
 
 
@@ -237,3 +249,73 @@ def test_embedded_model_from_its_file():
     assert error(Setting.make(16)) == 0
     stored["lm_head.weight"] = stored.pop("embed_out.weight", stored.get("lm_head.weight"))
     assert not changed(stored, {n: p.half() for n, p in model.named_parameters()})
+
+
+@pytest.mark.parametrize("architecture", MIXTURES)
+def test_a_mixture_of_experts_is_quantized_expert_by_expert(architecture):
+    model = tiny_model(architecture)
+    resident = ResidentModel(model)
+    before, answer = snapshot(model), logits(model)
+    setting = Setting.make(3, "int", block_size=50)
+    bits = resident.apply(setting)
+    table = codebook("int", 3)
+    stored = n_quantized = 0
+    for site in wiring_of(model).linear:
+        name = site.name if site.expert is None else site.name.rpartition(".")[0]
+        weights = before[f"{name}.weight" if site.expert is None else name]
+        weights = weights if site.expert is None else weights[site.expert]
+        weights = (weights.T if site.transposed else weights).half().contiguous()
+        expected = dequantize(quantize(weights, table, 3, Granularity(50)))
+        assert torch.equal(site.weight, expected.float())
+        n = weights.numel()
+        stored += 4 * -(-n * 3 // 32) + 2 * -(-n // 50)
+        n_quantized += n
+    touched = changed(before, snapshot(model))
+    assert touched and not any("router" in n or "gate." in n or "norm" in n for n in touched)
+    n_params = sum(p.numel() for p in model.parameters())
+    assert bits.quantized_bits == 8 * (stored + 4 * 7)
+    assert bits.total_bits == bits.quantized_bits + 16 * (n_params - n_quantized)
+    assert not torch.equal(logits(model), answer)
+    resident.undo()
+    assert not changed(before, snapshot(model)) and torch.equal(logits(model), answer)
+    with pytest.raises(ValueError, match="outlier_fraction"):
+        resident.apply(Setting.make(4, "int", outlier_fraction=0.02))
+
+
+@pytest.mark.parametrize("architecture", ["mamba", "rwkv", "jamba"])
+def test_what_cannot_be_quantized_has_its_16_bit_baseline(architecture):
+    config = {
+        "mamba": hf.MambaConfig(vocab_size=40, hidden_size=24, num_hidden_layers=2, state_size=4),
+        "rwkv": hf.RwkvConfig(vocab_size=40, hidden_size=24, num_hidden_layers=2),
+        "jamba": hf.JambaConfig(
+            vocab_size=40, hidden_size=24, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, intermediate_size=40, num_experts=2, attn_layer_period=2,
+            attn_layer_offset=1,
+        ),
+    }[architecture]  # fmt: skip
+    model = hf.AutoModelForCausalLM.from_config(config).eval()
+    resident = ResidentModel(model)
+    before = snapshot(model)
+    bits = resident.apply(Setting.make(16))
+    n = sum(p.numel() for p in model.parameters())
+    assert bits == ModelBits(n, 16 * n, None, 16.0 * n, 16)
+    with pytest.raises(ValueError, match=f"architecture '{architecture}' cannot be quantized"):
+        resident.apply(Setting.make(4, "int"))
+    assert not changed(before, snapshot(model))
+
+
+def test_undo_takes_back_parameters_hooks_and_more():
+    model = tiny_model("llama").half().float()
+    before, answer = snapshot(model), logits(model)
+    log = UndoLog(torch.float16)
+    with torch.no_grad():
+        for _ in range(2):
+            for parameter in model.parameters():
+                log.will_change(parameter)
+                parameter.mul_(1.01)
+            hook = model.lm_head.register_forward_hook(lambda _, x, y: y + 1)
+            log.add(hook.remove)
+            assert len(changed(before, snapshot(model))) == len(before)
+            assert torch.equal(log.original(model.lm_head.weight).float(), before["lm_head.weight"])
+            log.undo()
+            assert not changed(before, snapshot(model)) and torch.equal(logits(model), answer)

@@ -1,0 +1,58 @@
+"""The size of a model at one setting, counted from what was stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quantizers.outliers import PackedMatrix
+from quantizers.setting import Setting
+
+
+@dataclass(frozen=True)
+class ModelBits:
+    """The size of a model at one precision, in bits. Tied weights count once."""
+
+    n_params: int
+    total_bits: int  # everything; parameters that are not quantized at 16
+    # the matrices in scope and their tables; at 16 bit those of scope "linear"; None: unknown
+    quantized_bits: int | None
+    nominal_bits: float  # n_params * bits_per_param
+    bits_per_param: float  # k + 16/B (+ 16/B) + p (16 - k)
+
+
+def baseline_bits(n_params: int, n_linear: int | None) -> ModelBits:
+    """The size at 16 bit; `n_linear` weights would be quantized below."""
+    return ModelBits(
+        n_params=n_params,
+        total_bits=16 * n_params,
+        quantized_bits=None if n_linear is None else 16 * n_linear,
+        nominal_bits=n_params * 16.0,
+        bits_per_param=16.0,
+    )
+
+
+class StoredSize:
+    """Adds up packed matrices. A quantile table belongs to its matrix, any other to the model."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._matrix_bytes = self._table_bytes = self._n_quantized = 0
+
+    def add(self, packed: PackedMatrix, n_weights: int) -> None:
+        """Count one matrix of `n_weights`."""
+        self._matrix_bytes += packed.bytes_stored
+        self._n_quantized += n_weights
+        if self._setting.data_type == "quantile" or not self._table_bytes:
+            self._table_bytes += packed.body.codebook.nbytes
+
+    def model_bits(self, n_params: int) -> ModelBits:
+        """The size of the model of `n_params` parameters, those not added at 16 bit."""
+        quantized = 8 * (self._matrix_bytes + self._table_bytes)
+        per_param = self._setting.bits_per_param
+        return ModelBits(
+            n_params=n_params,
+            total_bits=quantized + 16 * (n_params - self._n_quantized),
+            quantized_bits=quantized,
+            nominal_bits=n_params * per_param,
+            bits_per_param=per_param,
+        )
