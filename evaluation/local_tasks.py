@@ -13,6 +13,7 @@ import logging
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from numbers import Integral  # numpy's integers are of it too
 from pathlib import Path
 from typing import Any
 
@@ -159,5 +160,5 @@ def _check_answer(task: LocalTask, document: dict[str, Any], number: int) -> Non
     choices = task.doc_to_choice(document)
     answer = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
     for one in answer if isinstance(answer, list) else [answer]:
-        if not (one in choices or (isinstance(one, int) and 0 <= one < len(choices))):
+        if not (one in choices or (isinstance(one, Integral) and 0 <= int(one) < len(choices))):
             raise ValueError(f"row {number}: {one!r} is none of {len(choices)} choices")

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -151,9 +152,9 @@ def _judge(loaded: LoadedTask) -> Arrays | None:
             )
             if isinstance(answer, str):
                 answer = choices.index(answer) if answer in choices else NO_ANSWER
-            if not isinstance(answer, int) or where.stop - where.start != len(choices):
+            if not isinstance(answer, Integral) or where.stop - where.start != len(choices):
                 return None
-            gold.append(answer if answer < len(choices) else NO_ANSWER)
+            gold.append(int(answer) if answer < len(choices) else NO_ANSWER)
             characters += [len(choice) for choice in choices]
             n_bytes += [len(choice.encode()) for choice in choices]
     return {

@@ -14,6 +14,7 @@ from orchestrator.data_check import check_data
 from orchestrator.errors import InputError, ModelInputError
 from orchestrator.experiment import Asked, Experiment, Protocol
 from orchestrator.identity import Identified, check_available, identify
+from orchestrator.model_config import begins_with_bos, model_config, scoring_keys
 from orchestrator.models import ModelEntry
 from orchestrator.spec import FACTORS, Grid, Sweep, select_models
 from quantizers.setting import Setting
@@ -68,7 +69,7 @@ def expand(
             model = plan.models[entry.name] = identify(entry)
         except ModelInputError as error:
             plan.broken[entry.name] = error
-        plan.protocols[entry.name] = sweep_protocols(sweep, sweep.context or entry.context)
+        plan.protocols[entry.name] = sweep_protocols(sweep, model.entry, on_gpu)
         compute_dtype = entry.dtype if on_gpu else "float32"
         plan.experiments += [
             Experiment(model.entry, model.revision, s, compute_dtype) for s in settings[entry]
@@ -130,16 +131,15 @@ def chosen_settings(
     return {entry: settings[entry.name] for entry in chosen}
 
 
-def sweep_protocols(sweep: Sweep, context: int | None) -> list[Protocol]:
-    """The measurements asked of every experiment: zero-shot tasks, then corpora.
-
-    `context` in tokens; None is the model's own.
-    """
+def sweep_protocols(sweep: Sweep, entry: ModelEntry, on_gpu: bool) -> list[Protocol]:
+    """The measurements asked of every experiment on a model: zero-shot tasks, then corpora."""
+    config, context = model_config(entry), sweep.context or entry.context
+    keys = scoring_keys(config, on_gpu)
     tasks = [
         Protocol(
             name,
             "task",
-            task_protocol(name, sweep.limit, data_files) | {"context": context},
+            task_protocol(name, sweep.limit, data_files) | {"context": context} | keys,
             name,
             data_files,
         )
@@ -149,7 +149,14 @@ def sweep_protocols(sweep: Sweep, context: int | None) -> list[Protocol]:
         Protocol(
             corpus_name(corpus.name),
             "corpus",
-            perplexity_protocol(corpus.name, context, corpus.max_tokens, corpus.local_copy),
+            perplexity_protocol(
+                corpus.name,
+                context,
+                corpus.max_tokens,
+                corpus.local_copy,
+                begins_with_bos(corpus, config),
+            )
+            | keys,
             corpus.source,
             corpus.local_copy,
         )

@@ -16,7 +16,6 @@ from functools import partial
 import numpy as np
 from sqlalchemy import select
 
-from evaluation.protocols import perplexity_protocol
 from evaluation.task_sets import TASK_SETS
 from orchestrator.adaptive import (
     CONFIDENCE,
@@ -26,7 +25,7 @@ from orchestrator.adaptive import (
     near_by_loss,
 )
 from orchestrator.errors import InputError
-from orchestrator.experiment import SAMPLE, Asked, Experiment, Protocol
+from orchestrator.experiment import SAMPLE, Asked, Experiment
 from orchestrator.grid import Plan
 from orchestrator.item_scores import unpack_scores
 from orchestrator.job import Job, JobResult
@@ -60,13 +59,12 @@ def corpus_sample(plan: Plan, sweep: Sweep) -> Plan:
     """
     if not sweep.corpora:
         raise InputError(f"{sweep.name}: strategy: adaptive samples a corpus; give corpora")
-    corpus = sweep.corpora[0]
     samples = {}
-    for name, entry in {e.model.name: e.model for e in plan.experiments}.items():
-        context = min(sweep.context or entry.context or SAMPLE_CONTEXT, SAMPLE_CONTEXT)
-        settings = perplexity_protocol(corpus.name, context, SAMPLE_TOKENS, corpus.local_copy)
-        task = settings["corpus"]
-        samples[name] = [Protocol(task, "sample", settings, corpus.source, corpus.local_copy)]
+    for name in {e.model.name for e in plan.experiments}:
+        first = next(p for p in plan.protocols[name] if p.kind == "corpus")
+        context = min(first.settings["context"] or SAMPLE_CONTEXT, SAMPLE_CONTEXT)
+        read = first.settings | {"context": context, "max_tokens": SAMPLE_TOKENS}
+        samples[name] = [replace(first, kind="sample", settings=read)]
     return replace(plan, protocols=samples)
 
 

@@ -93,11 +93,12 @@ class TaskEntry(_Strict):
 
 class Corpus(_Strict):
     """A perplexity corpus: a name, with `data_files` a local copy of it, or a path to a text or
-    JSONL file."""
+    JSONL file. `bos`: whether windows begin with BOS; auto: for models that need it (Gemma)."""
 
     name: str
     max_tokens: int | None = Field(default=None, ge=2)
     data_files: str | None = None
+    bos: bool | Literal["auto"] = "auto"
 
     @property
     def local_copy(self) -> str | None:

@@ -133,8 +133,14 @@ def _add(result: JobResult, engine: Engine, protocol: Protocol) -> None:
 def measure(engine: Engine, protocol: Protocol) -> Measurement:
     """One task or corpus on the model as it stands.
 
-    Raises ValueError for a context the model cannot read, and for data that changed on the way.
+    Raises ValueError for a context the model cannot read, for data that changed on the way, and
+    where the protocol was planned without what the model's config says of how it is scored.
     """
+    if not engine.mended.items() <= protocol.settings.items():
+        raise ValueError(
+            f"{protocol.task}: planned before the model's config.json was here; start the sweep "
+            "again"
+        )
     score = _score_task if "task" in protocol.settings else _score_corpus
     measured = score(engine, protocol)
     if measured.protocol["data"] != protocol.settings["data"]:

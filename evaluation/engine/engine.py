@@ -6,7 +6,7 @@ from lm_eval.models.utils import resolve_max_length
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation.encoding import Encoder
-from evaluation.engine.model_config import needs_bos
+from evaluation.engine.model_config import mended, needs_bos
 from evaluation.scoring import Scorer, Scores
 from evaluation.sequences import Sequences
 
@@ -42,6 +42,11 @@ class Engine:
     def needs_bos(self) -> bool:
         """Whether texts make sense to the model only after BOS."""
         return needs_bos(self.model.config.to_dict())
+
+    @property
+    def mended(self) -> dict[str, str]:
+        """What protocols must say of how this model is scored (see `model_config.mended`)."""
+        return mended(self.model.config.to_dict(), self.scorer.device.type)
 
     @property
     def tokens_per_batch(self) -> int:

@@ -32,7 +32,8 @@ def mended(config: Config, device: str) -> dict[str, str]:
     text, keys = _text(config), {}
     if text.get("model_type") in _ROW_BOUND_TYPES or set(_ropes(text)) & set(_ROW_BOUND_ROPES):
         keys["rows"] = "alone"
-    if device == "cpu" and int(text.get("vocab_size") or 0) > LARGE_VOCABULARY:
+    vocabulary = text.get("vocab_size") or LARGE_VOCABULARY + 1  # of a default, which are large
+    if device == "cpu" and int(vocabulary) > LARGE_VOCABULARY:
         keys["log_softmax"] = "exact"
     return keys
 

@@ -159,3 +159,23 @@ def test_paralex_is_the_mean_probability_of_a_byte():
     bits = -sum(v for v, _ in answers) / math.log(2) / sum(n_bytes)
     assert result.metric("bits_per_byte").value == pytest.approx(bits, rel=1e-5)
     assert loaded.requests[1].args[1] == " By whom was the village's first well dug?"
+
+
+def test_labels_that_are_numpys_integers_are_scored_as_in_the_harness(tmp_path):
+    """toxigen's are computed by its own code; `isinstance(label, int)` is false of them."""
+    texts = ["They are all alike.", "The tea was cold.", "Nobody likes them.", "It rained."]
+    ratings = [(5.0, 4.0), (1.0, 1.0), (3.0, 3.0), (2.0, 1.5)]
+    rows = [
+        {"text": text, "toxicity_ai": machine, "toxicity_human": human}
+        for text, (machine, human) in zip(texts, ratings, strict=True)
+    ]
+    path = write_rows(tmp_path / "toxigen.jsonl", rows)
+    engine = tiny()
+    (result,) = evaluate_zero_shot(engine, ["toxigen"], None, {"toxigen": path})
+    loaded = load_task("toxigen", None, path)
+    answers = LanguageModel(engine).loglikelihood(loaded.requests)
+    judged = [loaded.task.process_results(doc, answers[where]) for doc, where in loaded.items]
+    gold = [loaded.task.doc_to_target(doc) for doc, _ in loaded.items]
+    assert gold == [1, 0, 1, 0] and not isinstance(gold[0], int)
+    for metric in ("acc", "acc_norm"):
+        assert result.items[metric].tolist() == [item[metric] for item in judged]

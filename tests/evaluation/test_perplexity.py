@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, GemmaConfig
 
 from evaluation.engine.engine import Engine
 from evaluation.perplexity import evaluate_perplexity, token_stream
@@ -125,6 +126,56 @@ def test_bad_limits_and_empty_corpora(corpus, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(ValueError, match="has 1 tokens"):
         evaluate_perplexity(Engine(model, tokenizer), str(tmp_path / "empty.txt"), 16)
+
+
+def tiny_gemma():
+    torch.manual_seed(0)
+    config = GemmaConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, head_dim=16,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=CONTEXT,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(20)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "bos", "begins"),
+    [
+        (tiny_gemma, "auto", True),
+        (tiny_gemma, False, False),
+        (lambda: tiny_model("llama"), "auto", False),
+        (lambda: tiny_model("llama"), True, True),
+    ],
+)
+def test_windows_begin_with_bos_where_a_model_needs_it_or_it_is_asked_for(
+    corpus, make, bos, begins
+):
+    engine = Engine(make(), tiny_tokenizer())
+    result = evaluate_perplexity(engine, corpus, 16, 100, bos=bos)
+    ids, first = stream_of(engine.encoder.tokenizer)[:101], engine.encoder.tokenizer.bos_token_id
+    nats = []
+    for start in range(0, 100, 15 if begins else 16):
+        piece = ids[start : start + (16 if begins else 17)]
+        read = [first, *piece[:-1]] if begins else piece[:-1]
+        with torch.no_grad():
+            logits = engine.model(torch.tensor([read])).logits[0, -len(piece) + 1 :].double()
+        target = torch.tensor(piece[1:])
+        nats += (-logits.log_softmax(-1)[torch.arange(len(target)), target]).tolist()
+    assert len(nats) == 100 == result.metric("tokens").value  # the same tokens either way
+    assert result.metric("cross_entropy").value == pytest.approx(sum(nats) / 100, rel=1e-5)
+    assert result.protocol == perplexity_protocol(corpus, 16, 100, bos=begins)
+    assert ("bos" in result.protocol) is begins
+
+
+def test_bos_needs_a_token_for_it_and_room(corpus):
+    engine = tiny_engine("llama")
+    with pytest.raises(ValueError, match="a window of 1 token has no room"):
+        evaluate_perplexity(engine, corpus, 1, 100, bos=True)
+    engine.encoder.tokenizer.bos_token = None
+    with pytest.raises(ValueError, match=r"corpus.jsonl: bos: the tokenizer has no BOS token"):
+        evaluate_perplexity(engine, corpus, 16, 100, bos=True)
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the public evaluation sets (shared/data) are absent")
