@@ -22,6 +22,7 @@ from orchestrator.store import Store
 # Columns of what `kbit results` writes, of which an import sets its own.
 IGNORED = ("source", "experiment_id", "protocol")
 _MOST_SHOWN = 20
+_UNKNOWN = ("", "nan", "na", "n/a", "<na>", "null")
 _LOSSES = ("perplexity", "cross_entropy", "bits_per_byte")
 
 
@@ -50,7 +51,7 @@ def read_import(path: Path, source: str, defaults: Mapping[str, str]) -> list[Im
     seen: dict[tuple[str, str, str], str] = {}  # experiment id, protocol id, metric -> place
     sized: dict[str, tuple[str, dict[str, Any]]] = {}
     for place, given in raw:
-        filled = {**defaults, **{k: v for k, v in given.items() if v not in ("", None)}}
+        filled = {**defaults, **{k: v for k, v in given.items() if not _missing(k, v)}}
         try:
             row = check_row(filled, source)
             key = (row.experiment["id"], row.protocol["id"], row.measurement["metric"])
@@ -69,6 +70,12 @@ def read_import(path: Path, source: str, defaults: Mapping[str, str]) -> list[Im
     if not rows:
         raise InputError(f"{path}: no rows to import")
     return rows + _cross_entropies(rows)
+
+
+def _missing(column: str, cell: Any) -> bool:
+    """Whether a cell says nothing: empty, or as tables write it. A value that is NaN says that a
+    model has diverged."""
+    return cell is None or str(cell).lower() in (_UNKNOWN[:1] if column == "value" else _UNKNOWN)
 
 
 def _listed(problems: list[str]) -> str:

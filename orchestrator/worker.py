@@ -26,8 +26,9 @@ from orchestrator.models import ModelEntry
 from orchestrator.outcome import Cause, Failure, Status
 from orchestrator.provenance import device_name, here, peak_memory, reset_peak_memory
 from quantizers.checkpoint import UnusableModel
-from quantizers.loading import check_causal, load_model
+from quantizers.loading import load_model
 from quantizers.resident import ResidentModel
+from quantizers.soundness import check_causal
 
 
 @contextmanager

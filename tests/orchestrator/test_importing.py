@@ -74,11 +74,11 @@ def test_a_value_that_contradicts_the_database_imports_nothing(csv: Path, store:
 
 
 def test_the_same_analysis_as_our_own(csv: Path, store: Store) -> None:
-    corpus = csv.read_text().replace("perplexity", "cross_entropy")
-    csv.write_text(corpus)
+    larger = "llama,llama-30b,32528943616,4,int,,{},wikitext2,perplexity,{},\n"
+    csv.write_text(csv.read_text() + larger.format("rtn", 4.54) + larger.format("gptq", 4.45))
     store_rows(store, read_import(csv, "table", {}))
     results = read_results(store, {(None, "cross_entropy")})
-    (answer,) = optimal(results, 4 * 13.0e9, metric="cross_entropy")
+    (answer,) = optimal(results, 16 * 7.0e9, metric="cross_entropy")  # where 16 bit begins
     assert answer.setting is not None and answer.setting.method == "gptq"
 
 
@@ -303,3 +303,13 @@ def test_lm_eval_filters_and_errors_that_are_no_numbers(tmp_path: Path, store: S
     path.write_text(results.replace("0.31", "31"))
     with pytest.raises(InputError, match="exact_match,strict-match 31 is not a fraction"):
         read_import(path, "t", defaults)
+
+
+@pytest.mark.parametrize("unknown", ["", "nan", "NaN", "NA", "N/A", "<NA>", "null"])
+def test_unknown_cells_as_tables_write_them(tmp_path: Path, unknown: str) -> None:
+    path = tmp_path / "t.csv"
+    head = "family,model,n_params,bits,data_type,block_size,task,metric,value,stderr,n_items\n"
+    path.write_text(f"{head}f,m,1000,4,int,{unknown},t,acc,0.5,{unknown},{unknown}\n")
+    (row,) = read_import(path, "t", {})
+    assert row.experiment["block_size"] is None
+    assert row.measurement["stderr"] is None and row.measurement["n_items"] == 0

@@ -24,7 +24,8 @@ from transformers import (
 )
 
 from quantizers.checkpoint import Checkpoint, UnusableModel, check_folder
-from quantizers.loading import check_causal, load_model
+from quantizers.loading import load_model
+from quantizers.soundness import check_causal
 
 VOCABULARY = 64
 SIZES = {
