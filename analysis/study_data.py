@@ -20,6 +20,7 @@ import pandas as pd
 from analysis.bootstrap import ItemScores
 from analysis.metrics import COLUMNS
 from evaluation.task_sets import TASK_SETS
+from quantizers.setting import ADDED_COLUMNS
 
 _T = TypeVar("_T")
 _STEP = 1e-3  # nats: far below the differences of a window's loss that precisions make
@@ -93,6 +94,8 @@ def _intact(read: Callable[[Path], _T], path: Path) -> _T:
 
 def _read_rows(path: Path) -> pd.DataFrame:
     results = pd.read_csv(path)
+    added = {name: value for name, value in ADDED_COLUMNS.items() if name not in results}
+    results = results.assign(**added)
     if missing := [column for column in COLUMNS if column not in results]:
         raise ValueError(f"it lacks the column(s) {', '.join(missing)}")
     return results.astype(dict.fromkeys(_INTEGERS, "Int64"))

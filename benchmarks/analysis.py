@@ -31,7 +31,7 @@ from orchestrator.schema import (
     ProtocolRow,
 )
 from orchestrator.store import Store
-from quantizers.setting import default_exponent_bits
+from quantizers.setting import ADDED_COLUMNS, default_exponent_bits
 
 N_FAMILIES, N_SIZES, N_ITEMS = 5, 10, 500
 BLOCKS = (16, 32, 64, 128, 256, 512, 1024, None)
@@ -119,6 +119,7 @@ def _experiment(number: int, f: int, size: int, s: dict) -> dict:
         "block_size": s["block_size"],
         "outlier_fraction": s["p"],
         "centered": s["centered"],
+        **ADDED_COLUMNS,
         "scope": "linear",
         "bits_per_param": per_param,
         "total_bits": int(n_params * (0.9 * per_param + 1.6)),

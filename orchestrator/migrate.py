@@ -85,6 +85,7 @@ STEPS: dict[int, tuple[Step, ...]] = {
         _make_failures,
         _give_identity,
         _bits_as_numbers,
+        "ALTER TABLE experiments ADD COLUMN by_row BOOLEAN NOT NULL DEFAULT false",
     ),
 }
 

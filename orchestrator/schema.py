@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from sqlalchemy import JSON, BigInteger, Enum, ForeignKey, LargeBinary, String, Text
+from sqlalchemy import JSON, BigInteger, Enum, ForeignKey, LargeBinary, String, Text, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from orchestrator.outcome import Cause, Stage, Status
@@ -57,6 +57,7 @@ class ExperimentRow(Base):
     outlier_fraction: Mapped[float]
     centered: Mapped[bool]
     scope: Mapped[str] = mapped_column(String(16))
+    by_row: Mapped[bool] = mapped_column(server_default=false())
     bits_per_param: Mapped[float]
     total_bits: Mapped[int | None] = mapped_column(BigInteger)
     quantized_bits: Mapped[int | None] = mapped_column(BigInteger)

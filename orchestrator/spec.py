@@ -16,9 +16,11 @@ from orchestrator.errors import InputError
 from orchestrator.models import ModelEntry, first_problem, load_yaml
 from quantizers.setting import Setting
 
-# What a grid may list, and what it has otherwise. How weights are rounded follows from the bits.
+# What a grid may list, and what it has otherwise. How weights are rounded follows from the bits,
+# whether blocks cross rows from how their size is spelled.
+_FOLLOW = ("method", "by_row")
 FACTORS: dict[str, Any] = {
-    **{field.name: field.default for field in fields(Setting) if field.name != "method"},
+    **{field.name: field.default for field in fields(Setting) if field.name not in _FOLLOW},
     "data_type": "float",
     "block_size": 64,
 }

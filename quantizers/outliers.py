@@ -17,7 +17,6 @@ from torch import Tensor
 
 from quantizers import codebooks
 from quantizers.blockwise import dequantize, quantize, residual
-from quantizers.granularity import Granularity
 from quantizers.packed import PackedTensor, sixteen_bit
 from quantizers.setting import Setting
 
@@ -71,7 +70,7 @@ def quantize_matrix(
     if not torch.isfinite(kept).all():
         raise ValueError(f"{name}: a 16-bit column has NaN, inf or a value that overflows")
     body = weight[:, _others(weight.shape[1], columns)] if columns.numel() else weight
-    granularity = Granularity(setting.block_size)
+    granularity = setting.granularity
     if setting.data_type == "quantile":
         elements = residual(body, granularity, setting.centered, name)
         table = codebooks.quantile(int(setting.bits), elements)

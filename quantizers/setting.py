@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from quantizers.granularity import Granularity
+
 DATA_TYPES = ("int", "float", "dynamic", "quantile")
 SCOPES = ("linear", "all")
 
@@ -31,6 +33,7 @@ class Setting:
     outlier_fraction: float = 0.0  # share of input dimensions kept in 16 bit (section 3)
     centered: bool = False  # subtract each block's mean first (appendix B)
     scope: str = "linear"  # one of SCOPES
+    by_row: bool = False  # blocks do not cross output rows; block_size None = one block a row
 
     @classmethod
     def make(
@@ -38,7 +41,7 @@ class Setting:
         bits: int,
         data_type: str | None = None,
         exponent_bits: int | None = None,
-        block_size: int | None = None,
+        block_size: Any = None,
         outlier_fraction: float = 0.0,
         centered: bool = False,
         scope: str = "linear",
@@ -46,7 +49,8 @@ class Setting:
         """A setting that can be run, in canonical form, so that equal settings compare equal.
 
         At 16 bit nothing is quantized: every other factor is dropped. A float without
-        `exponent_bits` gets the default split of its width.
+        `exponent_bits` gets the default split of its width. `block_size` as sweep files spell it:
+        64, None (one block a tensor), "row" or {"group": 128} (of a row, which it does not cross).
 
         Raises ValueError naming the factor at fault.
         """
@@ -54,10 +58,7 @@ class Setting:
             raise ValueError(f"bits: {bits!r} is not a whole number from 2 to 16")
         if data_type is not None and data_type not in DATA_TYPES:
             raise ValueError(f"data_type: {data_type!r} is not one of {', '.join(DATA_TYPES)}")
-        if block_size is not None and (not _is_int(block_size) or block_size < 1):
-            raise ValueError(
-                f"block_size: {block_size!r} is not a whole number >= 1 (null: one block a tensor)"
-            )
+        granularity = _granularity(block_size)
         if not isinstance(centered, bool):
             raise ValueError(f"centered: {centered!r} is neither true nor false")
         if not _is_number(outlier_fraction) or not 0 <= outlier_fraction < 1:
@@ -87,10 +88,11 @@ class Setting:
             bits=bits,
             data_type=data_type,
             exponent_bits=exponent_bits,
-            block_size=block_size,
+            block_size=granularity.size,
             outlier_fraction=float(outlier_fraction),
             centered=centered,
             scope=scope,
+            by_row=granularity.by_row,
         )
 
     @classmethod
@@ -123,13 +125,19 @@ class Setting:
             outlier_fraction=fraction,
             centered=_flag(given, "centered"),
             scope=str(given.get("scope", "linear")),
+            by_row=_flag(given, "by_row"),
         )
+
+    @property
+    def granularity(self) -> Granularity:
+        return Granularity(self.block_size, self.by_row)
 
     @property
     def bits_per_param(self) -> float:
         """Nominal bits per parameter: k + 16/B (+ 16/B centered) + p(16 - k) (section 5.2).
 
-        One block a tensor counts as 16/B = 0.
+        One block a tensor counts as 16/B = 0, one a row too: a model's rows are known to
+        `quantizers.size`, as are groups that do not divide them.
         """
         constants = 0.0 if self.block_size is None else 16 / self.block_size
         return (
@@ -142,7 +150,10 @@ class Setting:
         if self.bits == 16:
             return "16-bit"
         exponent = f" E{self.exponent_bits}" if self.exponent_bits is not None else ""
-        block = f" B{self.block_size}" if self.block_size is not None else " per tensor"
+        block = {(True, True): " per row", (True, False): " per tensor"}.get(
+            (self.block_size is None, self.by_row),
+            f" {'G' if self.by_row else 'B'}{self.block_size}",
+        )
         parts = [f"{self.bits}-bit {self.data_type}{exponent}{block}"]
         parts += [f"p={self.outlier_fraction:.3g}"] if self.outlier_fraction else []
         parts += ["centered"] if self.centered else []
@@ -172,6 +183,24 @@ _ALWAYS_IN_ID = frozenset((
     "method",
 ))
 # fmt: on
+
+# Columns that tables written by older versions lack, and what they mean there.
+ADDED_COLUMNS: dict[str, Any] = {
+    field.name: field.default for field in fields(Setting) if field.name not in _ALWAYS_IN_ID
+}
+
+
+def _granularity(spelled: Any) -> Granularity:
+    group = isinstance(spelled, Mapping) and set(spelled) == {"group"}
+    size = spelled["group"] if group else spelled
+    if spelled is None or spelled == "row":
+        return Granularity(None, spelled == "row")
+    if not _is_int(size) or size < 1:
+        raise ValueError(
+            f"block_size: {spelled!r} is not a whole number >= 1, null (one block a tensor), "
+            "row (one a row) or {group: 128} (of a row)"
+        )
+    return Granularity(size, group)
 
 
 def _is_int(value: object) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from analysis.metrics import COLUMNS
 from evaluation.task_sets import TASK_SETS
+from quantizers.setting import ADDED_COLUMNS
 
 SIZES = [(32, 2), (32, 4), (64, 2), (64, 4), (128, 2), (128, 4)]
 OFFSET = {2: 0.9, 3: 0.1, 4: 0.015, 5: 0.007, 6: 0.004, 8: 0.001, 16: 0.0}
@@ -57,6 +58,7 @@ def _experiment(
         "block_size": None if k == 16 else 64,
         "outlier_fraction": 0.0,
         "centered": False,
+        **ADDED_COLUMNS,
         "scope": scope,
         "bits_per_param": per_param,
         "total_bits": int(total),

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from quantizers.granularity import Granularity
 from quantizers.setting import SETTING_COLUMNS, Setting
 
 
@@ -23,6 +24,9 @@ from quantizers.setting import SETTING_COLUMNS, Setting
         ({"bits": 4, "data_type": "int", "exponent_bits": 2}, "exponent_bits"),
         ({"bits": 4, "data_type": "int", "block_size": 0}, "block_size"),
         ({"bits": 4, "data_type": "int", "block_size": 64.0}, "block_size"),
+        ({"bits": 4, "data_type": "int", "block_size": "rows"}, "block_size: 'rows' is not"),
+        ({"bits": 4, "data_type": "int", "block_size": {"group": 0}}, "block_size: {'group': 0}"),
+        ({"bits": 4, "data_type": "int", "block_size": {"groups": 8}}, "block_size: {'groups'"),
         ({"bits": 4, "data_type": "int", "centered": "no"}, "centered"),
         ({"bits": 4, "data_type": "int", "outlier_fraction": 1.0}, "outlier_fraction"),
         ({"bits": 4, "data_type": "int", "outlier_fraction": -0.1}, "outlier_fraction"),
@@ -123,3 +127,19 @@ def test_precisions_of_others_keep_their_numbers_and_names():
 def test_a_row_that_makes_no_sense_names_its_column(column, value):
     with pytest.raises(ValueError, match=f"^{column} "):
         Setting.from_row({"bits": 4, "data_type": "float", column: value})
+
+
+@pytest.mark.parametrize(
+    ("spelled", "granularity", "label"),
+    [
+        (64, Granularity(64), "4-bit int B64"),
+        (None, Granularity(), "4-bit int per tensor"),
+        ("row", Granularity(by_row=True), "4-bit int per row"),
+        ({"group": 128}, Granularity(128, by_row=True), "4-bit int G128"),
+    ],
+)
+def test_granularities(spelled, granularity, label):
+    setting = Setting.make(4, "int", block_size=spelled)
+    assert (setting.granularity, setting.label) == (granularity, label)
+    assert Setting.from_row(setting.row()) == setting
+    assert ("by_row" in setting.identity()) == granularity.by_row
