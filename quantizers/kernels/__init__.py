@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from quantizers import packing
 from quantizers.kernels import checks, cpu, cpu_logprob, gpu, reference
 from quantizers.packed import PackedTensor
 
@@ -37,6 +38,14 @@ def quantize_blocks(values: Tensor, q: PackedTensor) -> bool:
     """
     checks.check_values(values, q)
     return values.device.type == "cuda" and gpu.quantize_blocks(values, q)
+
+
+def pack(codes: Tensor, q: PackedTensor) -> None:
+    """Write q's words: the codes, integers [n] in its order on its device, each below 2^bits."""
+    if q.device.type == "cpu":
+        cpu.pack(codes.to(torch.uint16).contiguous(), q)
+    else:
+        q.words.copy_(packing.pack(codes, q.bits))
 
 
 def dequantize(q: PackedTensor) -> Tensor:

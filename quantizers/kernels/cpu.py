@@ -35,6 +35,16 @@ def quantize(values: Tensor, q: PackedTensor) -> None:
     _for_chunks(n, work)
 
 
+def pack(codes: Tensor, q: PackedTensor) -> None:
+    put = compiled(loops.pack, "void(u2[::1], i8, u4[::1])")
+    given, words, bits = codes.numpy(), arrays_of(q).words, q.bits
+
+    def work(first: int, last: int) -> None:
+        put(given[first:last], bits, words[first * bits // 32 : n_words(last, bits)])
+
+    in_threads(q.n, work)
+
+
 def dequantize(q: PackedTensor) -> Tensor:
     if q.n == 0:
         return torch.empty(0, dtype=q.dtype)

@@ -65,6 +65,21 @@ def encode(values, constants, midpoints, bits, place, words):  # type: ignore[no
         words[word] = stream & 0xFFFFFFFF
 
 
+def pack(codes, bits, words):  # type: ignore[no-untyped-def]
+    """Codes, uint16, to the words that begin with the first of them."""
+    stream, filled, word = np.int64(0), 0, 0
+    for code in codes:
+        stream |= np.int64(code) << filled
+        filled += bits
+        if filled >= 32:
+            words[word] = stream & 0xFFFFFFFF
+            word += 1
+            stream >>= 32
+            filled -= 32
+    if filled:
+        words[word] = stream & 0xFFFFFFFF
+
+
 def decode(words, constants, table, bits, place, out):  # type: ignore[no-untyped-def]
     """Fill out (fp32); words begin with its first code. Else as `encode`."""
     absmax, mean = constants

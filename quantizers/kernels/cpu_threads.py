@@ -15,17 +15,17 @@ CHUNK = 2**14
 _PIECES = 4
 
 
-def in_threads(n: int, run: Callable[[int, int], None]) -> None:
+def in_threads(n: int, run: Callable[[int, int], None], chunk: int = CHUNK) -> None:
     """run(first, last) over n elements, in parallel where it pays; every first is whole chunks.
 
     Each thread takes the next piece when it has done one, so that one which starts late, or shares
     its core, does not hold the others up.
     """
-    threads = min(torch.get_num_threads(), n // CHUNK)
+    threads = min(torch.get_num_threads(), n // chunk)
     if threads <= 1:
         run(0, n)
         return
-    piece = -(-n // (threads * _PIECES * CHUNK)) * CHUNK
+    piece = -(-n // (threads * _PIECES * chunk)) * chunk
     firsts = iter(range(0, n, piece))
 
     def take_pieces() -> None:

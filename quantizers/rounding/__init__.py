@@ -1,0 +1,1 @@
+"""How the scales and the codes of a matrix are chosen."""

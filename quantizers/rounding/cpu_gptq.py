@@ -1,0 +1,68 @@
+"""GPTQ's column loop on the CPU: a tile of 64 rows at a time, the rows in the lanes of a vector.
+
+A column takes all errors before it when its turn comes, so that only errors are written. What a row
+goes through is a fixed sequence of operations: neither tiles nor threads nor other rows change it.
+Import it late: Numba takes half a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quantizers.codebooks import midpoints_of
+from quantizers.kernels.cpu_packed import KINDS, arrays_of
+from quantizers.kernels.cpu_threads import in_threads
+from quantizers.kernels.jit import compiled
+from quantizers.packed import sixteen_bit
+from quantizers.rounding import gptq_loops as loops
+
+if TYPE_CHECKING:
+    from quantizers.rounding.factor import Factor
+    from quantizers.rounding.gptq import Problem
+
+_ROUND = (
+    "void(f4[:, ::1], Tuple((i8[::1], f4[:, ::1], f8[::1])), UniTuple(f4[::1], 2),"
+    " UniTuple(f4[::1], 2), UniTuple(i8, 7), Tuple((u2[:, ::1], f4[:, ::1], f8[::1])),"
+    " UniTuple(f4[:, ::1], 2))"
+)
+_SUMS = "void(f4[:, ::1], i8, f4[:, ::1], f4[:, ::1])"
+
+
+def solve(problems: Sequence[Problem], factor: Factor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """As `gptq.solve`, but for the codes' type, uint16."""
+    add_up = compiled(loops.add_up, _SUMS, frozenset({"contract"}))
+    round_block = compiled(loops.round_block, _ROUND)
+    ratios, n = factor.ratios.numpy(), len(factor.order)
+    shared = (factor.order.numpy(), ratios, factor.weights.numpy())
+    solved, tiles = [], []
+    for problem in problems:
+        q, d_out = problem.q, len(problem.weight)
+        weight = problem.weight.float().contiguous().numpy()
+        codes = np.empty(q.shape, np.uint16)
+        kept = np.empty((d_out, n - q.shape[1]), np.float32)
+        losses = np.zeros(d_out)
+        solved.append(tuple(torch.from_numpy(array) for array in (codes, kept, losses)))
+        constants = arrays_of(q).constants
+        tables = midpoints_of(q.codebook).numpy(), q.codebook.numpy()
+        layout = q.blocks.row, q.blocks.size, KINDS[q.dtype], KINDS[sixteen_bit(q.dtype)]
+        for first in range(0, d_out, loops.TILE):
+            rows = slice(first, first + loops.TILE)
+            results = codes[rows], kept[rows], losses[rows]
+            tiles.append((weight[rows], constants, tables, (first, q.shape[1], *layout), results))
+
+    def run(start: int, stop: int) -> None:
+        errors = np.empty((n, loops.TILE), np.float32)
+        sums = np.empty((loops.BLOCK, loops.TILE), np.float32)
+        for weight, constants, tables, place, results in tiles[start:stop]:
+            for begin in range(0, n, loops.BLOCK):
+                add_up(ratios, begin, errors, sums)
+                at = (begin, *place)
+                round_block(weight, shared, constants, tables, at, results, (errors, sums))
+
+    in_threads(len(tiles), run, chunk=1)
+    return solved  # type: ignore[return-value]
