@@ -47,7 +47,7 @@ def all_settings() -> Settings:
 
 
 def problems(weight: Tensor, settings: Settings) -> list[Problem]:
-    """Scales and codebooks are those of rounding to nearest, and are made before the clock starts."""
+    """With scales and codebooks of rounding to nearest, made before the clock starts."""
     found, scales = [], {}
     for bits, data_type, granularity in settings:
         blocks = granularity.blocks(weight.shape)

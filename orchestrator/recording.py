@@ -40,6 +40,9 @@ def write_results(connection: Connection, results: Sequence[JobResult]) -> None:
     # A failed attempt has the size that models.yaml declares; what was counted takes its place.
     counted = upsert.excluded.total_bits.is_not(None)
     filled["n_params"] = case((counted, upsert.excluded.n_params), else_=filled["n_params"])
+    # Of rows and groups it depends on the model's matrices.
+    per_param = columns.bits_per_param
+    filled["bits_per_param"] = case((counted, upsert.excluded.bits_per_param), else_=per_param)
     connection.execute(upsert.on_conflict_do_update(index_elements=["id"], set_=filled), rows)
     experiments = row_numbers(connection, ExperimentRow, {row["id"] for row in rows})
 
@@ -123,6 +126,7 @@ def _experiment_row(result: JobResult) -> dict[str, Any]:
         "total_bits": bits.total_bits if bits else None,
         "quantized_bits": bits.quantized_bits if bits else None,
         "nominal_bits": bits.nominal_bits if bits else None,
+        **({"bits_per_param": bits.bits_per_param} if bits else {}),
     }
 
 

@@ -136,13 +136,15 @@ class Setting:
     def bits_per_param(self) -> float:
         """Nominal bits per parameter: k + 16/B (+ 16/B centered) + p(16 - k) (section 5.2).
 
-        One block a tensor counts as 16/B = 0, one a row too: a model's rows are known to
-        `quantizers.size`, as are groups that do not divide them.
+        One block a tensor counts as 16/B = 0. So does one a row, until the model's rows are known:
+        `quantizers.size` counts the constants of rows and groups.
         """
-        constants = 0.0 if self.block_size is None else 16 / self.block_size
-        return (
-            self.bits + constants * (1 + self.centered) + self.outlier_fraction * (16 - self.bits)
-        )
+        return self.bits_with(0.0 if self.block_size is None else 16 / self.block_size)
+
+    def bits_with(self, absmax: float) -> float:
+        """Nominal bits per parameter where the absmax of blocks takes so many bits a weight."""
+        constants = absmax * (1 + self.centered)
+        return self.bits + constants + self.outlier_fraction * (16 - self.bits)
 
     @property
     def label(self) -> str:

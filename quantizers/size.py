@@ -37,11 +37,14 @@ class StoredSize:
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self._matrix_bytes = self._table_bytes = self._n_quantized = 0
+        self._blocks = self._n_in_blocks = 0
 
     def add(self, packed: PackedMatrix, n_weights: int) -> None:
         """Count one matrix of `n_weights`."""
         self._matrix_bytes += packed.bytes_stored
         self._n_quantized += n_weights
+        self._blocks += packed.body.blocks.count
+        self._n_in_blocks += packed.body.n
         if self._setting.data_type == "quantile" or not self._table_bytes:
             self._table_bytes += packed.body.codebook.nbytes
 
@@ -49,6 +52,8 @@ class StoredSize:
         """The size of the model of `n_params` parameters, those not added at 16 bit."""
         quantized = 8 * (self._matrix_bytes + self._table_bytes)
         per_param = self._setting.bits_per_param
+        if self._setting.by_row and self._n_in_blocks:  # as many as the model's rows make
+            per_param = self._setting.bits_with(16 * self._blocks / self._n_in_blocks)
         return ModelBits(
             n_params=n_params,
             total_bits=quantized + 16 * (n_params - self._n_quantized),

@@ -200,6 +200,21 @@ def test_bits_are_the_bytes_of_the_tensors(monkeypatch):
     assert len(held) == 4 * LAYERS + 2
 
 
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("spelled", ["row", {"group": 24}, {"group": 16}, {"group": 1000}])
+def test_bits_of_rows_and_groups_are_those_of_the_models_matrices(spelled, centered):
+    model = tiny_model("llama")
+    shapes = [site.weight.shape for site in wiring_of(model).linear]
+    size = 10**6 if spelled == "row" else spelled["group"]
+    blocks = sum(d_out * -(-d_in // size) for d_out, d_in in shapes)
+    n = sum(d_out * d_in for d_out, d_in in shapes)
+    bits = ResidentModel(model).apply(Setting.make(4, "int", block_size=spelled, centered=centered))
+    words = sum(4 * -(-d_out * d_in * 4 // 32) for d_out, d_in in shapes)
+    assert bits.quantized_bits == 8 * (words + 2 * blocks * (1 + centered) + 4 * 15)
+    assert bits.bits_per_param == pytest.approx(4 + 16 * blocks * (1 + centered) / n)
+    assert bits.nominal_bits == pytest.approx(bits.n_params * bits.bits_per_param)
+
+
 def test_tied_head_stays_tied():
     model = tiny_model("bloom")
     resident = ResidentModel(model)
