@@ -9,7 +9,8 @@ from typing import Any
 
 from evaluation.corpora import corpus_name, corpus_version
 from evaluation.task_data import data_version
-from evaluation.task_index import HARNESS, task_config
+from evaluation.task_definitions import harness_in_ids
+from evaluation.task_index import task_config
 
 
 def task_protocol(
@@ -26,7 +27,7 @@ def task_protocol(
         "data": data_version(name, data_files),
         "limit": limit,
         "num_fewshot": config.get("num_fewshot") or 0,
-        "harness": HARNESS,
+        "harness": harness_in_ids(name),
     }
 
 

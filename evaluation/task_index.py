@@ -58,7 +58,7 @@ def task_file(name: str) -> Path:
         return task_directory() / f"{name}.yaml"
     known = _harness()["tasks"]
     if name in known:
-        return _harness_folder() / known[name]
+        return harness_folder() / known[name]
     raise _unknown(name, _known())
 
 
@@ -94,7 +94,7 @@ def _unknown(name: str, known: Iterable[str]) -> ValueError:
 
 
 @cache
-def _harness_folder() -> Path:
+def harness_folder() -> Path:
     """The harness's task folder, found without importing the harness, which takes a second."""
     spec = find_spec("lm_eval")
     assert spec is not None and spec.origin is not None
@@ -104,7 +104,7 @@ def _harness_folder() -> Path:
 @cache
 def _yaml_loader() -> Any:
     """The harness's reader of task files: its module alone, without the packages around it."""
-    spec = spec_from_file_location("_lm_eval_yaml_loader", _harness_folder() / "_yaml_loader.py")
+    spec = spec_from_file_location("_lm_eval_yaml_loader", harness_folder() / "_yaml_loader.py")
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -140,7 +140,7 @@ def _index_file() -> Path:
 def _words() -> set[str]:
     """All that can be a name in the harness's task files, read in a second as plain text."""
     words: set[str] = set()
-    for folder, _, files in os.walk(_harness_folder()):
+    for folder, _, files in os.walk(harness_folder()):
         for file in files:
             if file.endswith(".yaml") or "." not in file:  # those that others include
                 text = Path(folder, file).read_text(errors="ignore")
@@ -152,7 +152,7 @@ def _index_harness() -> dict[str, dict[str, Any]]:
     from lm_eval.tasks import TaskManager
     from lm_eval.tasks._factory import GROUP_FIELD_NAMES
 
-    manager, folder = TaskManager(), _harness_folder()
+    manager, folder = TaskManager(), harness_folder()
     tasks = {}
     for name in manager.all_subtasks:
         path = manager.task_index[name].yaml_path

@@ -24,6 +24,7 @@ from evaluation.loaded_task import LoadedTask
 from evaluation.scoring import Scores
 from evaluation.sequences import Sequences
 from evaluation.sotu_tasks import cache_directory
+from evaluation.task_index import HARNESS
 
 FORMAT = 1  # of the files; part of their names
 NO_ANSWER = -100  # the harness's mark for an item without a right choice
@@ -83,7 +84,7 @@ def task_requests(
     None where the task's metrics are not those of choices or of one text with plain accuracy or
     perplexity: its own code must then judge every item.
     """
-    parts = json.dumps([FORMAT, encoder.fingerprint, protocol], sort_keys=True)
+    parts = json.dumps([FORMAT, HARNESS, encoder.fingerprint, protocol], sort_keys=True)
     key = hashlib.sha256(parts.encode()).hexdigest()[:32]
 
     def read_or_build() -> TaskRequests | None:

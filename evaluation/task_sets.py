@@ -41,6 +41,9 @@ TASK_SETS: dict[str, dict[str, str]] = {
 }
 """Set -> task -> metric of its mean."""
 
+OWN_TASKS = frozenset({*TASK_SETS["sotu"], "paralex"})
+"""Tasks that are defined by this project, not by the harness."""
+
 SIZE_WEIGHTED = frozenset({"mmlu", *MMLU_GROUPS})
 """Sets whose mean is over items; that of the others is over tasks."""
 
