@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.errors import DataError
-from evaluation.hub import from_hub
+from evaluation.hub import check_dataset, from_hub
 from evaluation.local_files import content_version, is_row_file, open_text, read_rows
 from evaluation.sotu_corpus import HOLD_OUT_EVERY, heldout_addresses
 
@@ -123,17 +123,32 @@ def _spread(texts: list[str]) -> list[str]:
     return [texts[i] for i in sorted(range(len(texts)), key=lambda i: f"{i:0{digits}b}"[::-1])]
 
 
+def check_corpus_on_hub(corpus: str) -> None:
+    """Raises DataError where a named corpus of the hub cannot be had now."""
+    if corpus in _HUB:
+        check_dataset(*_hub_words(corpus))
+
+
 def _load_hub(corpus: str) -> list[str]:
     import datasets
 
     arguments, split, documents = _HUB[corpus]
+    what, _, advice = _hub_words(corpus)
     rows = from_hub(
-        f"corpus {corpus!r} ({arguments['path']})",
-        lambda: datasets.load_dataset(split=split, revision=REVISION, **arguments),
-        f"Point it at a local copy in the sweep file (corpora: [{{name: {corpus}, data_files: "
-        "PATH}]), or give the path of any text or JSONL file in place of the name",
+        what, lambda: datasets.load_dataset(split=split, revision=REVISION, **arguments), advice
     )
     return documents(rows)
+
+
+def _hub_words(corpus: str) -> tuple[str, str, str]:
+    """The corpus in words, its data set, and what to do without it."""
+    dataset = _HUB[corpus][0]["path"]
+    advice = (
+        "Point it at a local copy in the sweep file (corpora: [{name: "
+        f"{corpus}, data_files: PATH}}]), or give the path of any text or JSONL file in place of "
+        "the name"
+    )
+    return f"corpus {corpus!r} ({dataset})", dataset, advice
 
 
 def _rows_with_text(path: Path) -> list[dict[str, Any]]:

@@ -26,8 +26,8 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from evaluation import paralex
 from evaluation.errors import DataError
 from evaluation.hub import from_hub
-from evaluation.sotu_tasks import SOTU_TASKS
-from evaluation.task_data import PARALEX_DATA, local_files, task_rows
+from evaluation.sotu_tasks import SOTU_TASKS, task_directory
+from evaluation.task_data import PARALEX_DATA, hub_words, local_files, task_rows
 from evaluation.task_index import task_config, task_file
 
 SPLIT = "local"
@@ -51,16 +51,15 @@ def build_task(name: str, data_files: str | None = None) -> Task:
     Raises ValueError for an unknown task, for local rows that it cannot read, and where the hub's
     data cannot be had.
     """
-    if data_files is None:
-        if name == paralex.NAME:
-            raise DataError(PARALEX_DATA)
-        return from_hub(
-            f"zero-shot task {name!r}: its data ({task_config(name)['dataset_path']})",
-            lambda: TaskManager(include_defaults=False).load([str(task_file(name))])["tasks"][name],
-            f"Point it at a local copy in the sweep file (tasks: [{{name: {name}, data_files: "
-            f"PATH}}]), set HF_HOME to a cache that holds it, or use {', '.join(SOTU_TASKS)}",
-        )
-    return _local_task(name, local_files(name, data_files), None)
+    if data_files is not None:
+        return _local_task(name, local_files(name, data_files), None)
+    if name == paralex.NAME:
+        raise DataError(PARALEX_DATA)
+    if name in SOTU_TASKS:
+        return _local_task(name, (task_directory() / f"{name}.jsonl",), None)
+    what, _, advice = hub_words(name)
+    manager = TaskManager(include_defaults=False)
+    return from_hub(what, lambda: manager.load([str(task_file(name))])["tasks"][name], advice)
 
 
 @lru_cache(maxsize=1024)

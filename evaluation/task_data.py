@@ -11,6 +11,7 @@ from typing import Any
 
 from evaluation import paralex
 from evaluation.errors import DataError
+from evaluation.hub import check_dataset
 from evaluation.local_files import ROW_FILES, content_version, is_row_file, read_rows
 from evaluation.sotu_tasks import SOTU_TASKS, task_data_hashes
 from evaluation.task_index import task_config
@@ -41,6 +42,23 @@ def data_version(name: str, data_files: str | None = None) -> str:
     if name in SOTU_TASKS:
         return f"sha256 {task_data_hashes()[name]}"
     return "/".join(filter(None, (config["dataset_path"], config.get("dataset_name"))))
+
+
+def check_task_on_hub(name: str) -> None:
+    """Raises DataError where the hub's data of a task cannot be had now."""
+    what, dataset, advice = hub_words(name)
+    if name not in SOTU_TASKS and "/" in dataset:  # else a kind of file, or an old name
+        check_dataset(what, dataset, advice)
+
+
+def hub_words(name: str) -> tuple[str, str, str]:
+    """A task's data in words, its data set on the hub, and what to do without it."""
+    dataset = str(task_config(name).get("dataset_path"))
+    advice = (
+        f"Point it at a local copy in the sweep file (tasks: [{{name: {name}, data_files: PATH}}]),"
+        f" set HF_HOME to a cache that holds it, or use {', '.join(SOTU_TASKS)}"
+    )
+    return f"zero-shot task {name!r}: its data ({dataset})", dataset, advice
 
 
 @lru_cache(maxsize=1024)

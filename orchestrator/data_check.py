@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from evaluation.corpora import check_corpus
+from evaluation.corpora import check_corpus, check_corpus_on_hub
 from evaluation.protocols import task_protocol
+from evaluation.task_data import check_task_on_hub
 from evaluation.task_index import task_names
 from orchestrator.errors import InputError
+from orchestrator.experiment import Protocol
 from orchestrator.spec import Sweep
 
 Entry = TypeVar("Entry")
@@ -28,6 +30,23 @@ def check_data(sweep: Sweep, where: Path) -> None:
         sweep.tasks,
         lambda t: [task_protocol(n, sweep.limit, data[n]) for n in task_names(t.name)],
     )
+
+
+def check_hub(protocols: Iterable[Protocol]) -> None:
+    """Raises InputError for data that the hub should have and does not, or that nobody can ask for.
+
+    Within ten seconds where the hub is silent: nothing is fetched, no cluster is started before.
+    """
+    try:
+        for source, settings in {
+            p.source: p.settings for p in protocols if not p.data_files
+        }.items():
+            if "task" in settings:
+                check_task_on_hub(source)
+            else:
+                check_corpus_on_hub(source)
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def _check(where: str, entries: Sequence[Entry], check: Callable[[Entry], object]) -> None:

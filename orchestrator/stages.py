@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.data_check import check_hub
 from orchestrator.experiment import Asked
 from orchestrator.grid import Plan
 from orchestrator.interrupt import Interrupt
@@ -121,6 +122,7 @@ class Stages:
         """Run the jobs and store each result as it comes."""
         if not jobs:
             return
+        check_hub(protocol for job in jobs for protocol in job.protocols)
         worker, local = self.workforce.worker, self.workforce.executor == "local"
         if not local:
             from orchestrator.connection import start_ray

@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,7 @@ from orchestrator.spec import Sweep, load_sweep
 if TYPE_CHECKING:  # heavy, or not needed for a sweep file with a mistake
     from orchestrator.screening import Verdict
     from orchestrator.stages import Workforce
+    from orchestrator.store import Store
 
 EXAMPLE = "example: kbit sweep sweeps/demo.yaml --db results/demo.db"
 
@@ -106,11 +107,10 @@ def _run(
 ) -> int:
     from orchestrator.outcome import Cause
     from orchestrator.stages import Stages
-    from orchestrator.store import Store, missing_protocols
+    from orchestrator.store import missing_protocols
 
     interrupt = current()
-    store = Store.create(database_url(args.db, sweep.name))
-    with closing(store), store.lock():
+    with _database(database_url(args.db, sweep.name)) as store:
         print(f"database: {store.url}", flush=True)
         plan = as_stored(plan, store.revision_of)
         missing = missing_protocols(plan.asked, store.stored_measurements())
@@ -131,6 +131,31 @@ def _run(
             return 3
     unusable = bool(plan.broken) or any(failure.cause == Cause.MODEL for failure in failed.values())
     return 2 if unusable else 1 if failed else 0
+
+
+@contextmanager
+def _database(url: str) -> Iterator[Store]:
+    """The database, to be written by this sweep alone. One that was made for nothing, since the
+    sweep cannot be run, goes again: an empty file would be what every command reads by default."""
+    from orchestrator.engine import sqlite_file
+    from orchestrator.store import Store
+
+    file = sqlite_file(url)
+    made = file is not None and not file.exists()
+    store = Store.create(url)
+    with closing(store):
+        try:
+            with store.lock():
+                yield store
+            return
+        except InputError as error:
+            if not made or not store.attempts().empty:
+                raise
+            problem = error
+    assert file is not None
+    for suffix in ("", "-wal", "-shm", ".lock"):
+        file.with_name(file.name + suffix).unlink(missing_ok=True)
+    raise problem
 
 
 def _print_outcome(plan: Plan, failed: int, verdict: Verdict | None, url: str) -> None:

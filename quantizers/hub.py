@@ -44,7 +44,7 @@ def resolve_commit(repo: str, revision: str | None) -> str:
     """
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
-    commit = _answer(
+    commit = ask_hub(
         lambda api: api.resolve_revision(repo, revision=revision).resolved, _named(repo, revision)
     )
     if commit is None:
@@ -63,7 +63,7 @@ def find_repository(repo: str, revision: str | None) -> Repository:
     from huggingface_hub.file_download import repo_folder_name
 
     commit = resolve_commit(repo, revision)
-    described = _answer(lambda api: api.model_info(repo, revision=commit), _named(repo, revision))
+    described = ask_hub(lambda api: api.model_info(repo, revision=commit), _named(repo, revision))
     if described is not None:
         return Repository(commit, frozenset(f.rfilename for f in described.siblings or []))
     folder = repo_folder_name(repo_id=repo, repo_type="model")
@@ -73,8 +73,9 @@ def find_repository(repo: str, revision: str | None) -> Repository:
     return Repository(commit, frozenset(file.name for file in copy.iterdir()), copy)
 
 
-def _answer(question: Callable[[HfApi], Any], named: str) -> Any:
-    """What the hub says; None where it is silent. Raises UnusableModel where it says no."""
+def ask_hub(question: Callable[[HfApi], Any], named: str) -> Any:
+    """What the hub says within SECONDS; None where it is silent. Raises UnusableModel where it
+    says no."""
     global _silent_since
     from huggingface_hub import HfApi
 

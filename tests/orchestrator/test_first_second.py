@@ -1,8 +1,10 @@
 """What a mistake costs, and what is loaded before it is known that there is work."""
 
+import os
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,11 +22,14 @@ corpora: sotu
 """
 
 
-def kbit(*arguments: object) -> tuple[subprocess.CompletedProcess[str], float]:
+def kbit(*arguments: object, **environment: str) -> tuple[subprocess.CompletedProcess[str], float]:
     """The command as installed, and the CPU seconds it took."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [Path(sys.executable).parent / "kbit", *arguments]
-    done = subprocess.run(command, text=True, capture_output=True, timeout=120, cwd=ROOT)
+    done = subprocess.run(
+        command, text=True, capture_output=True, timeout=120, cwd=ROOT,
+        env={**os.environ, **environment},
+    )  # fmt: skip
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -83,3 +88,19 @@ def test_the_driver_is_imported_in_a_second_and_a_half():
     subprocess.run([sys.executable, "-c", command], cwd=ROOT, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
+
+
+def test_a_silent_hub_is_said_within_ten_seconds_and_leaves_no_database(tmp_path):
+    """Nothing is started first, no worker waits for it."""
+    study = tmp_path / "study.yaml"
+    study.write_text(STUDY.replace("corpora: sotu", "corpora: c4"))
+    began = time.monotonic()
+    run, seconds = kbit(
+        "sweep", study, "--db", tmp_path / "t.db",
+        HF_ENDPOINT="http://127.0.0.1:1", HF_HOME=str(tmp_path / "hf"),
+    )  # fmt: skip
+    assert run.returncode == 2
+    [line] = run.stderr.splitlines()
+    assert "corpus 'c4' (allenai/c4) cannot be fetched from the hub" in line
+    assert "data_files" in line and seconds < 10 and time.monotonic() - began < 60
+    assert not list(tmp_path.glob("t.db*"))
