@@ -5,6 +5,7 @@ almost as much as going from 4 to 5 bit. The gain is at equal parameters, over t
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from analysis.panel import Panel, make_panel
 from analysis.settings import main_settings
 from analysis.slices import level, vary
 from analysis.spread import INTERVAL
-from quantizers.setting import Setting
+from quantizers.setting import Setting, default_exponent_bits
 
 FACTORS = ("block_size", "data_type", "exponent_bits", "centered", "outlier_fraction")
 
@@ -31,7 +32,9 @@ def factor_effects(
     The reference is the largest block, int, the main exponent split, not centered, no outliers.
     Columns: family, bits, factor, level, reference, gain (mean over models, positive is better),
     gain_low, gain_high, equivalent_bits (gain over that of one more bit; NaN where that is not
-    clearly positive or not measured), equivalent_low, equivalent_high (90%, over items), cost
+    clearly positive or not measured; one more bit of the main settings), equivalent_low,
+    equivalent_high (90%, over items), equivalent_at_reference (one more bit of the reference level
+    itself, say of its block size), cost
     (bits a parameter it adds over the reference), n_models, n_better (models that gain), any_low
     and any_high: an interval of the gain that holds for all levels of the factor at once with 90%,
     for whoever picks the best of them.
@@ -59,6 +62,7 @@ def factor_effects(
         for (factor, bits), cut in cuts.items():
             bit = _one_bit(panel, value, main, number, bits)
             reference = _reference(cut, factor, main)
+            beyond = _bit_beyond(panel, value, reference, number)
             others = [curve.setting for curve in cut if curve.setting != reference]
             gains = [_gain(panel, value, number[reference], number[other]) for other in others]
             of_any = simultaneous([change for change, *_ in gains])
@@ -71,6 +75,8 @@ def factor_effects(
                     "reference": _name(reference, factor),
                 }
                 row |= _numbers(gain, bit) | _cost(other, reference)
+                from_reference = _numbers(gain, beyond)
+                row["equivalent_at_reference"] = from_reference["equivalent_bits"]
                 rows.append(row | {"any_low": low, "any_high": high})
     return pd.DataFrame(rows)
 
@@ -109,6 +115,26 @@ def _one_bit(
         return np.full(len(value), np.nan)
     gain, *_ = _gain(panel, value, number[here], number[more])
     return gain / (more.bits - bits)
+
+
+def _bit_beyond(
+    panel: Panel, value: FloatArray, reference: Setting, number: dict[Setting, int]
+) -> FloatArray:
+    """What one more bit gains at a reference level itself, [1 + R]; NaN where unknown."""
+    usual = default_exponent_bits(reference.bits)
+    exponent = reference.exponent_bits
+    more = [
+        setting
+        for setting in number
+        if reference.bits < setting.bits < 16
+        and setting == replace(reference, bits=setting.bits, exponent_bits=setting.exponent_bits)
+        and (exponent is None or setting.exponent_bits == default_exponent_bits(setting.bits))
+    ]
+    if not more or exponent not in (None, usual):
+        return np.full(len(value), np.nan)
+    following = min(more, key=lambda setting: setting.bits)
+    gain, *_ = _gain(panel, value, number[reference], number[following])
+    return gain / (following.bits - reference.bits)
 
 
 def _reference(cut: list[Curve], factor: str, main: set[Setting]) -> Setting:

@@ -153,10 +153,10 @@ def power_laws(results: pd.DataFrame, metric: str = "zero_shot") -> list[PowerLa
     for family, part in points[points["y"] > 0].groupby("family", sort=False):
         y = np.log(part["y"].to_numpy(dtype=np.float64))
         _, _, base = _base_and_offsets(part, "total")
-        if part["bits"].nunique() < 2:
+        if part["bits"].nunique() < 2 or part["n_params"].nunique() < 2:
             continue
         columns = [part[c].to_numpy(dtype=np.float64) for c in ("n_params", "bits")]
-        design = sm.add_constant(np.log(np.column_stack(columns)))
+        design = sm.add_constant(np.log(np.column_stack(columns)), has_constant="add")
         try:
             effects = ModelEffects(y, base, pd.factorize(part["model"])[0], 3)
         except ValueError:  # too few points

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 HOLDS, FAILS, OPEN, PARTLY = "holds", "does not hold", "open", "holds in part"
+UNKNOWN = "errors unknown"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ def sign(low: float, high: float) -> int:
     return 1 if low > 0 else -1 if high < 0 else 0
 
 
+def judged(verdict: str, ends: Iterable[float]) -> str:
+    """The verdict, or UNKNOWN where an end of an interval that it rests on is not known."""
+    return verdict if all(end == end for end in ends) else UNKNOWN
+
+
 def listed(parts: Sequence[str]) -> str:
     """ "a", "a and b", "a, b and c"."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
@@ -54,6 +60,8 @@ def votes(verdicts: Sequence[str]) -> str:
     """One verdict from several comparisons, by the rule that VOTES states."""
     if all(v == HOLDS for v in verdicts):
         return HOLDS
+    if all(v == UNKNOWN for v in verdicts):
+        return UNKNOWN
     if 2 * list(verdicts).count(HOLDS) >= len(verdicts):
         return PARTLY
     return FAILS if 2 * list(verdicts).count(FAILS) > len(verdicts) else OPEN

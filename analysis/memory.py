@@ -18,16 +18,24 @@ def cache_bits_per_token(config: Mapping[str, Any]) -> int | None:
     """Bits of keys and values one token of context keeps, from a transformers config.json.
 
     2 (K and V) x layers x key-value heads x head size x 16 bit. None for an architecture whose
-    config does not say.
+    config does not say. Names differ: num_key_value_heads, Falcon's num_kv_heads or multi_query
+    (one head, unless its new decoder says otherwise), GPT-BigCode's multi_query.
     """
     layers = config.get("num_hidden_layers", config.get("n_layer"))
     heads = config.get("num_attention_heads", config.get("n_head"))
     hidden = config.get("hidden_size", config.get("n_embd"))
     if not (layers and heads and hidden):
         return None
-    shared = config.get("num_key_value_heads") or heads
     head_size = config.get("head_dim") or hidden // heads
-    return int(2 * layers * shared * head_size * 16)
+    return int(2 * layers * _key_value_heads(config, heads) * head_size * 16)
+
+
+def _key_value_heads(config: Mapping[str, Any], heads: int) -> int:
+    if config.get("num_key_value_heads"):
+        return int(config["num_key_value_heads"])
+    if config.get("new_decoder_architecture"):
+        return int(config.get("num_kv_heads") or config.get("n_head_kv") or heads)
+    return 1 if config.get("multi_query") else int(config.get("num_kv_heads") or heads)
 
 
 def choices_for_memory(

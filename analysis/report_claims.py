@@ -9,6 +9,7 @@ from analysis.bootstrap import ItemScores
 from analysis.effects import factor_effects
 from analysis.families import collapses, compare_families, precision_duel
 from analysis.fits import parallel_fits, power_laws
+from analysis.markdown import between
 from analysis.markup import escape
 from analysis.page import dot, table
 from analysis.universal import certain_shares
@@ -56,8 +57,8 @@ def _universal(
                 escape(row.family),
                 f"{dot(row.bits)}{row.bits:g}-bit",
                 f"{row.share:.0%}",
-                f"{row.low:.0%} to {row.high:.0%}",
-                f"{row.low_models:.0%} to {row.high_models:.0%}"
+                _ends(row.low, row.high, ".0%"),
+                _ends(row.low_models, row.high_models, ".0%")
                 if row.undetermined < 1
                 else "undetermined",
                 f"{row.undetermined:.0%}",
@@ -67,7 +68,7 @@ def _universal(
         columns = ["Family", "Precision", "Budgets won", "Over items", "Over items and models"]
         columns += ["Undetermined"]
         if claim is not None:
-            parts.append(f"<p>{escape(verdict_sentence(claim, metric))}</p>")
+            parts.append(f"<p>{escape(verdict_sentence(claim, METRIC_NAMES[metric]))}</p>")
         parts.append(
             f"<details><summary>Budgets won by {METRIC_NAMES[metric]}, with 90% intervals</summary>"
             "<p>Of the budgets that two or more precisions reach; over all families every budget "
@@ -86,7 +87,7 @@ def _parallel(results: pd.DataFrame, metric: str, axis: str) -> list[str]:
             escape(fit.family),
             f"{dot(row.bits)}{row.bits:g}-bit",
             f"{row.offset:+.4f}",
-            f"{row.low:+.4f} to {row.high:+.4f}",
+            _ends(row.low, row.high, "+.4f"),
         ]
         for fit in fits
         for row in fit.offsets.itertuples()
@@ -112,7 +113,7 @@ def _power_law(results: pd.DataFrame, metric: str) -> list[str]:
     lines = []
     for law in power_laws(results, metric):
         terms = ", ".join(
-            f"{row.term} {row.value:.3f} ({row.low:.3f} to {row.high:.3f})"
+            f"{row.term} {row.value:.3f} ({_ends(row.low, row.high, '.3f')})"
             for row in law.terms.itertuples()
         )
         by_bits = law.residuals.groupby("bits")["residual"].mean()
@@ -137,7 +138,7 @@ def _agreement(results: pd.DataFrame, metrics: list[str]) -> list[str]:
             escape(row.family),
             row.metric.replace("_", "-"),
             f"{row.pearson:.3f}",
-            f"{row.low:.3f} to {row.high:.3f}",
+            _ends(row.low, row.high, ".3f"),
             f"{row.spearman:.3f}",
             str(row.n),
         ]
@@ -162,7 +163,7 @@ def _effects(results: pd.DataFrame, metric: str, scores: ItemScores) -> list[str
     for row in effects.head(_MOST_EFFECTS).itertuples():
         known = row.equivalent_bits == row.equivalent_bits
         worth = f"{row.equivalent_bits:+.2f}" if known else "?"
-        between = f"{row.equivalent_low:+.2f} to {row.equivalent_high:+.2f}" if known else ""
+        worth_between = _ends(row.equivalent_low, row.equivalent_high, "+.2f") if known else ""
         rows.append(
             [
                 escape(row.family),
@@ -170,9 +171,9 @@ def _effects(results: pd.DataFrame, metric: str, scores: ItemScores) -> list[str
                 _FACTORS[row.factor],
                 f"{escape(row.level)} for {escape(row.reference)}",
                 f"{row.gain:+.4f}",
-                f"{row.gain_low:+.4f} to {row.gain_high:+.4f}",
+                _ends(row.gain_low, row.gain_high, "+.4f"),
                 worth,
-                between,
+                worth_between,
                 f"{row.cost:+.2f}",
             ]
         )
@@ -190,7 +191,7 @@ def _effects(results: pd.DataFrame, metric: str, scores: ItemScores) -> list[str
 def _duel(results: pd.DataFrame, metric: str, axis: str, scores: ItemScores) -> list[str]:
     lines = [
         f"<li>{escape(row.family)}: 5 bit leads by {row.lead:+.4f} on average "
-        f"({row.low:+.4f} to {row.high:+.4f}), at {row.share:.0%} of budgets.</li>"
+        f"({_ends(row.low, row.high, '+.4f')}), at {row.share:.0%} of budgets.</li>"
         for row in precision_duel(results, 5, 4, metric, axis, scores).itertuples()
     ]
     return ["<h3>5 bit against 4 (appendix C.1)</h3><ul>", *lines, "</ul>"] if lines else []
@@ -199,7 +200,7 @@ def _duel(results: pd.DataFrame, metric: str, axis: str, scores: ItemScores) -> 
 def _tuned(results: pd.DataFrame, metric: str) -> list[str]:
     lines = [
         f"<li>{row.bits:g}-bit: BLOOM loses {row.first_loss:.4f}, BLOOMZ {row.second_loss:.4f}; "
-        f"difference {row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f}, "
+        f"difference {row.difference:+.4f} ({_ends(row.low, row.high, '+.4f')}, "
         f"{row.n_models} sizes).</li>"
         for row in compare_families(results, metric=metric).itertuples()
     ]
@@ -218,3 +219,7 @@ def _collapse(results: pd.DataFrame, metric: str) -> list[str]:
         f"<p>{len(fallen)} of {len(found)} 3-bit experiments are at chance by "
         f"{METRIC_NAMES[metric]}{': ' + names if 0 < len(fallen) <= 20 else ''}.</p>",
     ]
+
+
+def _ends(low: float, high: float, spec: str) -> str:
+    return between(low, high, spec) or "errors unknown"

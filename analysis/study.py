@@ -60,8 +60,8 @@ def study_document(
     parts = [
         f"# {title}",
         "The claims of Dettmers & Zettlemoyer 2023, *The case for 4-bit precision*, tested on "
-        "small models. Generated from stored results by `kbit study`: every number and verdict on "
-        "these models is computed, none is typed.",
+        "these models. Generated from stored results by `kbit study`: every number and verdict on "
+        "them is computed, none is typed.",
         "## In short",
         table(
             ["Claim", "Here", "What was measured"],

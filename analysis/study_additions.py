@@ -8,7 +8,7 @@ import pandas as pd
 from analysis.bootstrap import ItemScores
 from analysis.curves import scaling_curves
 from analysis.families import curve_lead
-from analysis.markdown import FAILS, HOLDS, OPEN, PARTLY, Claim, between, sign, table
+from analysis.markdown import FAILS, HOLDS, OPEN, PARTLY, Claim, between, judged, sign, table
 from analysis.paper_figures import LOSS
 from analysis.study_factors import BLOCK, effects_of
 from analysis.study_optimum import linear_only
@@ -53,14 +53,14 @@ def _centering(linear: pd.DataFrame, scores: ItemScores) -> Claim | None:
     groups = cells.groupby(["block", "bits"], sort=False)
     rows = [[f"{block}", f"{bits:g}-bit", *_count(part)] for (block, bits), part in groups]
     paper = cells[cells["block"] == "tensor"]
-    judged = paper if len(paper) else cells
-    clear = [sign(r.gain_low, r.gain_high) for r in judged.itertuples()]
+    tested = paper if len(paper) else cells
+    clear = [sign(r.gain_low, r.gain_high) for r in tested.itertuples()]
     share = clear.count(1) / len(clear)
     return Claim(
         "Centering does not help",
         "appendix B",
         "Subtracting the mean before quantization and adding it after improves nothing.",
-        HOLDS if share <= 0.1 else FAILS if share > 0.5 else PARTLY,
+        judged(HOLDS if share <= 0.1 else FAILS if share > 0.5 else PARTLY, tested["gain_low"]),
         f"clearly better in {clear.count(1)}, clearly worse in {clear.count(-1)} of {len(clear)} "
         f"cases ({'whole tensors, as the paper' if len(paper) else 'blocks'})",
         [
@@ -92,7 +92,10 @@ def _outliers(linear: pd.DataFrame, scores: ItemScores) -> Claim | None:
         "section 5.2, figure 4",
         "Keeping the 2 % of dimensions with the largest weight deviation in 16 bit helps 3 bit, "
         "and still 3 bit with them is worse than 4 bit without.",
-        HOLDS if share > 0.5 and behind and all(behind) else PARTLY if behind else OPEN,
+        judged(
+            HOLDS if share > 0.5 and behind and all(behind) else PARTLY if behind else OPEN,
+            three["gain_low"],
+        ),
         f"at 3 bit clearly better in {helps.count(1)} of {len(helps)} cases; 3 bit with them is "
         f"clearly behind 4 bit without in {sum(behind)} of {len(behind)} families",
         [
@@ -131,7 +134,7 @@ def _scope(results: pd.DataFrame, scores: ItemScores) -> Claim | None:
         for c in curves
         if c.setting.scope == "linear"
     }
-    rows, signs = [], []
+    rows, signs, lows = [], [], []
     for curve in everything:
         partner = linear.get((curve.family, curve.setting))
         lead = curve_lead(curve, partner, scores) if partner else None
@@ -140,6 +143,7 @@ def _scope(results: pd.DataFrame, scores: ItemScores) -> Claim | None:
             rows.append([curve.family, curve.setting.label, f"{mean:+.4f}", between(low, high)])
             rows[-1].append(f"{share:.0%}")
             signs.append(sign(low, high))
+            lows.append(low)
     if not rows:
         return None
     ahead = signs.count(1)
@@ -148,7 +152,9 @@ def _scope(results: pd.DataFrame, scores: ItemScores) -> Claim | None:
         "ours, beyond the paper, whose models are so large that embeddings hardly count",
         "In models as small as these, where most bits are embeddings, quantizing them too is worth "
         "what it loses.",
-        HOLDS if ahead == len(signs) else FAILS if -1 in signs and not ahead else PARTLY,
+        judged(
+            HOLDS if ahead == len(signs) else FAILS if -1 in signs and not ahead else PARTLY, lows
+        ),
         f"clearly better at equal total bits in {ahead} of {len(signs)} cases",
         [
             "Lead in nats of quantizing everything over quantizing the linear layers alone, same "

@@ -10,7 +10,18 @@ import pandas as pd
 
 from analysis.bootstrap import ItemScores
 from analysis.effects import factor_effects
-from analysis.markdown import FAILS, HOLDS, OPEN, PARTLY, Claim, between, listed, sign, table
+from analysis.markdown import (
+    FAILS,
+    HOLDS,
+    OPEN,
+    PARTLY,
+    Claim,
+    between,
+    judged,
+    listed,
+    sign,
+    table,
+)
 from analysis.paper_figures import LOSS
 from quantizers.setting import default_exponent_bits
 
@@ -48,6 +59,11 @@ def _worth(row: pd.Series) -> list[str]:
     ]
 
 
+def _from_reference(row: pd.Series) -> str:
+    worth = row["equivalent_at_reference"]
+    return f"{worth:+.2f}" if worth == worth else "?"
+
+
 _WORTH = [
     _GAIN,
     "90 % interval",
@@ -62,7 +78,10 @@ def _block_size(linear: pd.DataFrame, scores: ItemScores) -> Claim | None:
     effects = effects_of(at_blocks(linear, BLOCK, 1024), "block_size", scores)
     if effects.empty:
         return None
-    rows = [[r["family"], f"{r['bits']:g}-bit", *_worth(r)] for _, r in effects.iterrows()]
+    rows = [
+        [r["family"], f"{r['bits']:g}-bit", *_worth(r), _from_reference(r)]
+        for _, r in effects.iterrows()
+    ]
     four = effects[effects["bits"] == 4]
     pays = [sign(r["equivalent_low"] - r["cost"], r["equivalent_high"] - r["cost"])
             for _, r in four.iterrows()]  # fmt: skip
@@ -74,18 +93,26 @@ def _block_size(linear: pd.DataFrame, scores: ItemScores) -> Claim | None:
         "section 5.2, figures 3, 8 and 15",
         "At 4 bit, going from blocks of 1024 to 64 costs 0.24 bits a parameter and gains almost as "
         "much as going from 4 to 5 bit.",
-        HOLDS if pays and set(pays) == {1} and a_bit else verdict,
+        judged(HOLDS if pays and set(pays) == {1} and a_bit else verdict, four["gain_low"]),
         "1024 to 64 at 4 bit is worth "
-        + listed([f"{r.equivalent_bits:+.2f} bits ({r.family})" for r in four.itertuples()])
+        + listed(
+            [
+                f"{r.equivalent_bits:+.2f} bits ({r.family}; counted from blocks of 1024 "
+                f"{r.equivalent_at_reference:+.2f})"
+                for r in four.itertuples()
+            ]
+        )
         + f", clearly more than it costs in {pays.count(1)} of {len(pays)} families",
         [
             f"Blocks of {BLOCK} against 1024, float. Equivalent bits: the gain as a multiple of "
-            "what one more bit gains there (“?” where that is not clearly positive). The claim "
+            f"what one more bit gains in blocks of {BLOCK}, where it gains little (“?” where that "
+            "is not clearly positive); “from 1024”: of what it gains in blocks of 1024, where a "
+            "bit is worth more. The verdict is by the former. The claim "
             "holds if in every family the gain at 4 bit is clearly worth more bits than it costs "
             f"and may be {_ALMOST_A_BIT:g} of what the fifth bit gains or more (the interval "
             "reaches that); in part if smaller blocks clearly help in some family; it does not "
             "hold if they clearly harm and help nowhere.",
-            table(["Family", "Precision", *_WORTH], rows, text=2),
+            table(["Family", "Precision", *_WORTH, "Equivalent bits, from 1024"], rows, text=2),
         ],
         ["figure-15-block-size-loss"],
     )
@@ -109,7 +136,7 @@ def _data_type(linear: pd.DataFrame, scores: ItemScores) -> Claim | None:
         "Quantile and float are the best 4-bit data types",
         "section 5.2, figures 3, 9 and 14",
         "At 4 bit the data type matters: quantile quantization and float are best.",
-        verdict,
+        judged(verdict, four["gain_low"]),
         "from best to worst at 4 bit: " + ", ".join(f"{t} {gains[t]:+.4f}" for t in order),
         [
             f"Gain over int in blocks of {BLOCK}. The claim holds if quantile and float lead at "
@@ -159,7 +186,10 @@ def _exponents(linear: pd.DataFrame, scores: ItemScores) -> Claim | None:
         "Half of the bits should be exponent bits",
         "appendix C.4, figure 12",
         "2, 2, 3, 3, 4, 4 exponent bits for 3 to 8 bit; at 5 bit 2 are better than the rule's 3.",
-        HOLDS if holds else PARTLY if 2 * sum(right) > len(right) else FAILS,
+        judged(
+            HOLDS if holds else PARTLY if 2 * sum(right) > len(right) else FAILS,
+            effects["any_low"],
+        ),
         f"no split is clearly better in {sum(right)} of {len(right)} cases (precision x family)"
         + (f"; at 5 bit E3 is clearly worse than E2 in {sum(worse)} of {len(worse)} families"
            if duel else ""),

@@ -183,8 +183,12 @@ def _table_2(linear: pd.DataFrame) -> Claim | None:
         [
             "Mean over layers of each model of the correlation between a unit's weight standard "
             "deviation and its mean absolute feature on held-out text, and largest over median "
-            "standard deviation; then mean and t interval over models. The claim holds if "
-            "attention output → FFN1 clearly exceeds 0.5 and the other two.",
+            "standard deviation; then mean and t interval over models. Of the Spearman "
+            "correlations over all families, the claim holds if attention output → FFN1 clearly "
+            "exceeds 0.5 (the interval's lower end) and both others' lower ends, in part if it or "
+            "QKV → attention output is clearly positive, and does not hold otherwise. GPT-NeoX "
+            "computes attention and FFN in parallel: there FFN1 reads the block's input, not the "
+            "attention output's, and the pair is of the order in which they are listed.",
             table(
                 ["Pair", "Statistic", "Family", "Mean", "90 % interval", "Range", "Models"],
                 rows,

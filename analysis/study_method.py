@@ -17,7 +17,7 @@ def method(results: pd.DataFrame, scores: ItemScores) -> list[str]:
         for task, part in points.groupby("task"):
             low, high = part["n_items"].min(), part["n_items"].max()
             count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-            error = f"{part['stderr'].median():.4f}"
+            error = f"{median:.4f}" if (median := part["stderr"].median()) > 0 else "unknown"
             rows.append([metric.replace("_", "-"), str(task), f"{len(part):,}", count, error])
     return [
         "Sizes count every bit of the model unless stated (unquantized parameters at 16). Losses "

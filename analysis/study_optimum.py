@@ -14,9 +14,11 @@ from analysis.markdown import (
     HOLDS,
     OPEN,
     PARTLY,
+    UNKNOWN,
     VOTES,
     Claim,
     between,
+    judged,
     listed,
     sign,
     table,
@@ -28,7 +30,7 @@ from analysis.universal import ALMOST, Universality, certain_shares
 from analysis.wording import METRIC_NAMES
 
 METRICS = ("zero_shot", "cross_entropy")
-_VERDICTS = {"holds": HOLDS, "fails": FAILS, "open": OPEN}
+_VERDICTS = {"holds": HOLDS, "fails": FAILS, "open": OPEN, "unknown": UNKNOWN}
 
 
 def linear_only(results: pd.DataFrame) -> pd.DataFrame:
@@ -76,7 +78,7 @@ def _share_row(
         between(answer.low, answer.high, ".0%"),
         between(answer.low_models, answer.high_models, ".0%"),
         f"{answer.undetermined:.0%}",
-        f"{answer.tied_share:.0%}",
+        f"{answer.tied_share:.0%}" if answer.tied_share == answer.tied_share else "",
         f"{answer.families_led} of {answer.n_families}",
         _VERDICTS[answer.verdict],
     ]
@@ -127,7 +129,7 @@ def _universal(
 
 
 def _duel(main: pd.DataFrame, scores: ItemScores) -> Claim | None:
-    rows, signs = [], []
+    rows, signs, lows = [], [], []
     for metric in METRICS:
         for axis in ("total", "nominal"):
             for r in precision_duel(main, 5, 4, metric, axis, scores).itertuples():
@@ -137,6 +139,7 @@ def _duel(main: pd.DataFrame, scores: ItemScores) -> Claim | None:
                 rows.append([r.family, METRIC_NAMES[metric], axis])
                 rows[-1] += [f"{unit * r.lead:{spec}}", between(low, high, spec), f"{r.share:.0%}"]
                 signs.append(sign(r.low, r.high))
+                lows.append(float(r.low))
     if not rows:
         return None
     ahead, behind = signs.count(1), signs.count(-1)
@@ -144,7 +147,7 @@ def _duel(main: pd.DataFrame, scores: ItemScores) -> Claim | None:
         "5-bit is at least as good as 4-bit",
         "appendix C.1",
         "Over all families 4-bit is best, but for some (Pythia) 5-bit is as good at equal bits.",
-        HOLDS if not behind else FAILS if behind == len(signs) else PARTLY,
+        judged(HOLDS if not behind else FAILS if behind == len(signs) else PARTLY, lows),
         f"of {len(signs)} comparisons at equal size 5-bit is clearly ahead in {ahead}, clearly "
         f"behind in {behind}, and cannot be told from 4-bit in {len(signs) - ahead - behind}",
         [

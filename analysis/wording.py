@@ -107,8 +107,8 @@ def list_probabilities(probability: Mapping[float, float]) -> str:
     return ", ".join(shown) or "undetermined"
 
 
-def verdict_sentence(answer: Universality, metric: str) -> str:
-    """Whether one precision is almost universally optimal in these results."""
+def verdict_sentence(answer: Universality, name: str) -> str:
+    """Whether one precision is almost universally optimal, by the metric called `name`."""
     verdict = {
         "holds": "holds here",
         "fails": "does not hold here",
@@ -119,7 +119,7 @@ def verdict_sentence(answer: Universality, metric: str) -> str:
     interval = f" (90% interval {answer.low:.0%} to {answer.high:.0%})" if known else ""
     tied = f", and wins or cannot be told from the winner at {answer.tied_share:.0%}"
     return (
-        f"“{answer.bits:g}-bit is almost universally optimal” {verdict} by {METRIC_NAMES[metric]}: "
+        f"“{answer.bits:g}-bit is almost universally optimal” {verdict} by {name}: "
         f"it wins {answer.share:.0%} of the budgets that it and another precision reach"
         f"{interval}, leads in {answer.families_led} of {answer.n_families} families"
         f"{tied if known else ''}. {'' if known else 'Errors are unknown, so nothing is sure. '}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -24,10 +25,17 @@ from analysis.protocols import left_out_sentences
 from analysis.remembering import remembered
 from analysis.shares import optimal_table
 from analysis.universal import certain_shares
-from analysis.wording import answer_sentence, certainty_sentence, headline, verdict_sentence
+from analysis.wording import (
+    answer_sentence,
+    certainty_sentence,
+    headline,
+    name_metric,
+    verdict_sentence,
+)
 from kbit.database import add_db, open_store
 from kbit.output import add_format, print_frame
 from orchestrator.errors import InputError
+from orchestrator.outcome import Status
 from orchestrator.reading import model_sources, read_item_scores, read_results
 from orchestrator.store import Store
 
@@ -50,6 +58,7 @@ TABLE_COLUMNS = [
     "best_fit_setting",
 ]
 COST_COLUMNS = ["model", "setting", "value", "difference", "low", "high", "errors"]
+SCREENED_AXES = ("total",)  # those that an adaptive sweep asks about before it drops any
 MEMORY_ROWS = 15  # choices a person is shown
 
 
@@ -87,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             f"the database holds no {args.metric} results yet; run a sweep first, or see --metric"
         )
+    if note := screened_out(store, args.axis):
+        print(note, file=sys.stderr)
     try:
         with remembered():
             if args.budget is not None:
@@ -105,6 +116,19 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise InputError(str(error)) from None
     return 0
+
+
+def screened_out(store: Store, axis: str) -> str:
+    """What an adaptive sweep's screening leaves undetermined on an axis; "" where nothing is."""
+    attempts = store.attempts()
+    newest = attempts.groupby("experiment_id", sort=False).tail(1)
+    dropped = int((newest["status"] == Status.DROPPED).sum())
+    if not dropped or axis in SCREENED_AXES:
+        return ""
+    return (
+        f"undetermined on this axis: {dropped} experiments were dropped by screening, which asked "
+        f"about {' and '.join(SCREENED_AXES)} bits; what follows is of those that were kept"
+    )
 
 
 def item_scores_of(store: Store) -> ItemScores:
@@ -186,7 +210,7 @@ def _overview(results: pd.DataFrame, scores: ItemScores, args: argparse.Namespac
     print(headline(finding))
     _, claim = certain_shares(results, args.metric, args.axis, args.task, scores)
     if claim is not None:
-        print(verdict_sentence(claim, args.metric))
+        print(verdict_sentence(claim, name_metric(args.metric, finding.tasks)))
     costs = setting_costs(results, args.metric, args.task, scores, list(finding.undecided))
     if len(costs):
         print("\nwhat each setting costs the model, beside 16 bit:")

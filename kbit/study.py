@@ -20,6 +20,7 @@ EXAMPLE = (
     "         kbit study                          # again, from the committed results alone\n"
     "Writes FOLDER.md. FOLDER holds results.csv.gz and items.npz, which --db renews, and figures."
 )
+EMBEDDED = ROOT / "docs" / "embedded-study"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,13 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder",
         type=Path,
         nargs="?",
-        default=ROOT / "docs" / "embedded-study",
+        default=EMBEDDED,
         help="where the study's results lie (default: docs/embedded-study)",
     )
     parser.add_argument(
         "--db", action="append", help="take the results from this database (may be repeated)"
     )
-    parser.add_argument("--title", default="The embedded study", help="the document's heading")
+    parser.add_argument("--title", help="the document's heading (default: the folder's name)")
     parser.add_argument(
         "--text-only", action="store_true", help="leave the figures as they are (no browser needed)"
     )
@@ -63,7 +64,9 @@ def run(args: argparse.Namespace) -> int:
         write_figures(draw, folder, "svg")
     shown = {path.stem: f"{folder.name}/{path.name}" for path in sorted(folder.glob("*.svg"))}
     try:
-        text = study_document(results, scores, args.title, shown)
+        usual = "The embedded study" if folder == EMBEDDED else folder.name.replace("-", " ")
+        title = args.title or usual[0].upper() + usual[1:]
+        text = study_document(results, scores, title, shown)
     except ValueError as error:
         raise InputError(f"{folder}: {error}") from None
     document = folder.with_suffix(".md")

@@ -6,7 +6,7 @@ import pytest
 
 from analysis.illustrations import speed_figure
 from analysis.latency import LATENCY, ROOFLINE, latencies, latency_task, speedups
-from analysis.memory import choices_for_memory
+from analysis.memory import cache_bits_per_token, choices_for_memory
 from analysis.style import colour
 
 # Milliseconds a token: (bits, batch) -> measured, roofline.
@@ -51,3 +51,29 @@ def test_choices_take_the_latency_of_their_batch(results: pd.DataFrame) -> None:
     for batch, expected in ((1, {8.0, 4.0}), (16, {9.0, 10.0}), (2, set())):
         table = choices_for_memory(known, 1e9, {}, batch=batch)
         assert set(table[LATENCY].dropna()) == expected == set(latencies(known, batch))
+
+
+def test_latencies_of_two_devices_are_never_compared(results: pd.DataFrame) -> None:
+    """16 bit on a CPU, 4 bit on a GPU: no speedup; both on each: of one device."""
+    cpu = timed(results, "sotu-opt-128x4", 10.0).assign(protocol="cpu")
+    gpu = timed(results, "sotu-opt-128x4").assign(protocol="gpu")
+    apart = pd.concat([cpu[cpu["bits"] == 16], gpu[gpu["bits"] == 4]])
+    with pytest.raises(ValueError, match="kbit bench latency"):
+        speedups(pd.concat([results, apart]))
+    table = speedups(pd.concat([results, cpu, gpu])).set_index(["kind", "batch"])["speedup"]
+    assert table[("measured", 1)] == 2.0 and len(table) == 4
+    more = timed(results, "sotu-opt-64x2").assign(protocol="cpu")
+    assert set(latencies(pd.concat([cpu, gpu, more]), 1)) == {80.0, 40.0, 8.0, 4.0}
+
+
+def test_the_cache_counts_key_value_heads() -> None:
+    falcon = {"num_hidden_layers": 32, "num_attention_heads": 71, "hidden_size": 4544}
+    one_head = 2 * 32 * 64 * 16
+    assert cache_bits_per_token(falcon | {"multi_query": True, "num_kv_heads": 71}) == one_head
+    new = {"multi_query": True, "new_decoder_architecture": True, "num_kv_heads": 8}
+    assert cache_bits_per_token(falcon | new) == 8 * one_head
+    assert cache_bits_per_token(falcon | {"multi_query": False}) == 71 * one_head
+    assert cache_bits_per_token(falcon | {"num_key_value_heads": 4}) == 4 * one_head
+    assert cache_bits_per_token({"n_layer": 2, "n_head": 4, "n_embd": 32, "multi_query": True}) == (
+        2 * 2 * 8 * 16
+    )

@@ -228,7 +228,7 @@ def test_verdict_on_universal_optimality(linear: pd.DataFrame, gain: float, verd
     keep.loc[loss & ~five, "value"] += gain
     _, claim = certain_shares(keep, "cross_entropy")
     assert claim is not None and claim.verdict == verdict
-    assert f"it wins {claim.share:.0%}" in verdict_sentence(claim, "cross_entropy")
+    assert f"it wins {claim.share:.0%}" in verdict_sentence(claim, "cross-entropy")
 
 
 def test_a_precision_is_judged_only_where_it_reaches(linear: pd.DataFrame) -> None:
