@@ -19,12 +19,12 @@ from lm_eval.api.metrics import mean, perplexity
 from lm_eval.api.task import ConfigurableTask
 
 from evaluation.encoding import Encoder
-from evaluation.kept_arrays import Arrays, kept
 from evaluation.loaded_task import LoadedTask
 from evaluation.scoring import Scores
 from evaluation.sequences import Sequences
 from evaluation.sotu_tasks import cache_directory
 from evaluation.task_index import HARNESS
+from quantizers.cache import Arrays, kept
 
 FORMAT = 1  # of the files; part of their names
 NO_ANSWER = -100  # the harness's mark for an item without a right choice

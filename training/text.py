@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from evaluation.kept_arrays import kept
 from evaluation.sotu_corpus import HOLD_OUT_EVERY, heldout_addresses, training_addresses
+from quantizers.cache import kept
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from evaluation.kept_arrays import kept
+from quantizers.cache import kept
 
 ARRAYS = {"a": np.arange(5), "names": np.array(["x", "yz"])}
 

@@ -6,8 +6,8 @@ import fcntl
 import logging
 import os
 import zipfile
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,20 @@ def kept(path: Path, build: Callable[[], Arrays | None]) -> Arrays | None:
     Of several processes that ask at once one builds and the others wait for it; one that is killed
     leaves nothing half-written behind and holds up nobody.
     """
-    if (arrays := _read(path)) is not None:
+    if (arrays := read_arrays(path)) is not None:
         return arrays
+    with alone(path) as kept_here:
+        if kept_here and (arrays := read_arrays(path)) is not None:
+            return arrays
+        arrays = build()
+        if kept_here and arrays is not None:
+            write_arrays(path, arrays)
+        return arrays
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[bool]:
+    """Let one process at a time in for `path`; False, and no waiting, where nothing can be kept."""
     with ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,29 +45,29 @@ def kept(path: Path, build: Callable[[], Arrays | None]) -> Arrays | None:
             fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file is closed, also by the system
         except OSError as error:
             log.warning("%s cannot be kept: %s", path, error)
-            return build()
-        if (arrays := _read(path)) is not None:
-            return arrays
-        arrays = build()
-        if arrays is not None:
-            _write(path, arrays)
-        return arrays
+            yield False
+            return
+        yield True
 
 
-def _write(path: Path, arrays: Arrays) -> None:
+def write_arrays(path: Path, arrays: Arrays) -> bool:
+    """Keep arrays whole or not at all; whether they are."""
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
         os.replace(partial, path)
+        return True
     except OSError as error:  # a full disk, say
         log.warning("%s cannot be kept: %s", path, error)
+        return False
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> Arrays | None:
+def read_arrays(path: Path) -> Arrays | None:
+    """The arrays at `path`, checked; None where there are none or they are damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}  # checks each array's CRC

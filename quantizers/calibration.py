@@ -1,0 +1,182 @@
+"""What reaches the matrices of a model on calibration text, collected once for all settings.
+
+One pass of the 16-bit model over windows of tokens; where the Hessians of all sites do not fit in
+memory, blocks are taken one after another, each in a pass that ends behind it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantizers.wiring import Wiring
+
+TOKENS_A_BATCH = 2048  # fixed: sums depend on how tokens are batched
+TOKEN_MAX_BINS = 640  # of a sixteenth of an octave, from 2^-24 to 2^16
+_LOWEST, _BINS_AN_OCTAVE = -24, 16
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Of the n tokens x [d_in] that reach one site input. On the CPU."""
+
+    n_tokens: int
+    channel_max: Tensor  # fp32 [d_in], max |x_j|
+    channel_mean: Tensor  # fp32 [d_in], mean |x_j|
+    token_max: Tensor  # int64 [TOKEN_MAX_BINS], tokens by their max |x_j|, see `token_max_bin`
+    hessian: Tensor  # fp32 [d_in, d_in], (2/n) sum x x^T
+
+    @property
+    def maximum(self) -> float:
+        """The largest |x_j| of all."""
+        return float(self.channel_max.max())
+
+
+def token_max_bin(maximum: Tensor) -> Tensor:
+    """The bin of each token maximum: int64, a sixteenth of an octave wide, ends included."""
+    octaves = torch.log2(maximum.float()) - _LOWEST
+    return (octaves * _BINS_AN_OCTAVE).floor().nan_to_num().clamp(0, TOKEN_MAX_BINS - 1).long()
+
+
+def site_inputs(wiring: Wiring) -> dict[str, nn.Module]:
+    """The modules at which inputs are recorded, one for all sites that share one, by `Site.input`.
+
+    In forward order, the output head last. Not what single experts read: no module sees it whole.
+    """
+    sites = [*wiring.linear, *(site for site in wiring.embeddings if site.kind == "head")]
+    return {site.name: site.module for site in sites if site.input == site.name}
+
+
+def collect(
+    model: Any, wiring: Wiring, windows: Tensor, memory: int | None = None
+) -> Iterator[tuple[str, Statistics]]:
+    """The statistics of every site input, in forward order, as they are complete.
+
+    windows: int64 [n, length], token ids; memory: bytes that Hessians may take at a time, by
+    default half of what is free. Raises ValueError for windows that are none, for an input that
+    is not finite and for one that no token reaches, both by name.
+    """
+    if windows.dim() != 2 or windows.shape[1] < 1 or not len(windows):
+        raise ValueError(f"calibration: windows of shape {tuple(windows.shape)} hold no tokens")
+    memory = _free_memory(model.device) // 2 if memory is None else memory
+    for group in _groups(site_inputs(wiring), memory):
+        recorders = {name: _Recorder(module) for name, module in group.items()}
+        with _exact_products():
+            for batch in windows.split(max(1, TOKENS_A_BATCH // windows.shape[1])):
+                _run(model, batch, recorders)
+        for name in group:
+            yield name, recorders.pop(name).statistics(name)
+
+
+def _groups(inputs: dict[str, nn.Module], memory: int) -> Iterator[dict[str, nn.Module]]:
+    """Neighbours whose Hessians fit in `memory` together; at least one at a time."""
+    group: dict[str, nn.Module] = {}
+    taken = 0
+    for name, module in inputs.items():
+        size = 4 * _d_in(module) ** 2
+        if group and taken + size > memory:
+            yield group
+            group, taken = {}, 0
+        group[name] = module
+        taken += size
+    yield group
+
+
+class _Reached(Exception):
+    """Everything asked for was recorded: the rest of the model need not run."""
+
+
+@torch.no_grad()
+def _run(model: Any, batch: Tensor, recorders: dict[str, _Recorder]) -> None:
+    left = set(recorders)
+
+    def hook(name: str, recorder: _Recorder) -> Any:
+        def record(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            recorder.add(inputs[0])
+            left.discard(name)
+            if not left:
+                raise _Reached
+
+        return record
+
+    hooks = [
+        recorder.module.register_forward_pre_hook(hook(name, recorder))
+        for name, recorder in recorders.items()
+    ]
+    try:
+        model(batch.to(model.device), use_cache=False)
+    except _Reached:
+        pass
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+class _Recorder:
+    """Sums up what enters one module, where it enters."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._n_tokens = 0
+        self._d_in = _d_in(module)
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        self._device = weight.device
+        self._max = torch.zeros(self._d_in, device=self._device)
+        self._sum = torch.zeros(self._d_in, dtype=torch.float64, device=self._device)
+        self._token_max = torch.zeros(TOKEN_MAX_BINS, dtype=torch.int64, device=self._device)
+        self._products = torch.zeros(self._d_in, self._d_in, device=self._device)
+
+    def add(self, inputs: Tensor) -> None:
+        x = inputs.detach().flatten(0, -2).to(self._device, torch.float32)
+        size = x.abs()
+        self._n_tokens += len(x)
+        self._max = torch.maximum(self._max, size.amax(dim=0))  # NaN and inf stay
+        self._sum += size.sum(dim=0, dtype=torch.float64)
+        bins = token_max_bin(size.amax(dim=1))
+        self._token_max += torch.bincount(bins, minlength=TOKEN_MAX_BINS)
+        self._products.addmm_(x.T, x)
+
+    def statistics(self, name: str) -> Statistics:
+        if not self._n_tokens:
+            raise ValueError(f"calibration: no token reaches {name}")
+        if not torch.isfinite(self._max).all() or not torch.isfinite(self._products).all():
+            raise ValueError(
+                f"calibration: what {name} reads is not finite; load the model in bfloat16"
+            )
+        return Statistics(
+            n_tokens=self._n_tokens,
+            channel_max=self._max.cpu(),
+            channel_mean=(self._sum / self._n_tokens).float().cpu(),
+            token_max=self._token_max.cpu(),
+            hessian=self._products.mul_(2 / self._n_tokens).cpu(),
+        )
+
+
+def _d_in(module: nn.Module) -> int:
+    """Of nn.Linear, or of Conv1D, which stores input x output."""
+    return module.in_features if isinstance(module, nn.Linear) else module.nx  # type: ignore[return-value]
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """fp32 products without TF32, whatever the program asked for."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
