@@ -128,6 +128,8 @@ def load_models(path: Path | None = None) -> dict[str, list[ModelEntry]]:
     for family, body in content["families"].items():
         if not isinstance(body, dict) or not isinstance(body.get("models"), list):
             raise InputError(f"{path}: families.{family}: expected a list `models:`")
+        if not body["models"]:
+            raise InputError(f"{path}: families.{family}.models: an empty list; give its models")
         shared = {key: value for key, value in body.items() if key != "models"}
         entries = []
         for index, model in enumerate(body["models"]):

@@ -108,7 +108,7 @@ class Store:
         if (version := schema_version(store.engine, store.url)) < SCHEMA_VERSION:
             raise InputError(
                 f"{store.url}: schema version {version} is older than {SCHEMA_VERSION}; start its "
-                "sweep again to bring it up to date"
+                "sweep (or import) again to bring it up to date"
             )
         return store
 

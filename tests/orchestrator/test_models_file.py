@@ -52,6 +52,7 @@ def test_family_keys_are_defaults_for_its_models(tmp_path):
     [
         ("families: [", "not valid YAML"),
         ("models: {}", "families"),
+        ("families: {f: {models: []}}", "families.f.models: an empty list"),
         ("families: {f: {models: []},\n f: {models: []}}", "'f' is there twice: lines 1 and 2"),
         ("families: {f: {models: [{name: a, name: b, hub: x}]}}", "'name' is there twice"),
         ("{families: {}, 1: 2, x: 3}", "1: unknown key"),
