@@ -15,8 +15,9 @@ EXAMPLE = (
     "             --set bits=4 --set data_type=float --set block_size=64\n"
     f"A CSV needs the columns {', '.join(REQUIRED)} and bits or total_bits;\n"
     f"others are {', '.join(c for c in KNOWN if c not in REQUIRED)}.\n"
-    "bits may be a fraction (1.58). A perplexity is a cross-entropy too, its logarithm. lm-eval's\n"
-    "filters, but for `none`, stay in the name of a metric: exact_match,strict-match.\n"
+    "bits may be a fraction (1.58), block_size a number, row or group:128. A perplexity is a\n"
+    "cross-entropy too, its logarithm. lm-eval's filters, but for `none`, stay in the name of a\n"
+    "metric: exact_match,strict-match.\n"
     "One bad row, and nothing is imported."
 )
 

@@ -95,6 +95,7 @@ def _protocol(row: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def _setting(row: Mapping[str, Any]) -> Setting:
+    row = {**row, **_granularity(str(row.get("block_size") or ""))}
     bits = _number(row, "bits")
     if bits is None:
         bits = _bits_from_size(row)
@@ -111,6 +112,15 @@ def _setting(row: Mapping[str, Any]) -> Setting:
     if setting.scope not in SCOPES:
         raise ValueError(f"scope {setting.scope!r} is not one of {', '.join(SCOPES)}")
     return setting
+
+
+def _granularity(block_size: str) -> dict[str, Any]:
+    """The columns behind `row` and `group:128`, as sweeps spell what stands beside numbers."""
+    if block_size == "row":
+        return {"block_size": None, "by_row": True}
+    if block_size.startswith("group"):
+        return {"block_size": block_size.removeprefix("group").lstrip(": "), "by_row": True}
+    return {}
 
 
 def _bits_from_size(row: Mapping[str, Any]) -> int:

@@ -313,3 +313,22 @@ def test_unknown_cells_as_tables_write_them(tmp_path: Path, unknown: str) -> Non
     (row,) = read_import(path, "t", {})
     assert row.experiment["block_size"] is None
     assert row.measurement["stderr"] is None and row.measurement["n_items"] == 0
+
+
+@pytest.mark.parametrize(
+    ("spelled", "size", "by_row"),
+    [("", None, False), ("64", 64, False), ("row", None, True), ("group:128", 128, True),
+     ("group: 96", 96, True)],
+)  # fmt: skip
+def test_granularities_as_sweeps_spell_them(tmp_path, store, spelled, size, by_row) -> None:
+    path = tmp_path / "t.csv"
+    head = "family,model,n_params,bits,data_type,block_size,task,metric,value\n"
+    path.write_text(f"{head}f,m,1000,4,int,{spelled},t,acc,0.5\n")
+    (row,) = read_import(path, "t", {})
+    assert (row.experiment["block_size"], row.experiment["by_row"]) == (size, by_row)
+    store_rows(store, [row])
+    store.results().to_csv(tmp_path / "out.csv", index=False)
+    assert read_import(tmp_path / "out.csv", "t", {}) == [row]
+    path.write_text(f"{head}f,m,1000,4,int,group:x,t,acc,0.5\n")
+    with pytest.raises(InputError, match="block_size 'x' is not a"):
+        read_import(path, "t", {})
