@@ -157,7 +157,7 @@ def clear_part(finding: Finding) -> str:
     """At how many budgets the lead is clear, and by which errors."""
     if finding.unknown == 1:
         return "how clear a lead is cannot be said: errors unknown"
-    clear = f"a lead is clear at {finding.by_precision['clear_share'].sum():.0%} of them"
+    clear = f"a lead is clear at {finding.by_precision['clear_share'].sum():.0%} of all budgets"
     if finding.unknown > 0:
         return f"{clear} (errors are unknown at {finding.unknown:.0%})"
     if finding.paired == 0:
