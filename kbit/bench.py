@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from kbit.database import open_store
+from kbit.database import store_to_extend
 from kbit.output import add_format, print_frame
 from orchestrator.errors import InputError
 from orchestrator.models import load_models
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     entry, *others = find_models([args.model], load_models(args.models))
     if others:
         raise InputError(f"{args.model} is a family: name one of its models")
-    store = open_store(args.db) if args.db else None
+    store = store_to_extend(args.db) if args.db else None
     try:
         settings = [_config(bits, args.data_type, args.block_size) for bits in args.bits]
     except ValueError as error:

@@ -27,6 +27,7 @@ COMMANDS = {
     "figures": ("kbit.figures", "the paper's figures as PNG, SVG or HTML files"),
     "import": ("kbit.importing", "other people's numbers, from CSV or lm-eval JSON"),
     "doctor": ("kbit.doctor", "what the kernels found here, and why a path is not taken"),
+    "analyze": ("kbit.analyze", "what weights and activations of models look like"),
     "outliers": ("kbit.outliers", "do weights tell where large features are (table 2)"),
     "study": ("kbit.study", "a document: each claim of the paper on these results"),
     "bench": ("kbit.bench", "how fast a model generates at each precision"),

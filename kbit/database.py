@@ -23,3 +23,9 @@ def open_store(db: str | None) -> Store:
     if not found:
         raise InputError(f"{results_dir()}: no database there; run a sweep first or give --db")
     return Store.open(database_url(str(found[-1])))
+
+
+def store_to_extend(db: str) -> Store:
+    """The database asked for, to add rows to. Raises InputError when there is none."""
+    open_store(db).close()
+    return Store.create(database_url(db))

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from kbit.output import add_format, print_frame
 from orchestrator.errors import InputError
-
-if TYPE_CHECKING:
-    from orchestrator.models import ModelEntry
 
 EXAMPLE = (
     "example: kbit outliers sotu-neox sotu-opt --db results/embedded.db\n"
@@ -34,19 +31,20 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from analysis.outliers import as_measurement, outlier_correlations, summary
-    from kbit.database import open_store
+    from kbit.database import store_to_extend
+    from kbit.model_windows import model_and_windows
     from kbit.record import find_models, store_measurements
     from orchestrator.models import load_models
     from quantizers.setting import Setting
 
     entries = find_models(args.model, load_models(args.models))
-    store = open_store(args.db) if args.db else None
+    store = store_to_extend(args.db) if args.db else None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tables = []
     for entry in entries:
         try:
-            model, windows, protocol = _model_and_windows(
-                entry, args.corpus, args.max_tokens, device
+            model, windows, protocol = model_and_windows(
+                entry, args.corpus, device, tokens=args.max_tokens
             )
             found = outlier_correlations(model, _magnitudes(model, windows))
         except (OSError, ValueError) as error:
@@ -60,29 +58,6 @@ def run(args: argparse.Namespace) -> int:
     first = ["family", "model", "pair"]
     print_frame(table[[*first, *(c for c in table.columns if c not in first)]], args.format)
     return 0
-
-
-def _model_and_windows(
-    entry: ModelEntry, corpus: str, max_tokens: int, device: str
-) -> tuple[Any, list[list[int]], dict[str, Any]]:
-    """The 16-bit model, computing as in a sweep, and windows of its context; their protocol."""
-    import torch
-    from lm_eval.models.utils import resolve_max_length
-
-    from evaluation.corpora import load_corpus
-    from evaluation.perplexity import token_stream
-    from evaluation.protocols import perplexity_protocol
-    from orchestrator.worker import quiet_libraries
-    from quantizers.loading import load_model
-
-    quiet_libraries()
-    protocol = perplexity_protocol(corpus, entry.context, max_tokens)
-    loaded, tokenizer = load_model(entry.checkpoint, device)
-    model: Any = loaded.to(torch.float32) if device == "cpu" else loaded
-    ids = token_stream(tokenizer, load_corpus(corpus), max_tokens).ids
-    context = entry.context or resolve_max_length(model.config, tokenizer)
-    windows = [ids[start : start + context] for start in range(0, len(ids), context)]
-    return model, windows, protocol
 
 
 def _magnitudes(model: Any, windows: list[list[int]]) -> dict[str, Any]:
