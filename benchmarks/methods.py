@@ -12,13 +12,14 @@ beyond what it is given. Without a GPU its figures are left empty.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import datetime
 import json
 import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantizers.blockwise import constants, residual, spread
+from quantizers.blockwise import residual, scaled, spread
 from quantizers.codebooks import codebook, midpoints_of, quantile
 from quantizers.granularity import ROW, Granularity
-from quantizers.packed import empty
 from quantizers.rounding.factor import factor
 from quantizers.rounding.gptq import LAZY, Problem, gptq
 
@@ -48,17 +48,13 @@ def all_settings() -> Settings:
 
 def problems(weight: Tensor, settings: Settings) -> list[Problem]:
     """With scales and codebooks of rounding to nearest, made before the clock starts."""
-    found, scales = [], {}
+    found = []
     for bits, data_type, granularity in settings:
-        blocks = granularity.blocks(weight.shape)
-        if blocks not in scales:
-            scales[blocks] = constants(weight.flatten(), blocks, False, "weight")[0]
         if data_type == "quantile":
             table = quantile(bits, residual(weight, granularity))
         else:
             table = codebook(data_type, bits)
-        q = empty(weight, table, bits, granularity)
-        found.append(Problem(weight, replace(q, absmax=scales[blocks])))
+        found.append(Problem(weight, scaled(weight, table, bits, granularity)))
     return found
 
 
@@ -112,6 +108,8 @@ class Cost:
 
 
 def _forget_peak() -> bool:
+    with contextlib.suppress(OSError, AttributeError):  # what was freed is not held against us
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:  # not Linux, or not allowed

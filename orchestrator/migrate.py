@@ -86,6 +86,7 @@ STEPS: dict[int, tuple[Step, ...]] = {
         _give_identity,
         _bits_as_numbers,
         "ALTER TABLE experiments ADD COLUMN by_row BOOLEAN NOT NULL DEFAULT false",
+        "ALTER TABLE experiments ADD COLUMN scales VARCHAR(16) NOT NULL DEFAULT 'absmax'",
     ),
 }
 

@@ -58,6 +58,7 @@ class ExperimentRow(Base):
     centered: Mapped[bool]
     scope: Mapped[str] = mapped_column(String(16))
     by_row: Mapped[bool] = mapped_column(server_default=false())
+    scales: Mapped[str] = mapped_column(String(16), server_default="absmax")
     bits_per_param: Mapped[float]
     total_bits: Mapped[int | None] = mapped_column(BigInteger)
     quantized_bits: Mapped[int | None] = mapped_column(BigInteger)

@@ -34,18 +34,30 @@ def quantize(
     Raises ValueError, naming the tensor, for NaN or inf in it, for a mean or absmax beyond the
     16-bit type, and for bits or a codebook out of range.
     """
-    flat = tensor.detach().contiguous().flatten()
-    try:
-        q = empty(tensor, codebook, bits, granularity, centered)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-    if not kernels.quantize_blocks(flat, q):
-        absmax, mean = constants(flat, q.blocks, centered, name)
-        q.absmax.copy_(absmax)
-        if q.mean is not None and mean is not None:
-            q.mean.copy_(mean)
-        kernels.quantize(flat, q)
+    q = _empty(tensor, codebook, bits, granularity, centered, name)
+    if not kernels.quantize_blocks(_flat(tensor), q):
+        _write_constants(tensor, q, name)
+        round_to_nearest(tensor, q)
     return q
+
+
+def scaled(
+    tensor: Tensor,
+    codebook: Tensor,
+    bits: int,
+    granularity: Granularity = TENSOR,
+    centered: bool = False,
+    name: str = "tensor",
+) -> PackedTensor:
+    """As `quantize`, but the words are not written: others choose them, or other scales."""
+    q = _empty(tensor, codebook, bits, granularity, centered, name)
+    _write_constants(tensor, q, name)
+    return q
+
+
+def round_to_nearest(tensor: Tensor, q: PackedTensor) -> None:
+    """Write the words of q, whose constants are given, from the tensor that it is made for."""
+    kernels.quantize(_flat(tensor), q)
 
 
 def dequantize(q: PackedTensor) -> Tensor:
@@ -60,7 +72,7 @@ def residual(
 
     Raises ValueError as `quantize` does.
     """
-    flat, blocks = tensor.detach().contiguous().flatten(), granularity.blocks(tensor.shape)
+    flat, blocks = _flat(tensor), granularity.blocks(tensor.shape)
     _, mean = constants(flat, blocks, centered, name)
     if mean is None:
         return flat.float()
@@ -90,6 +102,31 @@ def constants(
         low, high = low - mean.float(), high - mean.float()
     # Adding 0.0 turns the -0.0 of a block of zeros into 0.0 on every device.
     return _rounded(torch.maximum(-low, high) + 0.0, target, "absmax", name), mean
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().flatten()
+
+
+def _empty(
+    tensor: Tensor,
+    codebook: Tensor,
+    bits: int,
+    granularity: Granularity,
+    centered: bool,
+    name: str,
+) -> PackedTensor:
+    try:
+        return empty(tensor, codebook, bits, granularity, centered)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _write_constants(tensor: Tensor, q: PackedTensor, name: str) -> None:
+    absmax, mean = constants(_flat(tensor), q.blocks, q.mean is not None, name)
+    q.absmax.copy_(absmax)
+    if q.mean is not None and mean is not None:
+        q.mean.copy_(mean)
 
 
 def spread(constants: Tensor, blocks: Blocks) -> Tensor:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from quantizers import codebooks
-from quantizers.blockwise import dequantize, quantize, residual
+from quantizers.blockwise import dequantize, quantize, residual, round_to_nearest, scaled
 from quantizers.packed import PackedTensor, sixteen_bit
+from quantizers.rounding.clipped import clipped
 from quantizers.setting import Setting
 
 
@@ -76,11 +77,13 @@ def quantize_matrix(
         table = codebooks.quantile(int(setting.bits), elements)
     else:
         table = codebooks.codebook(str(setting.data_type), int(setting.bits), setting.exponent_bits)
-    return PackedMatrix(
-        body=quantize(body, table, int(setting.bits), granularity, setting.centered, name),
-        columns=columns.to(torch.int32),
-        kept=kept,
-    )
+    given = (body, table, int(setting.bits), granularity, setting.centered, name)
+    if setting.scales == "absmax":
+        packed = quantize(*given)
+    else:
+        packed = clipped(body, scaled(*given))
+        round_to_nearest(body, packed)
+    return PackedMatrix(body=packed, columns=columns.to(torch.int32), kept=kept)
 
 
 def dequantize_matrix(q: PackedMatrix) -> Tensor:

@@ -14,6 +14,7 @@ from quantizers.granularity import Granularity
 
 DATA_TYPES = ("int", "float", "dynamic", "quantile")
 SCOPES = ("linear", "all")
+SCALES = ("absmax", "clipped")
 
 
 def default_exponent_bits(bits: float) -> int:
@@ -34,23 +35,16 @@ class Setting:
     centered: bool = False  # subtract each block's mean first (appendix B)
     scope: str = "linear"  # one of SCOPES
     by_row: bool = False  # blocks do not cross output rows; block_size None = one block a row
+    scales: str = "absmax"  # one of SCALES; clipped: a part of it, of least squared error
 
     @classmethod
-    def make(
-        cls,
-        bits: int,
-        data_type: str | None = None,
-        exponent_bits: int | None = None,
-        block_size: Any = None,
-        outlier_fraction: float = 0.0,
-        centered: bool = False,
-        scope: str = "linear",
-    ) -> Setting:
+    def make(cls, bits: int, data_type: str | None = None, **factors: Any) -> Setting:
         """A setting that can be run, in canonical form, so that equal settings compare equal.
 
-        At 16 bit nothing is quantized: every other factor is dropped. A float without
-        `exponent_bits` gets the default split of its width. `block_size` as sweep files spell it:
-        64, None (one block a tensor), "row" or {"group": 128} (of a row, which it does not cross).
+        factors: fields by name, `block_size` as sweep files spell it: 64, None (one block a
+        tensor), "row" or {"group": 128} (of a row, which it does not cross). At 16 bit nothing is
+        quantized: every other factor is dropped. A float without `exponent_bits` gets the default
+        split of its width.
 
         Raises ValueError naming the factor at fault.
         """
@@ -58,42 +52,31 @@ class Setting:
             raise ValueError(f"bits: {bits!r} is not a whole number from 2 to 16")
         if data_type is not None and data_type not in DATA_TYPES:
             raise ValueError(f"data_type: {data_type!r} is not one of {', '.join(DATA_TYPES)}")
-        granularity = _granularity(block_size)
-        if not isinstance(centered, bool):
-            raise ValueError(f"centered: {centered!r} is neither true nor false")
-        if not _is_number(outlier_fraction) or not 0 <= outlier_fraction < 1:
-            raise ValueError(f"outlier_fraction: {outlier_fraction!r} is not in [0, 1)")
-        if scope not in SCOPES:
-            raise ValueError(f"scope: {scope!r} is not one of {', '.join(SCOPES)}")
+        granularity = _granularity(factors.pop("block_size", None))
+        blocks: dict[str, Any] = {"block_size": granularity.size, "by_row": granularity.by_row}
+        setting = cls("rtn", bits, data_type, **blocks, **factors)
+        setting._check_factors()
         if bits == 16:
             return cls("none", 16)
         if data_type is None:
             raise ValueError(
                 f"data_type: missing at {bits} bit; choose one of {', '.join(DATA_TYPES)}"
             )
-        if data_type == "float":
-            if exponent_bits is None:
-                exponent_bits = default_exponent_bits(bits)
-            if not _is_int(exponent_bits) or not 1 <= exponent_bits <= bits - 1:
-                raise ValueError(
-                    f"exponent_bits: {exponent_bits!r} does not fit a {bits}-bit float, "
-                    f"which takes 1 to {bits - 1}"
-                )
-        elif exponent_bits is not None:
-            raise ValueError(
-                f"exponent_bits: only the float data type has them, not {data_type!r}; remove it"
-            )
-        return cls(
-            method="rtn",
-            bits=bits,
-            data_type=data_type,
-            exponent_bits=exponent_bits,
-            block_size=granularity.size,
-            outlier_fraction=float(outlier_fraction),
-            centered=centered,
-            scope=scope,
-            by_row=granularity.by_row,
+        return replace(
+            setting,
+            exponent_bits=_exponent_bits(setting),
+            outlier_fraction=float(setting.outlier_fraction),
         )
+
+    def _check_factors(self) -> None:
+        if not isinstance(self.centered, bool):
+            raise ValueError(f"centered: {self.centered!r} is neither true nor false")
+        if not _is_number(self.outlier_fraction) or not 0 <= self.outlier_fraction < 1:
+            raise ValueError(f"outlier_fraction: {self.outlier_fraction!r} is not in [0, 1)")
+        if self.scope not in SCOPES:
+            raise ValueError(f"scope: {self.scope!r} is not one of {', '.join(SCOPES)}")
+        if self.scales not in SCALES:
+            raise ValueError(f"scales: {self.scales!r} is not one of {', '.join(SCALES)}")
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Setting:
@@ -126,6 +109,7 @@ class Setting:
             centered=_flag(given, "centered"),
             scope=str(given.get("scope", "linear")),
             by_row=_flag(given, "by_row"),
+            scales=str(given.get("scales", "absmax")),
         )
 
     @property
@@ -159,6 +143,7 @@ class Setting:
         parts = [f"{self.bits}-bit {self.data_type}{exponent}{block}"]
         parts += [f"p={self.outlier_fraction:.3g}"] if self.outlier_fraction else []
         parts += ["centered"] if self.centered else []
+        parts += [self.scales] if self.scales != "absmax" else []
         parts += [f"scope {self.scope}"] if self.scope != "linear" else []
         parts += [self.method] if self.method != "rtn" else []
         return " ".join(parts)
@@ -190,6 +175,24 @@ _ALWAYS_IN_ID = frozenset((
 ADDED_COLUMNS: dict[str, Any] = {
     field.name: field.default for field in fields(Setting) if field.name not in _ALWAYS_IN_ID
 }
+
+
+def _exponent_bits(setting: Setting) -> int | None:
+    given, bits = setting.exponent_bits, setting.bits
+    if setting.data_type != "float":
+        if given is not None:
+            raise ValueError(
+                f"exponent_bits: only the float data type has them, not {setting.data_type!r}; "
+                "remove it"
+            )
+        return None
+    if given is None:
+        return default_exponent_bits(bits)
+    if not _is_int(given) or not 1 <= given <= bits - 1:
+        raise ValueError(
+            f"exponent_bits: {given!r} does not fit a {bits}-bit float, which takes 1 to {bits - 1}"
+        )
+    return given
 
 
 def _granularity(spelled: Any) -> Granularity:

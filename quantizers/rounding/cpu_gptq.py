@@ -40,9 +40,12 @@ def solve(problems: Sequence[Problem], factor: Factor) -> list[tuple[Tensor, Ten
     ratios, n = factor.ratios.numpy(), len(factor.order)
     shared = (factor.order.numpy(), ratios, factor.weights.numpy())
     solved, tiles = [], []
+    wide: dict[int, np.ndarray] = {}  # settings of a matrix share it in fp32
     for problem in problems:
         q, d_out = problem.q, len(problem.weight)
-        weight = problem.weight.float().contiguous().numpy()
+        if id(problem.weight) not in wide:
+            wide[id(problem.weight)] = problem.weight.float().contiguous().numpy()
+        weight = wide[id(problem.weight)]
         codes = np.empty(q.shape, np.uint16)
         kept = np.empty((d_out, n - q.shape[1]), np.float32)
         losses = np.zeros(d_out)

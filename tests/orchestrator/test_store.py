@@ -372,7 +372,7 @@ def make_version_1(store: Store) -> None:
     added = {
         "attempts": ("stage", "seconds_store", "git_commit", "tokens_per_batch"),
         "protocols": ("context", '"limit"', "max_tokens"),
-        "experiments": ("by_row",),
+        "experiments": ("by_row", "scales"),
     }
     with store.engine.connect() as connection:
         connection.execute(text("DROP VIEW results"))

@@ -32,6 +32,10 @@ from quantizers.setting import SETTING_COLUMNS, Setting
         ({"bits": 4, "data_type": "int", "outlier_fraction": -0.1}, "outlier_fraction"),
         ({"bits": 4, "data_type": "int", "outlier_fraction": float("nan")}, "outlier_fraction"),
         ({"bits": 4, "data_type": "int", "scope": "head"}, "scope"),
+        (
+            {"bits": 4, "data_type": "int", "scales": "max"},
+            "scales: 'max' is not one of absmax, cl",
+        ),
     ],
 )
 def test_a_bad_setting_is_one_line_that_names_it(settings, at_fault):
@@ -82,13 +86,11 @@ def test_identity_is_canonical_json():
 def test_a_later_field_enters_the_identity_only_where_it_is_set():
     @dataclass(frozen=True)
     class Later(Setting):
-        scales: str = "absmax"
+        later: str = "none"
 
     today = Setting.make(4, "int", block_size=64)
     assert Later(**today.row()).identity() == today.identity()
-    assert Later(**today.row(), scales="clipped").identity() == today.identity() | {
-        "scales": "clipped"
-    }
+    assert Later(**today.row(), later="some").identity() == today.identity() | {"later": "some"}
 
 
 @pytest.mark.parametrize("missing", [None, "", float("nan"), np.float64("nan"), pd.NA])
@@ -143,3 +145,11 @@ def test_granularities(spelled, granularity, label):
     assert (setting.granularity, setting.label) == (granularity, label)
     assert Setting.from_row(setting.row()) == setting
     assert ("by_row" in setting.identity()) == granularity.by_row
+
+
+def test_clipped_scales():
+    setting = Setting.make(4, "int", block_size=64, scales="clipped")
+    assert setting.label == "4-bit int B64 clipped"
+    assert Setting.from_row(setting.row()) == setting
+    assert setting.identity()["scales"] == "clipped"
+    assert "scales" not in Setting.make(4, "int", scales="absmax").identity()

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from quantizers.blockwise import constants, dequantize, quantize, residual, spread
+from quantizers.blockwise import dequantize, quantize, residual, scaled, spread
 from quantizers.codebooks import codebook, quantile
 from quantizers.granularity import ROW, TENSOR, Granularity
-from quantizers.packed import empty, sixteen_bit
+from quantizers.packed import sixteen_bit
 from quantizers.packing import unpack
 from quantizers.rounding import cpu_gptq
 from quantizers.rounding.factor import NotPositiveDefinite, factor, invert_unit_triangle
@@ -51,12 +51,7 @@ def problem(weight, bits=3, data_type="int", granularity=ROW, centered=False, ke
         table = quantile(bits, residual(body, granularity, centered))
     else:
         table = codebook(data_type, bits)
-    q = empty(body, table, bits, granularity, centered)
-    absmax, mean = constants(body.flatten(), q.blocks, centered, "w")
-    q.absmax.copy_(absmax)
-    if centered:
-        q.mean.copy_(mean)
-    return Problem(weight, q)
+    return Problem(weight, scaled(body, table, bits, granularity, centered))
 
 
 def codes_of(q):
