@@ -31,6 +31,7 @@ def evaluate_perplexity(
     max_tokens: int | None = None,
     data_files: str | None = None,
     bos: bool | Literal["auto"] = "auto",
+    spread: int | None = None,
 ) -> Measurement:
     """Cross-entropy of a corpus in non-overlapping windows. `corpus` is a name, with `data_files`
     its local copy, or a file.
@@ -39,7 +40,8 @@ def evaluate_perplexity(
     `max_tokens` + 1 tokens are used (None: all). Window i reads t[i*c .. i*c+c-1], c = `context`
     (None: the model's), and predicts the token after each: every token is scored once except t_0,
     which nothing precedes. With `bos` (auto: for models that need it) a window reads BOS and then
-    c - 1 tokens; the same tokens are scored. The last window may be short.
+    c - 1 tokens; the same tokens are scored. The last window may be short. `spread`: a sample, of
+    so many of these windows, evenly over all (None: every one); its bytes are not counted.
 
     Metrics: `cross_entropy` in nats a token, `perplexity` (its exponential, inf where that
     overflows), `bits_per_byte` over the UTF-8 bytes of exactly the scored text (EOS costs nats and
@@ -50,11 +52,16 @@ def evaluate_perplexity(
     """
     begins = engine.needs_bos if bos == "auto" else bos
     protocol = perplexity_protocol(corpus, context, max_tokens, data_files, begins)
+    protocol |= {} if spread is None else {"spread": spread}
     window = engine.window(context)
     windows, scored_bytes = engine.encoder.kept.get(
-        ("windows", corpus, data_files, protocol["data"], window, max_tokens, begins),
+        ("windows", corpus, data_files, protocol["data"], window, max_tokens, begins, spread),
         lambda: _windows(
-            engine.encoder.tokenizer, corpus, data_files, max_tokens, _Window(window, begins)
+            engine.encoder.tokenizer,
+            corpus,
+            data_files,
+            max_tokens,
+            _Window(window, begins, spread),
         ),
     )
     nats = -engine.score(windows, window, f"corpus {corpus_name(corpus)}", greedy=False).logprob
@@ -66,10 +73,18 @@ def evaluate_perplexity(
 
 @dataclass(frozen=True)
 class _Window:
-    """Tokens that are read at a time, and whether the first of them is BOS."""
+    """Tokens that are read at a time, whether the first of them is BOS, and how many windows are
+    taken, spread over the text (None: all)."""
 
     size: int
     bos: bool
+    spread: int | None = None
+
+    def sample(self, starts: range) -> range | list[int]:
+        """The starts of the windows that are taken; one that is short is last, and taken last."""
+        if self.spread is None or self.spread >= len(starts):
+            return starts
+        return [starts[int((i + 0.5) * len(starts) / self.spread)] for i in range(self.spread)]
 
 
 def token_stream(
@@ -130,9 +145,9 @@ def _windows(
     before = [tokenizer.bos_token_id] if window.bos else []
     step = window.size - len(before)
     starts = range(0, len(stream.ids) - 1, step)
-    parts = [stream.ids[start : start + step + 1] for start in starts]
+    parts = [stream.ids[start : start + step + 1] for start in window.sample(starts)]
     sequences = Sequences.of([(before + part, len(part) - 1) for part in parts])
-    return sequences, stream.scored_bytes
+    return sequences, stream.scored_bytes if window.spread is None else 0
 
 
 def _metrics(nats: np.ndarray, tokens: np.ndarray, scored_bytes: int) -> tuple[Metric, ...]:

@@ -35,8 +35,7 @@ from analysis.wording import (
 from kbit.database import add_db, open_store
 from kbit.output import add_format, print_frame
 from orchestrator.errors import InputError
-from orchestrator.outcome import Status
-from orchestrator.reading import model_sources, read_item_scores, read_results
+from orchestrator.reading import model_sources, read_item_scores, read_results, screened_axes
 from orchestrator.store import Store
 
 EXAMPLE = (
@@ -58,7 +57,6 @@ TABLE_COLUMNS = [
     "best_fit_setting",
 ]
 COST_COLUMNS = ["model", "setting", "value", "difference", "low", "high", "errors"]
-SCREENED_AXES = ("total",)  # those that an adaptive sweep asks about before it drops any
 MEMORY_ROWS = 15  # choices a person is shown
 
 
@@ -120,14 +118,12 @@ def run(args: argparse.Namespace) -> int:
 
 def screened_out(store: Store, axis: str) -> str:
     """What an adaptive sweep's screening leaves undetermined on an axis; "" where nothing is."""
-    attempts = store.attempts()
-    newest = attempts.groupby("experiment_id", sort=False).tail(1)
-    dropped = int((newest["status"] == Status.DROPPED).sum())
-    if not dropped or axis in SCREENED_AXES:
+    asked = screened_axes(store)
+    if asked is None or axis in asked:
         return ""
     return (
-        f"undetermined on this axis: {dropped} experiments were dropped by screening, which asked "
-        f"about {' and '.join(SCREENED_AXES)} bits; what follows is of those that were kept"
+        "undetermined on this axis: experiments were dropped by screening, which asked about "
+        f"{' and '.join(sorted(asked)) or 'no'} bits; what follows is of those that were kept"
     )
 
 

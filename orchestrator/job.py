@@ -40,6 +40,7 @@ class JobResult:
     seconds_quantize: float = 0.0
     seconds_score: float = 0.0
     tokens_per_batch: int | None = None  # at most, in every score
+    axes: str | None = None  # of what samples ruled out: the axes of size they were asked about
     peak_memory: int | None = None
     host: str = ""
     device: str = ""

@@ -80,6 +80,8 @@ STEPS: dict[int, tuple[Step, ...]] = {
         _limits_as_columns,
         "ALTER TABLE attempts ADD COLUMN tokens_per_batch INTEGER",
         _batch_sizes_as_column,
+        "ALTER TABLE attempts ADD COLUMN axes VARCHAR(64)",
+        "UPDATE attempts SET axes = 'total' WHERE status = 'dropped'",
         "ALTER TABLE measurements ADD COLUMN attempt INTEGER REFERENCES attempts (number)",
         _MEASURED_BY,
         _make_failures,

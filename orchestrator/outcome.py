@@ -21,7 +21,7 @@ class Stage(StrEnum):
 
     FULL = "full"
     SCREEN = "screen"  # a sample of a corpus, in an adaptive sweep
-    SCREEN_TASKS = "screen_tasks"  # samples of the tasks
+    SCREEN_TASKS = "screen_tasks"  # samples of the tasks, which older versions took
     COMMAND = "command"  # `kbit bench` or `kbit outliers`: no sweep's
 
 

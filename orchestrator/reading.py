@@ -10,6 +10,7 @@ from sqlalchemy import Connection, and_, func, or_, select
 
 from orchestrator.frames import typed
 from orchestrator.item_scores import unpack_scores
+from orchestrator.outcome import Stage, Status
 from orchestrator.schema import (
     PROTOCOL_COLUMNS,
     RESULT_COLUMNS,
@@ -130,6 +131,18 @@ def model_sources(store: Store) -> dict[str, str]:
     query = select(ExperimentRow.model, ExperimentRow.model_source).order_by(ExperimentRow.number)
     with store.reading() as connection:
         return {model: source for model, source in connection.execute(query.distinct())}
+
+
+def screened_axes(store: Store) -> set[str] | None:
+    """The axes of size that an adaptive sweep asked about before it dropped what it dropped: on
+    others, what would win may be missing. None where nothing was dropped, or all is scored now.
+    """
+    dropped = store.attempts()
+    dropped = dropped[dropped["stage"] != Stage.COMMAND].groupby("experiment_id").tail(1)
+    dropped = dropped[dropped["status"] == Status.DROPPED]
+    if dropped.empty:
+        return None
+    return set.intersection(*[set((axes or "").split(",")) for axes in dropped["axes"].unique()])
 
 
 def imported_counts(store: Store) -> pd.DataFrame:

@@ -130,6 +130,8 @@ class AttemptRow(Base):
     versions: Mapped[dict] = mapped_column(JSON)
     git_commit: Mapped[str | None] = mapped_column(String(64))
     tokens_per_batch: Mapped[int | None]  # at most, in every score
+    # Of a dropped one: the axes of size on which it cannot win, as `total,nominal`.
+    axes: Mapped[str | None] = mapped_column(String(64))
 
 
 class FailureRow(Base):

@@ -65,21 +65,15 @@ class Stages:
 
     def _screen(self) -> Verdict | None:
         """Sample first; None where interrupted."""
-        from orchestrator.screening import corpus_sample, judge, task_sample
+        from orchestrator.screening import corpus_sample, judge
 
         plan, sweep, store = self.plan, self.sweep, self.store
         corpus = corpus_sample(plan, sweep)
-        print("first a sample of every experiment:", flush=True)
+        print("first a sample of every experiment, by loss:", flush=True)
         self._stage(corpus.asked, Stage.SCREEN)
         if self.interrupt.asked:
             return None
-        tasks = task_sample(plan, corpus, sweep, store)
-        if any(tasks.protocols.values()):
-            print("then a sample of the tasks, for those near the best by loss:", flush=True)
-            self._stage(tasks.asked, Stage.SCREEN_TASKS)
-        if self.interrupt.asked:
-            return None
-        verdict = judge(plan, corpus, tasks, sweep, store)
+        verdict = judge(plan, corpus, sweep, store)
         print(f"{dropped(plan, verdict)} experiments dropped after the samples", flush=True)
         return verdict
 

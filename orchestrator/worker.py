@@ -166,6 +166,7 @@ def _score_corpus(engine: Engine, protocol: Protocol) -> Measurement:
         settings["max_tokens"],
         protocol.data_files,
         settings.get("bos", False),
+        settings.get("spread"),
     )
 
 

@@ -370,7 +370,7 @@ WITHOUT_ATTEMPTS = (
 def make_version_1(store: Store) -> None:
     """The tables as the first version made them."""
     added = {
-        "attempts": ("stage", "seconds_store", "git_commit", "tokens_per_batch"),
+        "attempts": ("stage", "seconds_store", "git_commit", "tokens_per_batch", "axes"),
         "protocols": ("context", '"limit"', "max_tokens"),
         "experiments": ("by_row", "scales"),
     }
