@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,9 @@ EXAMPLE = (
     "precision is emulated: the same bits on every run."
 )
 
+CORE_FLOPS = 45e9
+GPU_FLOPS, GPU_SHARE = 989e12, 0.4  # H100, bf16, dense
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", type=Path, nargs="?", default=ROOT / "sweeps" / "training.yaml")
@@ -35,15 +38,21 @@ def run(args: argparse.Namespace) -> int:
     from training.run_table import RunTable, Source, write_models_file
     from training.study import expand, tokenizer_digest
     from training.text import load_text
+    from training.tokenizer import train_tokenizer
 
     study = load_study(args.study)
     try:
         runs = expand(study)
         place = _place(study, args.study)
+        if args.dry_run and not _has_tokenizer(place):  # nor any run that has used it
+            print(f"{len(runs)} runs to train\n{_cost(runs)}")
+            return 0
         text = load_text(place.text)
-        _make_tokenizer(place, runs[0], text.training, dry=args.dry_run)
-        digest = tokenizer_digest(place.tokenizer) if _has_tokenizer(place) else ""
-        table = RunTable(args.runs or place.output / "runs.csv", Source(text.version, digest))
+        if not _has_tokenizer(place):
+            vocabulary, context = runs[0].recipe.vocab_size, runs[0].recipe.context
+            train_tokenizer(text.training, place.tokenizer, vocabulary, context)
+        source = Source(text.version, tokenizer_digest(place.tokenizer))
+        table = RunTable(args.runs or place.output / "runs.csv", source)
         missing = [run for run in runs if not table.finished(run)]
         print(f"{len(runs)} runs: {len(runs) - len(missing)} finished, {len(missing)} to train")
         if args.dry_run:
@@ -94,14 +103,6 @@ def _has_tokenizer(place: Place) -> bool:
     return (place.tokenizer / "tokenizer.json").exists()
 
 
-def _make_tokenizer(place: Place, run: Run, texts: Sequence[str], dry: bool) -> None:
-    from training.tokenizer import train_tokenizer
-
-    if not dry and not _has_tokenizer(place):
-        recipe = run.recipe
-        train_tokenizer(texts, place.tokenizer, recipe.vocab_size, recipe.context)
-
-
 def _check_folders(runs: list[Run], place: Place) -> None:
     """A folder that holds another recipe's model is not written over."""
     import json
@@ -147,17 +148,10 @@ def _told(run: Run, outcome: Outcome) -> str:
 
 
 def _cost(runs: list[Run]) -> str:
-    """6 FLOPs a parameter of a product and token (Kaplan et al. 2020), attention not counted."""
-    flops = sum(
-        6.0 * run.recipe.tokens * (run.recipe.linear_params + _head_params(run)) for run in runs
-    )
-    core, gpu = flops / 35e9 / 3600, flops / (0.4 * 989e12) / 3600
-    return (
-        f"{sum(run.recipe.tokens for run in runs):,} tokens, {flops:.3g} FLOPs: about {core:,.1f} "
-        f"hours of a core at 35 GFLOP/s, or {gpu:,.3g} of an H100 at 40 % of 989 TFLOP/s (small "
-        "models reach less)"
-    )
-
-
-def _head_params(run: Run) -> int:
-    return run.recipe.vocab_size * run.recipe.hidden_size
+    """Of training alone; what a core reaches was measured on 64x4, what a GPU may is assumed."""
+    tokens, flops = (sum(getattr(run.recipe, key) for run in runs) for key in ("tokens", "flops"))
+    core, gpu = flops / CORE_FLOPS / 3600, flops / (GPU_SHARE * GPU_FLOPS) / 3600
+    hours = f"{core:,.1f} hours of a CPU core"
+    if core > 1000:
+        hours = f"{gpu:,.0f} GPU-hours at {GPU_SHARE:.0%} of an H100's 989 TFLOP/s"
+    return f"{tokens:,} tokens, {flops:.3g} FLOPs: about {hours}"

@@ -114,6 +114,14 @@ class Recipe:
         return per_block * self.hidden_size**2 * self.n_layers
 
     @property
+    def flops(self) -> float:
+        """Of all steps, forward and backward: 6 a weight of a product and 12 L h T of attention a
+        token (Chowdhery et al. 2022, appendix B)."""
+        weights = self.linear_params + self.vocab_size * self.hidden_size
+        attention = 12 * self.n_layers * self.hidden_size * self.context
+        return float(self.tokens) * (6 * weights + attention)
+
+    @property
     def tokens(self) -> int:
         """Tokens seen in all steps."""
         return self.steps * self.batch_size * self.context

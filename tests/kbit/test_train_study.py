@@ -8,6 +8,7 @@ import yaml
 
 from kbit.cli import main
 from orchestrator.models import load_models
+from orchestrator.paths import ROOT
 
 WORDS = "the state of this union is strong and its people know that we have work to do"
 
@@ -88,8 +89,19 @@ def test_ray_trains_the_same_models(study, tmp_path, capsys):
 def test_dry_run_trains_and_writes_nothing(study, tmp_path, capsys):
     assert main(["train-study", str(study()), "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "2 to train" in said and "1,536 tokens" in said
+    assert "2 runs to train" in said and "1,536 tokens" in said
     assert not (tmp_path / "out").exists()
+    shutil.copytree(ROOT / "models/tokenizer", tmp_path / "out/tokenizer")
+    assert main(["train-study", str(study()), "--dry-run"]) == 0
+    assert "2 runs: 0 finished, 2 to train" in capsys.readouterr().out
+
+
+def test_the_papers_own_grid_is_priced(capsys):
+    assert main(["train-study", str(ROOT / "sweeps/intriguing-paper.yaml"), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    # Four sizes of the final recipe, ten more variants at two sizes.
+    assert "24 runs to train" in said and "GPU-hours" in said
+    assert f"{24 * 75_000 * 256 * 2048:,} tokens" in said
 
 
 @pytest.mark.parametrize(
