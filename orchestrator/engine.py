@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from sqlalchemy import (
     Connection,
     Engine,
     NullPool,
+    Pool,
     QueuePool,
+    StaticPool,
     create_engine,
     event,
     insert,
@@ -150,8 +153,22 @@ def sqlite_engine(file: Path, mode: str, pooled: bool = True) -> Engine:
     def connection() -> sqlite3.Connection:
         return sqlite3.connect(uri, timeout=BUSY_SECONDS, uri=True, check_same_thread=False)
 
+    return _engine(file, connection, QueuePool if pooled else NullPool)
+
+
+def copy_in_memory(engine: Engine) -> Engine:
+    """The same SQLite database, to be changed without touching its file."""
+    copy = sqlite3.connect(":memory:", check_same_thread=False)
+    with engine.connect() as connection:
+        source = connection.connection.dbapi_connection
+        assert isinstance(source, sqlite3.Connection)
+        connection.rollback()
+        source.backup(copy)
+    return _engine(Path(str(engine.url.database)), lambda: copy, StaticPool)
+
+
+def _engine(file: Path, connection: Callable[[], sqlite3.Connection], pool: type[Pool]) -> Engine:
     url = URL.create("sqlite", database=str(file))
-    pool = QueuePool if pooled else NullPool
     engine = create_engine(url, creator=connection, poolclass=pool)
 
     @event.listens_for(engine, "connect")

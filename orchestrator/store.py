@@ -20,6 +20,7 @@ from orchestrator.batch_sizes import batch_sizes, discard_larger
 from orchestrator.engine import (
     connect,
     connect_to_read,
+    copy_in_memory,
     let_readers_in,
     make_tables,
     one_line,
@@ -103,9 +104,15 @@ class Store:
 
     @classmethod
     def open(cls, url: str) -> Store:
-        """Open an existing database for reading. Raises InputError when there is none."""
+        """Open an existing database for reading; an older one of SQLite as a copy in memory that is
+        brought up to date. Raises InputError when there is none."""
         store = cls(connect_to_read(url))
         if (version := schema_version(store.engine, store.url)) < SCHEMA_VERSION:
+            if store.engine.dialect.name == "sqlite":
+                store.engine = copy_in_memory(store.engine)
+                with store.engine.execution_options(writes=True).begin() as connection:
+                    migrate(connection, version)
+                return store
             raise InputError(
                 f"{store.url}: schema version {version} is older than {SCHEMA_VERSION}; start its "
                 "sweep (or import) again to bring it up to date"
