@@ -51,13 +51,16 @@ def test_optimal_answers_by_perplexity_and_by_cross_entropy(perplexities, metric
     assert losses[metric][0] < answer["value"] < losses[metric][1]  # between P-3B's and P-1B's
 
 
-def test_status_and_report_see_them(perplexities: Path, tmp_path: Path) -> None:
+def test_status_report_and_study_see_them(perplexities: Path, tmp_path: Path) -> None:
     code, out, err = kbit("status", "--db", perplexities)
     assert code == 0, err
     assert "9 imported" in out and "table.csv" in out
     code, _, err = kbit("report", "--db", perplexities, "--output", tmp_path / "report.html")
     assert code == 0, err
     assert "wikitext2" in (tmp_path / "report.html").read_text()
+    code, _, err = kbit("study", tmp_path / "study", "--text-only", "--db", perplexities)
+    assert code == 0, err
+    assert "4-bit" in (tmp_path / "study.md").read_text()
 
 
 def test_fractions_of_bits_are_precisions_of_their_own(tmp_path: Path) -> None:
