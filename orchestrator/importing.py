@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from sqlalchemy import Connection, select
 from orchestrator.errors import InputError
 from orchestrator.imported_row import KNOWN, SIZES, ImportedRow, check_row
 from orchestrator.lm_eval_results import lm_eval_rows
+from orchestrator.perplexities import LOSSES, logarithm
 from orchestrator.recording import insert_new, row_numbers
 from orchestrator.schema import ExperimentRow, MeasurementRow, ProtocolRow
 from orchestrator.store import Store
@@ -23,7 +23,6 @@ from orchestrator.store import Store
 IGNORED = ("source", "experiment_id", "protocol")
 _MOST_SHOWN = 20
 _UNKNOWN = ("", "nan", "na", "n/a", "<na>", "null")
-_LOSSES = ("perplexity", "cross_entropy", "bits_per_byte")
 
 
 def read_import(path: Path, source: str, defaults: Mapping[str, str]) -> list[ImportedRow]:
@@ -106,27 +105,16 @@ def _csv_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _cross_entropies(rows: Sequence[ImportedRow]) -> list[ImportedRow]:
-    """The logarithms of perplexities, which are what curves of a corpus are made from.
-
-    A task that has other metrics than losses (LAMBADA) is no corpus; a cross-entropy that is given
-    stands. An error is carried over by the delta method.
-    """
+    """Those of perplexities of corpora; one that is given stands."""
     given = {(row.experiment["id"], row.protocol["id"], row.measurement["metric"]) for row in rows}
-    graded = {row.task for row in rows if row.measurement["metric"] not in _LOSSES}
-    made = []
-    for row in rows:
-        experiment, protocol = row.experiment["id"], row.protocol["id"]
-        known = (experiment, protocol, "cross_entropy") in given or row.task in graded
-        if row.measurement["metric"] != "perplexity" or known:
-            continue
-        value, error = row.measurement["value"], row.measurement["stderr"]
-        logarithm = {
-            "metric": "cross_entropy",
-            "value": None if value is None else math.log(value),
-            "stderr": error / value if value and error is not None else None,
-        }
-        made.append(replace(row, measurement=row.measurement | logarithm))
-    return made
+    graded = {row.task for row in rows if row.measurement["metric"] not in LOSSES}
+    return [
+        replace(row, measurement=logarithm(row.measurement))
+        for row in rows
+        if row.measurement["metric"] == "perplexity"
+        and row.task not in graded
+        and (row.experiment["id"], row.protocol["id"], "cross_entropy") not in given
+    ]
 
 
 def store_rows(store: Store, rows: Sequence[ImportedRow]) -> int:

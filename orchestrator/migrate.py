@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, insert, select, text, update
 
+from orchestrator.perplexities import add_logarithms
 from orchestrator.recording import protocol_limits
 from orchestrator.schema import (
     RESULTS_VIEW,
@@ -89,6 +90,7 @@ STEPS: dict[int, tuple[Step, ...]] = {
         _bits_as_numbers,
         "ALTER TABLE experiments ADD COLUMN by_row BOOLEAN NOT NULL DEFAULT false",
         "ALTER TABLE experiments ADD COLUMN scales VARCHAR(16) NOT NULL DEFAULT 'absmax'",
+        add_logarithms,
     ),
 }
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import text
 
 from analysis.optimal import optimal
 from kbit.output import print_frame
@@ -12,6 +13,7 @@ from orchestrator.errors import InputError
 from orchestrator.importing import read_import, store_rows
 from orchestrator.reading import read_results
 from orchestrator.store import Store
+from tests.orchestrator.test_store import make_version_1
 
 HEADER = "family,model,n_params,bits,data_type,block_size,method,task,metric,value,stderr"
 GOOD = """
@@ -332,3 +334,19 @@ def test_granularities_as_sweeps_spell_them(tmp_path, store, spelled, size, by_r
     path.write_text(f"{head}f,m,1000,4,int,group:x,t,acc,0.5\n")
     with pytest.raises(InputError, match="block_size 'x' is not a"):
         read_import(path, "t", {})
+
+
+def test_perplexities_imported_by_an_earlier_version_have_logarithms_too(csv, store, tmp_path):
+    given = csv.read_text() + "llama,llama-7b,6738415616,16,,,,lambada_openai,perplexity,3,\n"
+    csv.write_text(given + "llama,llama-7b,6738415616,16,,,,lambada_openai,acc,0.6,\n")
+    store_rows(store, read_import(csv, "table", {}))
+    now = store.results()
+    with store.engine.execution_options(writes=True).begin() as connection:
+        connection.execute(text("DELETE FROM measurements WHERE metric = 'cross_entropy'"))
+    make_version_1(store)
+    migrated = Store.create(store.url)
+    keys = ["model", "method", "task", "metric"]
+    before, after = (
+        frame.sort_values(keys)[[*keys, "value"]] for frame in (now, migrated.results())
+    )
+    assert before.values.tolist() == after.values.tolist() and len(after) == 14
