@@ -63,11 +63,13 @@ BLOOM = {
     "bloom-176b": (14336, 70, 112),
 }
 BLOOMZ = {name.replace("bloom", "bloomz"): sizes for name, sizes in BLOOM.items()}
-SOTU = [f"{family}-{h}x{n}" for family in ("sotu-neox", "sotu-opt") for h, n in LADDER]
+SOTU = {
+    family: [f"{family}-{h}x{n}" for h, n in LADDER]
+    for family in ("sotu-neox", "sotu-opt", "sotu-llama")
+}
 
 EXPECTED = {
-    "sotu-neox": SOTU[: len(LADDER)],
-    "sotu-opt": SOTU[len(LADDER) :],
+    **SOTU,
     "opt": list(OPT),
     "pythia": list(NEOX),
     "gpt2": list(GPT2),
@@ -107,7 +109,7 @@ def published_config(name: str) -> PretrainedConfig:
         return GPT2Config(
             vocab_size=50257, n_positions=1024, n_embd=hidden, n_layer=layers, n_head=heads
         )
-    if name in SOTU:
+    if name.startswith("sotu-"):
         return model_config(ladder_recipe(name), end_of_text_id=0)
     hidden, layers, heads = (BLOOM | BLOOMZ)[name]
     return BloomConfig(vocab_size=250880, hidden_size=hidden, n_layer=layers, n_head=heads)
@@ -174,7 +176,7 @@ def test_the_three_lines_in_the_files_head_add_a_model(tmp_path: Path) -> None:
     assert (entry.name, entry.path) == ("my-model", str(Path.home() / "models/my-model"))
 
 
-@pytest.mark.parametrize("name", SOTU)
+@pytest.mark.parametrize("name", [name for names in SOTU.values() for name in names])
 def test_embedded_models_lie_beside_models_yaml(name: str) -> None:
     entry = ENTRIES[name]
     assert entry.path == str(ROOT / "models" / name)
