@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
+from kbit import sources
 from orchestrator.errors import InputError, SweepStopped
 from orchestrator.interrupt import run_program, say_interrupted
 
@@ -75,7 +76,10 @@ def main(argv: list[str] | None = None) -> int:
     from quantizers.checkpoint import UnusableModel
 
     try:
-        return run(args)
+        code = run(args)
+        for url in dict.fromkeys(sources.databases):
+            print(f"database: {url}", file=sys.stderr)
+        return code
     except (InputError, UnusableModel) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -88,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     finally:
+        sources.databases.clear()
         gc.enable()
 
 

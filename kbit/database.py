@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from kbit import sources
 from orchestrator.errors import InputError
 from orchestrator.paths import database_url, results_dir
 from orchestrator.store import Store
@@ -17,12 +18,16 @@ def add_db(parser: argparse.ArgumentParser) -> None:
 
 def open_store(db: str | None) -> Store:
     """The database asked for, else the newest one in the results folder. Raises InputError."""
-    if db:
-        return Store.open(database_url(db))
+    store = Store.open(database_url(db or _newest()))
+    sources.databases.append(store.url)
+    return store
+
+
+def _newest() -> str:
     found = sorted(results_dir().glob("*.db"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise InputError(f"{results_dir()}: no database there; run a sweep first or give --db")
-    return Store.open(database_url(str(found[-1])))
+    return str(found[-1])
 
 
 def store_to_extend(db: str) -> Store:

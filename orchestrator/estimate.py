@@ -42,10 +42,14 @@ class Rates:
 
 @dataclass(frozen=True)
 class Estimate:
-    """`hours` of one worker; `scaled`: models that were never run in that dtype."""
+    """`seconds` of one worker for each experiment; `scaled`: models never run in that dtype."""
 
-    hours: float
+    seconds: list[float]
     scaled: int
+
+    @property
+    def hours(self) -> float:
+        return sum(self.seconds) / 3600
 
 
 def measured_rates(store: Store) -> Rates:
@@ -101,11 +105,12 @@ def measured_rates(store: Store) -> Rates:
 
 
 def estimate(rates: Rates, missing: Iterable[tuple[Experiment, list[Protocol]]]) -> Estimate | None:
-    """Worker-hours of the missing work; None when nothing was measured in its compute dtype.
+    """Worker time of the missing work; None when nothing was measured in its compute dtype.
 
     Models that were never run get the rate of the nearest one in size, scaled by parameters.
     """
-    seconds, of, scaled = 0.0, dict(rates.of), set()
+    of, scaled = dict(rates.of), set()
+    seconds: list[float] = []
     for experiment, protocols in missing:
         model, dtype = experiment.model, experiment.compute_dtype
         if (model.name, dtype) not in of:
@@ -115,8 +120,8 @@ def estimate(rates: Rates, missing: Iterable[tuple[Experiment, list[Protocol]]])
             of[model.name, dtype] = rate
         rate = of[model.name, dtype]
         tokens = sum(_tokens(protocol, rates.tokens) for protocol in protocols)
-        seconds += rate.an_experiment + rate.a_token * tokens
-    return Estimate(seconds / 3600, len(scaled))
+        seconds.append(rate.an_experiment + rate.a_token * tokens)
+    return Estimate(seconds, len(scaled))
 
 
 def _scaled(rates: Rates, n_params: int | None, dtype: str) -> Rate | None:

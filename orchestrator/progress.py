@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from orchestrator.job import JobResult, unusable_model
 from orchestrator.outcome import Status
@@ -16,10 +17,16 @@ PLAIN_EVERY_SECONDS = 5.0
 
 
 class SweepProgress:
-    """Counts results as they come; use as a context manager."""
+    """Counts results as they come; use as a context manager.
 
-    def __init__(self, total: int) -> None:
-        self.total, self.done, self.failed, self.lost = total, 0, 0, 0
+    The time left follows from the time so far and from what each experiment, by its id, is expected
+    to take of a worker, in any unit: as `--dry-run` estimates it (see orchestrator.estimate).
+    """
+
+    def __init__(self, expected: Mapping[str, float]) -> None:
+        self.total, self.done, self.failed, self.lost = len(expected), 0, 0, 0
+        self._left = dict(expected)
+        self._whole = sum(expected.values())
         self._started = self._printed = time.monotonic()
         self._worked = 0.0
         self.unusable: set[str] = set()  # why models can be scored at no setting
@@ -31,11 +38,10 @@ class SweepProgress:
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}"),
                 console=Console(),
             )
-            self._task = self._bar.add_task("experiments", total=total, note="")
+            self._task = self._bar.add_task("experiments", total=self.total, note="")
 
     def __enter__(self) -> SweepProgress:
         if self._bar:
@@ -55,6 +61,7 @@ class SweepProgress:
             self.lost += 1
         else:
             self.done += 1
+            self._left.pop(result.job.experiment.id, None)
             self.failed += result.status == Status.FAILED
         self._worked += result.seconds_quantize + result.seconds_score
         if result.status != Status.DONE:
@@ -105,9 +112,17 @@ class SweepProgress:
     def _note(self) -> str:
         elapsed = self.elapsed()
         rate = self.done / elapsed if elapsed else 0.0
-        eta = (self.total - self.done) / rate if rate else float("inf")
-        eta_text = f"{eta:.0f} s left" if eta < float("inf") else "time left unknown"
-        return f"{60 * rate:.1f}/min, {eta_text}, {self.failed} failed"
+        return f"{60 * rate:.1f}/min, {self._time_left()}, {self.failed} failed"
+
+    def _time_left(self) -> str:
+        left = sum(self._left.values())
+        if (done := self._whole - left) <= 0:
+            return "time left unknown"
+        seconds = self.elapsed() * left / done
+        for size, unit in ((3600, "h"), (60, "min")):
+            if seconds >= 2 * size:
+                return f"about {seconds / size:.3g} {unit} left"
+        return f"about {seconds:.0f} s left"
 
     def summary(self) -> str:
         """The closing line: what was done, how fast, and the share of worker time that scored."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.data_check import check_hub
+from orchestrator.estimate import estimate, measured_rates
 from orchestrator.experiment import Asked
 from orchestrator.grid import Plan
 from orchestrator.interrupt import Interrupt
@@ -124,7 +125,7 @@ class Stages:
 
             start_ray()
             self.interrupt.listen()  # Ray has taken SIGTERM for itself
-        with SweepProgress(len(jobs)) as progress:
+        with SweepProgress(self._expected(jobs)) as progress:
             if local:
                 results = run_local(jobs, worker, self.interrupt)
             else:
@@ -138,6 +139,19 @@ class Stages:
                         progress.update(result)
             # The local executor is one worker, there all the time.
             progress.worker_seconds = progress.elapsed() if local else pool.worker_seconds
+
+    def _expected(self, jobs: list[Job]) -> dict[str, float]:
+        """What each experiment will take of a worker: seconds, by the estimate of `--dry-run`;
+        before anything is measured, its parameters."""
+        rates = measured_rates(self.store)
+        found = estimate(rates, [(job.experiment, job.protocols) for job in jobs])
+        if found is None:
+            return {job.experiment.id: float(job.experiment.model.n_params or 1) for job in jobs}
+        print(
+            f"about {found.hours:.2g} worker-hours, by {rates.measurements} earlier measurements",
+            flush=True,
+        )
+        return {job.experiment.id: s for job, s in zip(jobs, found.seconds, strict=True)}
 
     def _record_broken(self) -> None:
         """Experiments of an unusable model are stored as failed, once."""

@@ -66,6 +66,13 @@ def test_results_in_every_format(database):
     assert set(as_json[0]) == set(RESULT_COLUMNS)
 
 
+@pytest.mark.parametrize("command", ["status", "results", "optimal", "report"])
+def test_a_command_names_the_database_it_reads(database, tmp_path, command):
+    options = ["--output", tmp_path / "r.html"] if command == "report" else []
+    run = kbit(command, "--db", database, *options)
+    assert run.returncode == 0 and f"database: sqlite:///{database}\n" in run.stderr
+
+
 def test_status_counts_experiments(database):
     rows = json.loads(kbit("status", "--db", database, "--format", "json").stdout)
     assert sum(row["done"] for row in rows) == 4

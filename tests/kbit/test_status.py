@@ -28,7 +28,10 @@ def status(database: Path, capsys) -> tuple[int, str, str]:
 
 def test_a_sound_database_is_said_to_be(database, capsys):
     code, out, err = status(database, capsys)
-    assert (code, err) == (0, "") and "verified: the database is sound" in out
+    assert (code, err) == (
+        0,
+        f"database: sqlite:///{database}\n",
+    ) and "verified: the database is sound" in out
 
 
 SCORED_TWICE = """
