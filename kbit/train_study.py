@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from training.memory import keep_freed_memory
+
+    keep_freed_memory()  # before torch is imported
     from training.checkpoints import DiskFull
     from training.run_table import RunTable, Source, write_models_file
     from training.study import expand, tokenizer_digest
@@ -132,7 +135,7 @@ def _outcomes(runs: list[Run], place: Place, executor: str) -> Iterator[tuple[Ru
     if not runs:
         return iter(())
     if executor == "local":
-        return in_this_process(runs, place)
+        return in_this_process(runs, place, lambda line: print(line, flush=True))
 
     def report(left: list[Run]) -> None:
         lines = [f"{run.name}: {said}" for run in left if (said := last_line(run, place))]

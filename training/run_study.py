@@ -26,8 +26,9 @@ class Place:
     output: Path
 
 
-def train_run(run: Run, place: Place) -> Outcome:
-    """Train one run to its end, from its checkpoint if there is one. What it says is in train.log.
+def train_run(run: Run, place: Place, say: Callable[[str], None] | None = None) -> Outcome:
+    """Train one run to its end, from its checkpoint if there is one. What it says is in train.log,
+    and said.
 
     Raises what `train` raises but Diverged, which is an outcome.
     """
@@ -39,6 +40,12 @@ def train_run(run: Run, place: Place) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     if not _complete(run, place):
         with (folder / "train.log").open("a", buffering=1) as file:
+
+            def log(line: str) -> None:
+                print(line, file=file)
+                if say is not None:
+                    say(f"{run.name}: {line}")
+
             try:
                 train(
                     run.recipe,
@@ -46,7 +53,7 @@ def train_run(run: Run, place: Place) -> Outcome:
                     folder,
                     load_text(place.text),
                     run.keep,
-                    lambda line: print(line, file=file),
+                    log,
                 )
             except Diverged as diverged:
                 (folder / "checkpoint.pt").unlink(missing_ok=True)
@@ -71,10 +78,12 @@ def last_line(run: Run, place: Place) -> str:
     return lines[-1] if lines else ""
 
 
-def in_this_process(runs: list[Run], place: Place) -> Generator[tuple[Run, Outcome], None, None]:
+def in_this_process(
+    runs: list[Run], place: Place, say: Callable[[str], None]
+) -> Generator[tuple[Run, Outcome], None, None]:
     """Runs with their outcomes as they end."""
     for run in runs:
-        yield run, train_run(run, place)
+        yield run, train_run(run, place, say)
 
 
 def on_ray(
@@ -93,7 +102,8 @@ def on_ray(
 
     start_ray()
     gpus = 1 if has_gpu() else 0
-    remote = ray.remote(max_retries=3)(train_run)
+    large_pages = {"env_vars": {"THP_MEM_ALLOC_ENABLE": "1"}}  # see training/memory.py
+    remote = ray.remote(max_retries=3, runtime_env=large_pages)(train_run)
     pending = {
         remote.options(num_cpus=run.recipe.threads, num_gpus=gpus).remote(run, place): run
         for run in runs

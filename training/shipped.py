@@ -19,6 +19,7 @@ from training.loop import TrainingRun
 from training.text import Streams
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+HELDOUT_TOKENS_ON_THE_WAY = 65_536  # held-out text that a model kept before the end is measured on
 
 
 def ship(run: TrainingRun, streams: Streams, folder: Path, seconds: float) -> dict[str, Any]:
@@ -26,6 +27,8 @@ def ship(run: TrainingRun, streams: Streams, folder: Path, seconds: float) -> di
 
     The run is not disturbed and may go on.
     """
+    ended = run.history.step == run.recipe.steps
+    heldout = streams.heldout if ended else streams.heldout[:HELDOUT_TOKENS_ON_THE_WAY]
     model = copy.deepcopy(run.model).eval()
     with torch.no_grad():
         for parameter, master in zip(model.parameters(), run.weights.parameters, strict=True):
@@ -43,8 +46,8 @@ def ship(run: TrainingRun, streams: Streams, folder: Path, seconds: float) -> di
         "linear_params": recipe.linear_params,
         "tokens_seen": history.step * recipe.batch_size * recipe.context,
         # Measured on the weights as shipped: fp16 values, fp32 arithmetic.
-        "heldout_loss": heldout_loss(model.float(), streams.heldout, recipe.context),
-        "heldout_tokens": len(streams.heldout),
+        "heldout_loss": heldout_loss(model.float(), heldout, recipe.context),
+        "heldout_tokens": len(heldout),
         "training_loss": statistics.fmean(history.losses[-50:]),
         "gradient_norms": {str(q): _quantile(history.norms, q) for q in QUANTILES},
         "clipped_steps": history.clipped,

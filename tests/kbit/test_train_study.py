@@ -17,6 +17,8 @@ WORDS = "the state of this union is strong and its people know that we have work
 def study(tmp_path, monkeypatch):
     """A function that writes a study of seconds, with changes, and returns its path."""
     monkeypatch.setenv("KBIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("training.memory.keep_freed_memory", lambda: None)  # for good, else
+    monkeypatch.setattr("training.train.keep_freed_memory", lambda: None)
     (tmp_path / "text").mkdir()
     words = WORDS.split()
     for i in range(10):
@@ -57,6 +59,7 @@ def test_what_is_missing_is_trained_and_nothing_twice(study, tmp_path, capsys):
     assert main(["train-study", str(study()), "--executor", "local"]) == 0
     said = capsys.readouterr().out
     assert "2 runs: 0 finished, 2 to train" in said and "half precision is emulated" in said
+    assert "neox-32x1-control-s0: held-out loss" in said
     table = rows(tmp_path / "out/runs.csv")
     assert [(r["variant"], r["step"]) for r in table] == [
         ("control", "6"),
@@ -96,7 +99,8 @@ def test_dry_run_trains_and_writes_nothing(study, tmp_path, capsys):
     assert "2 runs: 0 finished, 2 to train" in capsys.readouterr().out
 
 
-def test_the_papers_own_grid_is_priced(capsys):
+def test_the_papers_own_grid_is_priced(capsys, monkeypatch):
+    monkeypatch.setattr("training.memory.keep_freed_memory", lambda: None)
     assert main(["train-study", str(ROOT / "sweeps/intriguing-paper.yaml"), "--dry-run"]) == 0
     said = capsys.readouterr().out
     # Four sizes of the final recipe, ten more variants at two sizes.

@@ -10,6 +10,12 @@ from training.tokenizer import train_tokenizer
 SENTENCE = "the state of this union is strong and its people know that we have work to do"
 
 
+@pytest.fixture(autouse=True)
+def other_tests_memory_is_theirs(monkeypatch):
+    """Freed memory is kept for good by the process that trains: not by the one that tests."""
+    monkeypatch.setattr("training.train.keep_freed_memory", lambda: None)
+
+
 @pytest.fixture(scope="session")
 def text_folder(tmp_path_factory) -> Path:
     """Twenty documents of pseudo-English."""
