@@ -55,8 +55,9 @@ def test_short_run_learns_and_is_reproducible(
 
 
 @pytest.mark.slow  # minutes on one core
-def test_a_shipped_manifest_reproduces_its_weights(tmp_path):
-    manifest = json.loads((MODELS / "sotu-neox-32x2/manifest.json").read_text())
+@pytest.mark.parametrize("name", ["sotu-neox-32x2", "sotu-llama-32x2"])
+def test_a_shipped_manifest_reproduces_its_weights(tmp_path, name):
+    manifest = json.loads((MODELS / name / "manifest.json").read_text())
     if manifest["versions"]["torch"] != torch.__version__:
         pytest.skip(f"trained with torch {manifest['versions']['torch']}")
     recipe = Recipe.from_dict(manifest["recipe"])
