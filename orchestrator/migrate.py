@@ -90,6 +90,9 @@ STEPS: dict[int, tuple[Step, ...]] = {
         _bits_as_numbers,
         "ALTER TABLE experiments ADD COLUMN by_row BOOLEAN NOT NULL DEFAULT false",
         "ALTER TABLE experiments ADD COLUMN scales VARCHAR(16) NOT NULL DEFAULT 'absmax'",
+        "ALTER TABLE experiments ADD COLUMN clip_weighting VARCHAR(16) NOT NULL DEFAULT 'plain'",
+        "ALTER TABLE experiments ADD COLUMN gptq_order BOOLEAN NOT NULL DEFAULT true",
+        "ALTER TABLE experiments ADD COLUMN gptq_damping FLOAT NOT NULL DEFAULT 0.01",
         add_logarithms,
     ),
 }

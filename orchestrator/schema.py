@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from sqlalchemy import JSON, BigInteger, Enum, ForeignKey, LargeBinary, String, Text, false
+from sqlalchemy import JSON, BigInteger, Enum, ForeignKey, LargeBinary, String, Text, false, true
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from orchestrator.outcome import Cause, Stage, Status
@@ -59,6 +59,9 @@ class ExperimentRow(Base):
     scope: Mapped[str] = mapped_column(String(16))
     by_row: Mapped[bool] = mapped_column(server_default=false())
     scales: Mapped[str] = mapped_column(String(16), server_default="absmax")
+    clip_weighting: Mapped[str] = mapped_column(String(16), server_default="plain")
+    gptq_order: Mapped[bool] = mapped_column(server_default=true())
+    gptq_damping: Mapped[float] = mapped_column(server_default="0.01")
     bits_per_param: Mapped[float]
     total_bits: Mapped[int | None] = mapped_column(BigInteger)
     quantized_bits: Mapped[int | None] = mapped_column(BigInteger)

@@ -17,8 +17,9 @@ from orchestrator.models import ModelEntry, first_problem, load_yaml
 from quantizers.setting import Setting
 
 # What a grid may list, and what it has otherwise. How weights are rounded follows from the bits,
-# whether blocks cross rows from how their size is spelled.
-_FOLLOW = ("method", "by_row")
+# whether blocks cross rows from how their size is spelled; what reads calibration text is for those
+# who have collected its statistics.
+_FOLLOW = ("method", "by_row", "clip_weighting", "gptq_order", "gptq_damping")
 FACTORS: dict[str, Any] = {
     **{field.name: field.default for field in fields(Setting) if field.name not in _FOLLOW},
     "data_type": "float",

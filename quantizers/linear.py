@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from quantizers.calibration import Statistics
 from quantizers.kernels import multiply
 from quantizers.outliers import PackedMatrix, dequantize_matrix
 from quantizers.packed import sixteen_bit
@@ -74,13 +75,17 @@ def _tensors(matrix: PackedMatrix) -> dict[str, Tensor | None]:
 
 @torch.no_grad()
 def pack_linears(
-    model: Any, setting: Setting, load_dtype: torch.dtype = torch.float16
+    model: Any,
+    setting: Setting,
+    load_dtype: torch.dtype = torch.float16,
+    statistics: Mapping[str, Statistics] | None = None,
 ) -> list[KBitLinear]:
     """Put a KBitLinear in the place of every attention and FFN projection of a causal LM.
 
     model: a `transformers` causal LM on the device it shall stay on. Weights are rounded to
-    `load_dtype` and quantized as in a sweep. One codebook serves all layers (quantile: one each).
-    At 16 bit nothing changes. Returns the new layers, in forward order.
+    `load_dtype` and quantized as in a sweep, with `statistics` as `ResidentModel.apply` takes them.
+    One codebook serves all layers (quantile: one each). At 16 bit nothing changes. Returns the new
+    layers, in forward order.
 
     Raises ValueError for scope "all" (embeddings are not linear layers), for experts (which are no
     layers either), for outliers in an architecture whose wiring is not known, and as `quantize`
@@ -98,7 +103,11 @@ def pack_linears(
     layers: list[KBitLinear] = []
     tables: dict[torch.device, Tensor] = {}
     for site, quantized in packed_sites(
-        wiring, setting, proxies, lambda site: site.weight.to(load_dtype).contiguous()
+        wiring,
+        setting,
+        proxies,
+        lambda site: site.weight.to(load_dtype).contiguous(),
+        statistics,
     ):
         if setting.data_type != "quantile":
             body = quantized.body

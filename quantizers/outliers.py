@@ -17,6 +17,7 @@ from torch import Tensor
 
 from quantizers import codebooks
 from quantizers.blockwise import dequantize, quantize, residual, round_to_nearest, scaled
+from quantizers.granularity import Granularity
 from quantizers.packed import PackedTensor, sixteen_bit
 from quantizers.rounding.clipped import clipped
 from quantizers.setting import Setting
@@ -54,36 +55,82 @@ def outlier_columns(producer_stds: Tensor, fraction: float) -> Tensor:
 
 
 def quantize_matrix(
-    weight: Tensor, setting: Setting, columns: Tensor | None = None, name: str = "weight"
+    weight: Tensor,
+    setting: Setting,
+    columns: Tensor | None = None,
+    name: str = "weight",
+    hessian: Tensor | None = None,
 ) -> PackedMatrix:
-    """Quantize a matrix [d_out, d_in] (fp16, bf16 or fp32), its `columns` (int64 [c]) kept.
+    """Round a matrix [d_out, d_in] (fp16, bf16 or fp32) to nearest, its `columns` (int64 [c]) kept.
 
     A quantile codebook is made from the elements that are quantized: without the kept columns,
-    less the block means if centered.
+    less the block means if centered. hessian: of the inputs, [d_in, d_in], for clip_weighting.
 
     Raises ValueError, naming the matrix, as `quantize` does, also for kept columns with NaN, inf
     or values beyond the 16-bit type.
     """
+    parts = split(weight, columns, name)
+    if setting.scales == "absmax":
+        packed = quantize(parts.body, *_format(parts.body, setting, name))
+    else:
+        packed = scaled_body(parts, setting, name, hessian)
+        round_to_nearest(parts.body, packed)
+    return PackedMatrix(packed, parts.columns.to(torch.int32), parts.kept)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A matrix [d_out, d_in] before anything is rounded."""
+
+    body: Tensor  # [d_out, d_in - c], what is quantized
+    rest: Tensor  # int64 [d_in - c], its columns, ascending
+    columns: Tensor  # int64 [c], those kept
+    kept: Tensor  # 16-bit floating [d_out, c]
+
+
+def split(weight: Tensor, columns: Tensor | None, name: str) -> Parts:
+    """Raises ValueError, naming the matrix, for kept columns that 16 bit do not hold."""
     if columns is None:
         columns = torch.empty(0, dtype=torch.int64)
     columns = columns.to(weight.device)
     kept = weight[:, columns].to(sixteen_bit(weight.dtype))
     if not torch.isfinite(kept).all():
         raise ValueError(f"{name}: a 16-bit column has NaN, inf or a value that overflows")
-    body = weight[:, _others(weight.shape[1], columns)] if columns.numel() else weight
-    granularity = setting.granularity
-    if setting.data_type == "quantile":
-        elements = residual(body, granularity, setting.centered, name)
-        table = codebooks.quantile(int(setting.bits), elements)
-    else:
-        table = codebooks.codebook(str(setting.data_type), int(setting.bits), setting.exponent_bits)
-    given = (body, table, int(setting.bits), granularity, setting.centered, name)
+    rest = _others(weight.shape[1], columns)
+    return Parts(weight[:, rest] if columns.numel() else weight, rest, columns, kept)
+
+
+def scaled_body(
+    parts: Parts, setting: Setting, name: str, hessian: Tensor | None = None
+) -> PackedTensor:
+    """The body with its codebook and scales chosen, its words not written.
+
+    hessian: of the inputs, [d_in, d_in]. Raises ValueError where the setting needs it and it is not
+    there, and as `quantize` does.
+    """
+    packed = scaled(parts.body, *_format(parts.body, setting, name))
     if setting.scales == "absmax":
-        packed = quantize(*given)
+        return packed
+    if setting.clip_weighting == "plain":
+        return clipped(parts.body, packed)
+    if hessian is None:
+        raise ValueError(
+            f"{name}: clip_weighting hessian needs calibration statistics of its input"
+        )
+    diagonal = hessian.diagonal().to(parts.rest.device)[parts.rest]
+    return clipped(parts.body, packed, diagonal)
+
+
+def _format(
+    body: Tensor, setting: Setting, name: str
+) -> tuple[Tensor, int, Granularity, bool, str]:
+    """(codebook, bits, granularity, centered, name) as `quantize` takes them."""
+    bits, granularity = int(setting.bits), setting.granularity
+    if setting.data_type == "quantile":
+        table = codebooks.quantile(bits, residual(body, granularity, setting.centered, name))
     else:
-        packed = clipped(body, scaled(*given))
-        round_to_nearest(body, packed)
-    return PackedMatrix(body=packed, columns=columns.to(torch.int32), kept=kept)
+        table = codebooks.codebook(str(setting.data_type), bits, setting.exponent_bits)
+    return table, bits, granularity, setting.centered, name
 
 
 def dequantize_matrix(q: PackedMatrix) -> Tensor:

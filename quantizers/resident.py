@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from quantizers.calibration import Statistics
 from quantizers.outliers import dequantize_matrix
 from quantizers.packed import sixteen_bit
 from quantizers.plan import packed_sites
@@ -66,10 +68,13 @@ class ResidentModel:
         return self._wiring
 
     @torch.no_grad()
-    def apply(self, setting: Setting) -> ModelBits:
+    def apply(
+        self, setting: Setting, statistics: Mapping[str, Statistics] | None = None
+    ) -> ModelBits:
         """Give the model the weights of `setting`, starting from the originals whatever it held.
 
-        On an error the originals are back in place.
+        statistics: of the 16-bit model on calibration text, by `Site.input`, for the settings that
+        need them. On an error the originals are back in place.
 
         Raises ValueError for NaN or inf in a weight, for an absmax beyond 16 bit, for outliers in
         an architecture whose wiring is not known, and for one that cannot be quantized.
@@ -80,7 +85,7 @@ class ResidentModel:
             n_linear = sum(s.weight.numel() for s in self.wiring.linear) if known else None
             return baseline_bits(self.n_params, n_linear)
         try:
-            return self._round(setting)
+            return self._round(setting, statistics)
         except BaseException:
             self.undo()
             raise
@@ -89,10 +94,11 @@ class ResidentModel:
         """Put the 16-bit model back, bit for bit."""
         self._log.undo()
 
-    def _round(self, setting: Setting) -> ModelBits:
+    def _round(self, setting: Setting, statistics: Mapping[str, Statistics] | None) -> ModelBits:
         """Pack each matrix in scope and put what the packed form gives in its place."""
         size = StoredSize(setting)
-        for site, packed in packed_sites(self.wiring, setting, self._proxies, self._weight):
+        given = self.wiring, setting, self._proxies, self._weight, statistics
+        for site, packed in packed_sites(*given):
             restored = dequantize_matrix(packed)
             size.add(packed, restored.numel())
             self._log.will_change(site.parameter)

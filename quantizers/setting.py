@@ -15,6 +15,8 @@ from quantizers.granularity import Granularity
 DATA_TYPES = ("int", "float", "dynamic", "quantile")
 SCOPES = ("linear", "all")
 SCALES = ("absmax", "clipped")
+WEIGHTINGS = ("plain", "hessian")
+GPTQ_OPTIONS = ("order", "damping")
 
 
 def default_exponent_bits(bits: float) -> int:
@@ -26,7 +28,7 @@ def default_exponent_bits(bits: float) -> int:
 class Setting:
     """A precision setting: `make` one to be run, `from_row` one that was stored or imported."""
 
-    method: str  # "none" at 16 bit, "rtn" (round to nearest); imports: any name
+    method: str  # "none" at 16 bit, "rtn" (round to nearest), "gptq"; imports: any name
     bits: float  # an int from 2 to 16, 16 = the 16-bit weights as they are; imports: any number
     data_type: str | None = None  # one of DATA_TYPES, None at 16 bit; imports: any name
     exponent_bits: int | None = None  # float only
@@ -36,15 +38,19 @@ class Setting:
     scope: str = "linear"  # one of SCOPES
     by_row: bool = False  # blocks do not cross output rows; block_size None = one block a row
     scales: str = "absmax"  # one of SCALES; clipped: a part of it, of least squared error
+    clip_weighting: str = "plain"  # one of WEIGHTINGS: what an error counts, by column
+    gptq_order: bool = True  # columns by descending diagonal of the Hessian, not as they come
+    gptq_damping: float = 0.01  # added to that diagonal, as a share of its mean
 
     @classmethod
     def make(cls, bits: int, data_type: str | None = None, **factors: Any) -> Setting:
         """A setting that can be run, in canonical form, so that equal settings compare equal.
 
         factors: fields by name, `block_size` as sweep files spell it: 64, None (one block a
-        tensor), "row" or {"group": 128} (of a row, which it does not cross). At 16 bit nothing is
-        quantized: every other factor is dropped. A float without `exponent_bits` gets the default
-        split of its width.
+        tensor), "row" or {"group": 128} (of a row, which it does not cross); `rounding` too:
+        "nearest", "gptq" or {"gptq": {order: false, damping: 0.1}}. At 16 bit nothing is quantized:
+        every other factor is dropped. A float without `exponent_bits` gets the default split of its
+        width.
 
         Raises ValueError naming the factor at fault.
         """
@@ -54,7 +60,8 @@ class Setting:
             raise ValueError(f"data_type: {data_type!r} is not one of {', '.join(DATA_TYPES)}")
         granularity = _granularity(factors.pop("block_size", None))
         blocks: dict[str, Any] = {"block_size": granularity.size, "by_row": granularity.by_row}
-        setting = cls("rtn", bits, data_type, **blocks, **factors)
+        method, options = _rounding(factors.pop("rounding", "nearest"))
+        setting = cls(method, bits, data_type, **blocks, **options, **factors)
         setting._check_factors()
         if bits == 16:
             return cls("none", 16)
@@ -77,6 +84,15 @@ class Setting:
             raise ValueError(f"scope: {self.scope!r} is not one of {', '.join(SCOPES)}")
         if self.scales not in SCALES:
             raise ValueError(f"scales: {self.scales!r} is not one of {', '.join(SCALES)}")
+        weighting = self.clip_weighting
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f"clip_weighting: {weighting!r} is not one of {', '.join(WEIGHTINGS)}")
+        if weighting != "plain" and self.scales == "absmax":
+            raise ValueError("clip_weighting: only clipped scales have it; remove it")
+        if not isinstance(self.gptq_order, bool):
+            raise ValueError(f"rounding: order {self.gptq_order!r} is neither true nor false")
+        if not _is_number(self.gptq_damping) or not 0 <= self.gptq_damping <= 1:
+            raise ValueError(f"rounding: damping {self.gptq_damping!r} is not from 0 to 1")
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Setting:
@@ -110,7 +126,15 @@ class Setting:
             scope=str(given.get("scope", "linear")),
             by_row=_flag(given, "by_row"),
             scales=str(given.get("scales", "absmax")),
+            clip_weighting=str(given.get("clip_weighting", "plain")),
+            gptq_order=_flag({"gptq_order": True} | given, "gptq_order"),
+            gptq_damping=_number({"gptq_damping": 0.01} | given, "gptq_damping"),
         )
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether it is made with what reaches the matrices on calibration text."""
+        return self.method == "gptq" or self.clip_weighting == "hessian"
 
     @property
     def granularity(self) -> Granularity:
@@ -144,8 +168,11 @@ class Setting:
         parts += [f"p={self.outlier_fraction:.3g}"] if self.outlier_fraction else []
         parts += ["centered"] if self.centered else []
         parts += [self.scales] if self.scales != "absmax" else []
+        parts += [f"by {self.clip_weighting}"] if self.clip_weighting != "plain" else []
         parts += [f"scope {self.scope}"] if self.scope != "linear" else []
         parts += [self.method] if self.method != "rtn" else []
+        parts += [] if self.gptq_order else ["unordered"]
+        parts += [f"damping {self.gptq_damping:g}"] if self.gptq_damping != 0.01 else []
         return " ".join(parts)
 
     def row(self) -> dict[str, Any]:
@@ -193,6 +220,24 @@ def _exponent_bits(setting: Setting) -> int | None:
             f"exponent_bits: {given!r} does not fit a {bits}-bit float, which takes 1 to {bits - 1}"
         )
     return given
+
+
+def _rounding(spelled: Any) -> tuple[str, dict[str, Any]]:
+    """(method, its options as fields)."""
+    if spelled == "nearest":
+        return "rtn", {}
+    if isinstance(spelled, Mapping) and set(spelled) == {"gptq"}:
+        options = spelled["gptq"]
+        unknown = set(options) - set(GPTQ_OPTIONS) if isinstance(options, Mapping) else {options}
+        if unknown:
+            raise ValueError(
+                f"rounding: gptq has no option {', '.join(map(repr, sorted(unknown, key=str)))}; "
+                f"known: {', '.join(GPTQ_OPTIONS)}"
+            )
+        return "gptq", {f"gptq_{name}": value for name, value in options.items()}
+    if spelled != "gptq":
+        raise ValueError(f"rounding: {spelled!r} is not one of nearest, gptq")
+    return "gptq", {}
 
 
 def _granularity(spelled: Any) -> Granularity:

@@ -19,7 +19,10 @@ def encode(values, constants, midpoints, bits, place, words):  # type: ignore[no
     """
     absmax, mean = constants
     start, row, block = place
-    blocks_a_row = (row + block - 1) // block
+    column = start % row
+    owner = start // row * ((row + block - 1) // block) + column // block
+    left = min(block - column % block, row - column)  # weights of the owner's block from here on
+    left_row = row - column - left  # of the row after it
     x = np.zeros(STRIP, np.float32)
     index = np.empty(STRIP, np.int32)
     shift = np.float32(0)
@@ -29,16 +32,20 @@ def encode(values, constants, midpoints, bits, place, words):  # type: ignore[no
 
         i = 0
         while i < size:
-            at = start + base + i
-            column = at % row
-            owner = at // row * blocks_a_row + column // block
-            stop = min(size, i + row - column, i + block - column % block)
+            stop = min(size, i + left)
             scale = absmax[owner]
             if mean.size:
                 shift = mean[owner]
             for j in range(i, stop):
                 x[j] = (values[base + j] - shift) / scale if scale > 0 else np.float32(0)
+            left -= stop - i
             i = stop
+            if left == 0:
+                owner += 1
+                if left_row == 0:
+                    left_row = row
+                left = min(block, left_row)
+                left_row -= left
 
         if bits <= LINEAR_BITS:  # comparing with every midpoint vectorizes: faster while few
             index[:] = 0

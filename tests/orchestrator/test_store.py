@@ -21,7 +21,7 @@ from orchestrator.outcome import Cause, Failure, Status
 from orchestrator.reading import read_results
 from orchestrator.schema import RESULT_COLUMNS, MeasurementRow
 from orchestrator.store import Store, missing_protocols
-from quantizers.setting import Setting
+from quantizers.setting import ADDED_COLUMNS, Setting
 from quantizers.size import ModelBits
 
 PROTOCOL = Protocol("sotu_blank", "task", {"version": 1, "limit": 3}, "sotu_blank")
@@ -377,7 +377,7 @@ def make_version_1(store: Store) -> None:
     added = {
         "attempts": ("stage", "seconds_store", "git_commit", "tokens_per_batch", "axes"),
         "protocols": ("context", '"limit"', "max_tokens"),
-        "experiments": ("by_row", "scales"),
+        "experiments": tuple(ADDED_COLUMNS),
     }
     with store.engine.connect() as connection:
         connection.execute(text("DROP VIEW results"))

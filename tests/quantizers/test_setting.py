@@ -153,3 +153,16 @@ def test_clipped_scales():
     assert Setting.from_row(setting.row()) == setting
     assert setting.identity()["scales"] == "clipped"
     assert "scales" not in Setting.make(4, "int", scales="absmax").identity()
+
+
+def test_gptq_and_its_options():
+    plain = Setting.make(4, "int", rounding="gptq")
+    assert (plain.method, plain.label) == ("gptq", "4-bit int per tensor gptq")
+    assert plain.needs_statistics and not Setting.make(4, "int").needs_statistics
+    assert plain.identity() == Setting.make(4, "int").identity() | {"method": "gptq"}
+    other = Setting.make(4, "int", rounding={"gptq": {"order": False, "damping": 0.1}})
+    assert other.label == "4-bit int per tensor gptq unordered damping 0.1"
+    assert other.identity() == plain.identity() | {"gptq_order": False, "gptq_damping": 0.1}
+    for setting in (plain, other):
+        assert Setting.from_row(setting.row()) == setting
+    assert Setting.make(4, "int", rounding={"gptq": {}}) == plain

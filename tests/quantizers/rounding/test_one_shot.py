@@ -1,0 +1,108 @@
+"""GPTQ of whole models: every architecture's sites, and settings that are rounded together."""
+
+import pytest
+import torch
+
+from quantizers.calibration import collect
+from quantizers.linear import pack_linears
+from quantizers.outliers import dequantize_matrix
+from quantizers.resident import ResidentModel
+from quantizers.rounding.one_shot import Request, one_shot
+from quantizers.setting import Setting
+from quantizers.wiring import wiring_of
+from tests.quantizers.tiny_models import VOCAB, logits, tiny_model
+
+WINDOWS = torch.randint(VOCAB, (40, 30), generator=torch.Generator().manual_seed(1))
+ARCHITECTURES = ("gpt2", "opt", "gpt_neox", "bloom", "llama")  # fused, Conv1D, apart, grouped
+GPTQ = {"rounding": "gptq"}
+
+
+def calibrated(architecture):
+    resident = ResidentModel(tiny_model(architecture))
+    return resident, dict(collect(resident.model, resident.wiring, WINDOWS))
+
+
+def output_error(resident, statistics, before):
+    """tr(D H D^T) over all sites."""
+    total = 0.0
+    for site in resident.wiring.linear:
+        delta = (site.weight - before[site.name]).double()
+        total += float((delta @ statistics[site.input].hessian.double() * delta).sum())
+    return total
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("fraction", [0.0, 0.1])
+def test_every_architecture(architecture, fraction):
+    """Each site as if it were alone; the model is put back; bits are those of nearest."""
+    resident, statistics = calibrated(architecture)
+    before = {site.name: site.weight.clone() for site in resident.wiring.linear}
+    answer = logits(resident.model)
+    factors = {"block_size": {"group": 12}, "outlier_fraction": fraction}
+    gptq = Setting.make(3, "float", **factors, **GPTQ)
+    bits = resident.apply(gptq, statistics)
+    rounded = {site.name: site.weight.clone() for site in resident.wiring.linear}
+    error = output_error(resident, statistics, before)
+    for site in resident.wiring.linear:
+        columns = resident._proxies.columns(site, fraction)
+        request = Request(site.name, before[site.name].half().contiguous(), gptq, columns)
+        [alone] = one_shot([request], statistics[site.input].hessian)
+        assert torch.equal(rounded[site.name], dequantize_matrix(alone.matrix).float())
+    resident.undo()
+    assert torch.equal(logits(resident.model), answer)
+    nearest = resident.apply(Setting.make(3, "float", **factors))
+    assert bits == nearest
+    assert error < output_error(resident, statistics, before)
+
+
+def test_settings_of_a_matrix_together_are_each_alone():
+    resident, statistics = calibrated("llama")
+    site = resident.wiring.linear[0]
+    hessian = statistics[site.input].hessian
+    weight = site.weight.half().contiguous()
+    kept = torch.tensor([2, 7])
+    settings = [
+        Setting.make(bits, data_type, block_size=block, scales=scales, **GPTQ, centered=bits == 4)
+        for bits, data_type, block in [(2, "int", 64), (4, "quantile", "row"), (8, "dynamic", 7)]
+        for scales in ("absmax", "clipped")
+    ]
+    settings.append(Setting.make(3, "int", rounding={"gptq": {"order": False, "damping": 0.1}}))
+    by_hessian = {"scales": "clipped", "clip_weighting": "hessian"}
+    settings.append(Setting.make(3, "int", block_size=64, **by_hessian, **GPTQ))
+    requests = [Request("w", weight, s, c) for s in settings for c in (None, kept)]
+    together = one_shot(requests, hessian)
+    for request, found in zip(requests, together, strict=True):
+        [alone] = one_shot([request], hessian)
+        assert torch.equal(dequantize_matrix(found.matrix), dequantize_matrix(alone.matrix))
+        assert found.loss == alone.loss and found.damping == request.setting.gptq_damping
+
+
+def test_packed_layers_are_those_of_the_sweep():
+    resident, statistics = calibrated("gpt_neox")
+    setting = Setting.make(4, "quantile", block_size="row", **GPTQ)
+    resident.apply(setting, statistics)
+    packed = ResidentModel(tiny_model("gpt_neox")).model  # in 16 bit
+    pack_linears(packed, setting, statistics=statistics)
+    assert torch.equal(logits(packed), logits(resident.model))
+
+
+def test_embeddings_are_rounded_to_nearest():
+    resident, statistics = calibrated("gpt2")
+    resident.apply(Setting.make(4, "int", scope="all", **GPTQ), statistics)
+    embedding = resident.wiring.embeddings[0].weight.clone()
+    resident.apply(Setting.make(4, "int", scope="all"))
+    assert torch.equal(resident.wiring.embeddings[0].weight, embedding)
+
+
+def test_statistics_that_are_missing_are_named():
+    resident, statistics = calibrated("opt")
+    setting = Setting.make(4, "int", block_size=64, **GPTQ)
+    with pytest.raises(ValueError, match="4-bit int B64 gptq: needs a calibration"):
+        resident.apply(setting)
+    last = wiring_of(resident.model).linear[-1]
+    with pytest.raises(ValueError, match=f"calibration does not see what {last.name} reads"):
+        resident.apply(setting, {k: v for k, v in statistics.items() if k != last.input})
+    clipped = Setting.make(4, "int", scales="clipped", clip_weighting="hessian")
+    with pytest.raises(ValueError, match="needs a calibration"):
+        resident.apply(clipped)
+    resident.apply(clipped, statistics)
