@@ -121,7 +121,8 @@ class SweepProgress:
         seconds = self.elapsed() * left / done
         for size, unit in ((3600, "h"), (60, "min")):
             if seconds >= 2 * size:
-                return f"about {seconds / size:.3g} {unit} left"
+                amount = seconds / size
+                return f"about {amount:.{0 if amount >= 10 else 1}f} {unit} left"
         return f"about {seconds:.0f} s left"
 
     def summary(self) -> str:

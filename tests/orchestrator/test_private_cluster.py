@@ -1,8 +1,12 @@
 """The cluster that a sweep starts for itself: nobody else gets in, nothing of it is left."""
 
+import contextlib
+import http.client
+import resource
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import grpc
@@ -17,12 +21,15 @@ from tests.orchestrator import processes
 
 def listening_addresses(folder: str) -> dict[str, str]:
     """host:port -> name, of every TCP socket on which the cluster's processes wait for calls."""
-    return {
-        f"{c.laddr.ip.removeprefix('::ffff:')}:{c.laddr.port}": process.name()
-        for process in map(psutil.Process, processes.processes_of(folder))
-        for c in process.net_connections("tcp")
-        if c.status == psutil.CONN_LISTEN
-    }
+    found = {}
+    for pid in processes.processes_of(folder):
+        with contextlib.suppress(psutil.Error):  # ended meanwhile
+            process = psutil.Process(pid)
+            for connection in process.net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN:
+                    host, port = connection.laddr
+                    found[f"{host.removeprefix('::ffff:')}:{port}"] = process.name()
+    return found
 
 
 def status_of_a_call(address: str) -> grpc.StatusCode:
@@ -34,14 +41,27 @@ def status_of_a_call(address: str) -> grpc.StatusCode:
     return error.value.code()
 
 
-def test_it_listens_on_loopback_and_wants_a_token(study):
+def takes_a_job(address: str) -> bool:
+    """Whether a port lets someone without the token run a command, as `ray job submit` does."""
+    url = f"http://{address}/api/job_agent/jobs/"
+    ask = urllib.request.Request(url, b'{"entrypoint": "true"}', {"Content-Type": "text/json"})
+    try:
+        urllib.request.urlopen(ask, timeout=5).close()
+    except (OSError, http.client.HTTPException):  # refused, or it does not speak HTTP/1
+        return False
+    return True
+
+
+def test_it_listens_on_loopback_wants_a_token_and_little_memory(study):
     with processes.ray_folder() as folder:
-        process = processes.start(folder, study, KBIT_JOB_SECONDS="1")
-        assert processes.wait_until(lambda: processes.has_attempts(study, 1))
+        process = processes.start(folder, study, KBIT_JOB_SECONDS="60")
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (6 << 30, 6 << 30))  # as ulimit -v does
+        assert processes.wait_until(lambda: processes.processes_of(folder, "ray::Actor"))
         addresses = listening_addresses(folder)
         assert {address.rpartition(":")[0] for address in addresses} == {"127.0.0.1"}
         [head] = [address for address, name in addresses.items() if name == "gcs_server"]
         assert status_of_a_call(head) == grpc.StatusCode.UNAUTHENTICATED
+        assert not [address for address in addresses if takes_a_job(address)]
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 130, output

@@ -17,7 +17,7 @@ def test_share_is_of_all_the_time_that_workers_were_there(capsys):
     assert "25% of worker time quantizing and scoring" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("elapsed", "left"), [(10, "30 s"), (60, "3 min"), (3600, "3 h")])
+@pytest.mark.parametrize(("elapsed", "left"), [(10, "30 s"), (60, "3.0 min"), (3600, "3.0 h")])
 def test_the_time_left_counts_experiments_by_what_they_take(monkeypatch, elapsed, left):
     """One that takes a quarter of the whole is done: three times as long for the others."""
     clock = [0.0]
