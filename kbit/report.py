@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from analysis.curves import AXES
 
     add_db(parser)
-    parser.add_argument("--output", type=Path, help="the HTML file (default: beside the database)")
+    parser.add_argument(
+        "--output", type=Path, help="the HTML file (default: beside the database, or in results/)"
+    )
     parser.add_argument(
         "--axis", choices=tuple(AXES), default="total", help="what counts as size (default: total)"
     )
@@ -29,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from analysis.report import Run, write_report
     from kbit.figures import illustrations
-    from kbit.optimal import item_scores_of
+    from kbit.optimal import item_scores_of, screened_out
     from orchestrator.reading import read_results
 
     store = open_store(args.db)
@@ -37,12 +41,7 @@ def run(args: argparse.Namespace) -> int:
     failures = failed_experiments(attempts)[FAILURE_COLUMNS]
     output = args.output
     if output is None:
-        sqlite = store.url.startswith("sqlite:///")
-        output = (
-            Path(store.url.removeprefix("sqlite:///")).with_suffix(".html")
-            if sqlite
-            else results_dir() / "report.html"
-        )
+        output = _beside(store.url)
     if results.empty:
         raise InputError(f"{store.url}: no results yet; run a sweep first")
     seconds = attempts[["seconds_load", "seconds_quantize", "seconds_score"]].to_numpy().sum()
@@ -56,6 +55,9 @@ def run(args: argparse.Namespace) -> int:
         "devices": ", ".join(sorted(set(attempts["device"]) - {""})),
         "versions": _versions(attempts),
     }
+    if note := screened_out(store, args.axis):
+        settings["screening"] = note
+        print(note, file=sys.stderr)
     try:
         beside = Run(failures, settings, illustrations(store, results))
         written = write_report(results, output, args.axis, args.task, item_scores_of(store), beside)
@@ -65,6 +67,14 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{output}: cannot be written: {error.strerror}; give --output") from None
     print(f"report: {written.resolve()}")
     return 0
+
+
+def _beside(url: str) -> Path:
+    """The HTML file beside a database file, or in the results folder where that cannot be."""
+    if url.startswith("sqlite:///"):
+        path = Path(url.removeprefix("sqlite:///")).with_suffix(".html")
+        return path if os.access(path.parent, os.W_OK) else results_dir() / path.name
+    return results_dir() / "report.html"
 
 
 def _versions(attempts: pd.DataFrame) -> str:

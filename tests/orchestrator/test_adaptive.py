@@ -1,8 +1,11 @@
 """What a sample rules out: on curves with a known answer, and in a whole sweep."""
 
+import sqlite3
+
 import numpy as np
 import pytest
 
+from kbit import cli
 from orchestrator import adaptive
 from orchestrator.adaptive import AXES, MIN_ITEMS, NEAR, Sample, may_win_by_loss, near_by_loss
 from orchestrator.errors import InputError
@@ -362,3 +365,19 @@ def test_without_a_corpus_there_is_nothing_to_sample(run, tmp_path, capsys):
     assert "strategy: adaptive" in capsys.readouterr().err
     with pytest.raises(InputError):
         Store.open(f"sqlite:///{tmp_path}/none.db")
+
+
+def test_what_older_samples_did_not_ask_about_is_undetermined(run, tmp_path, capsys):
+    """They were asked about total bits alone."""
+    _, store, _ = run(STUDY)
+    database = str(tmp_path / "t.db")
+    for axis in AXES:
+        cli.main(["optimal", "--db", database, "--axis", axis, "--metric", "cross_entropy"])
+        assert "undetermined on this axis" not in capsys.readouterr().err
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE attempts SET axes = 'total' WHERE status = 'dropped'")
+    connection.close()
+    assert screened_axes(store) == {"total"}
+    for command, output in (("optimal", []), ("report", ["--output", str(tmp_path / "r.html")])):
+        cli.main([command, "--db", database, "--axis", "quantized", *output])
+        assert "undetermined on this axis: experiments were dropped" in capsys.readouterr().err
