@@ -58,7 +58,8 @@ def _print_rest(plan: Plan, store: Store) -> None:
     usable = [(e, asked) for e, asked in plan.asked if e.model.name not in plan.broken]
     everything = missing_protocols(usable, set())
     missing = missing_protocols(usable, store.stored_measurements())
-    failed = len(store.failed_experiments().keys() & {e.id for e, _ in missing})
+    known = {asked for asked, why in store.failures().items() if not why.cause.mendable}
+    failed = len(missing) - len(missing_protocols(missing, known))
     note = f", {failed} of these failed before" if failed else ""
     print(f"{len(usable) - len(missing)} stored, {len(missing)} to do{note}, in {store.url}")
     rates = measured_rates(store)

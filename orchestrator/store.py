@@ -31,23 +31,21 @@ from orchestrator.errors import InputError, SweepStopped
 from orchestrator.frames import typed
 from orchestrator.guard import DatabaseLost
 from orchestrator.item_scores import unpack_scores
+from orchestrator.ledger import attempts, failures
 from orchestrator.lock import serialize_setup
 from orchestrator.migrate import migrate
-from orchestrator.outcome import Failure, Stage, Status
+from orchestrator.outcome import Failure, Stage
 from orchestrator.recording import write_results
 from orchestrator.revisions import note_revision, stored_revision
 from orchestrator.schema import (
     RESULT_COLUMNS,
     SCHEMA_VERSION,
-    AttemptRow,
     ExperimentRow,
-    FailureRow,
     ItemScoresRow,
     MeasurementRow,
     ProtocolRow,
 )
 from orchestrator.writing import Writer
-from quantizers.setting import SETTING_COLUMNS
 
 if TYPE_CHECKING:  # reading a database must not wait for torch
     from orchestrator.experiment import Asked
@@ -55,17 +53,6 @@ if TYPE_CHECKING:  # reading a database must not wait for torch
     from orchestrator.job import JobResult
 
 _Value = TypeVar("_Value")
-
-
-# Of a failure joined with its attempt: what failed has scores by now.
-_MEASURED_SINCE = (
-    select(MeasurementRow.experiment)
-    .where(
-        MeasurementRow.experiment == AttemptRow.experiment,
-        MeasurementRow.protocol == FailureRow.protocol,
-    )
-    .exists()
-)
 
 
 class Store:
@@ -228,17 +215,8 @@ class Store:
 
     def failures(self) -> dict[tuple[str, str], Failure]:
         """(experiment id, protocol id) -> the newest failure, of what was not measured since."""
-        query = (
-            select(ExperimentRow.id, ProtocolRow.id, FailureRow.cause, FailureRow.error)
-            .join(AttemptRow, AttemptRow.number == FailureRow.attempt)
-            .join(ExperimentRow, ExperimentRow.number == AttemptRow.experiment)
-            .join(ProtocolRow, ProtocolRow.number == FailureRow.protocol)
-            .where(~_MEASURED_SINCE)
-            .order_by(FailureRow.attempt)
-        )
         with self.reading() as connection:
-            rows = connection.execute(query).tuples().all()
-        return {(id_, protocol): Failure(cause, error) for id_, protocol, cause, error in rows}
+            return failures(connection)
 
     def failures_of(self, asked: Iterable[Asked]) -> dict[str, Failure]:
         """Experiment id -> the last of its failures, of those asked for."""
@@ -267,24 +245,8 @@ class Store:
 
         `unresolved`: it failed, and what it left without scores has none yet.
         """
-        query = select(
-            ExperimentRow.id.label("experiment_id"),
-            ExperimentRow.family,
-            ExperimentRow.model,
-            *[ExperimentRow.__table__.c[name] for name in SETTING_COLUMNS],
-            *[c for c in AttemptRow.__table__.columns if c.name not in ("experiment",)],
-        ).join(AttemptRow, AttemptRow.experiment == ExperimentRow.number)
-        known = select(FailureRow.attempt).distinct()
-        left = known.join(AttemptRow, AttemptRow.number == FailureRow.attempt)
         with self.reading() as connection:
-            frame = typed(pd.read_sql(query.order_by(AttemptRow.number), connection))
-            explained = set(connection.scalars(known))
-            unresolved = set(connection.scalars(left.where(~_MEASURED_SINCE)))
-        # An older version did not keep what failed: there the newest attempt decides.
-        newest = ~frame["experiment_id"].duplicated(keep="last") & ~frame["number"].isin(explained)
-        failed = frame["status"] == Status.FAILED
-        frame["unresolved"] = frame["number"].isin(unresolved) | (failed & newest)
-        return frame
+            return attempts(connection)
 
     def item_scores(self, experiment_id: str, task: str, metric: str) -> np.ndarray:
         """Per-item scores, float32 [n]. Raises KeyError when there are none."""
