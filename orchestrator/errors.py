@@ -11,3 +11,7 @@ class ModelInputError(InputError):
 
 class SweepStopped(RuntimeError):
     """Cluster or database gone: nothing can go on. What is stored stays. Exit code 3."""
+
+
+class Rescued(SweepStopped):
+    """The database's file is gone: the message says where its results are and what to do."""

@@ -1,4 +1,4 @@
-"""The ledger of sweeps: every attempt, and what of its experiments failed, not made up for since."""
+"""The ledger of sweeps: every attempt, and which failures are not made up for since."""
 
 from __future__ import annotations
 

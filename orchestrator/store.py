@@ -27,7 +27,7 @@ from orchestrator.engine import (
     schema_version,
     sqlite_file,
 )
-from orchestrator.errors import InputError, SweepStopped
+from orchestrator.errors import InputError, Rescued, SweepStopped
 from orchestrator.frames import typed
 from orchestrator.guard import DatabaseLost
 from orchestrator.item_scores import unpack_scores
@@ -35,6 +35,7 @@ from orchestrator.ledger import attempts, failures
 from orchestrator.lock import serialize_setup
 from orchestrator.migrate import migrate
 from orchestrator.outcome import Failure, Stage
+from orchestrator.recent import Recent
 from orchestrator.recording import write_results
 from orchestrator.revisions import note_revision, stored_revision
 from orchestrator.schema import (
@@ -62,6 +63,7 @@ class Store:
         self.url = engine.url.render_as_string(hide_password=True)
         self.engine = engine
         self._writer: Writer | None = None  # of one made by `create`
+        self._recent = Recent()
 
     @classmethod
     def create(cls, url: str) -> Store:
@@ -132,6 +134,7 @@ class Store:
         """
         if results:
             self._write(lambda connection: write_results(connection, results), results)
+            self._recent.add(results)
 
     def revision_of(self, model: Identified) -> str:
         """What the ids of a model's rows here bear (see orchestrator.revisions), noted from now on
@@ -166,19 +169,19 @@ class Store:
         try:
             path = guard.rescue_file()
             whole = not lost.content_gone and guard.copy_to(path)
-            if not whole or not lost.committed:
+            left = () if whole and lost.committed else tuple(results)
+            if not whole:
+                left = (*self._recent.results(), *left)
+            if left or not whole:
                 rescue = Store.create(f"sqlite:///{path}")
-                rescue.record(*results)
+                rescue.record(*left)
                 rescue.close()
         except (OSError, InputError, SweepStopped) as error:
-            return SweepStopped(f"{self.url}: {lost} while in use, and nothing is saved: {error}")
-        if whole:
-            return SweepStopped(
-                f"{self.url}: {lost} while in use; everything stored so far is saved in {path}: "
-                f"move it to {guard.path} to go on from there"
-            )
-        return SweepStopped(
-            f"{self.url}: {lost} while in use; the last {len(results)} results are saved in {path}"
+            return Rescued(f"{self.url}: {lost} while in use, and nothing is saved: {error}")
+        saved = "everything stored so far is" if whole else f"the last {len(left)} results are"
+        return Rescued(
+            f"{self.url}: {lost} while in use; {saved} saved in {path}: move it to {guard.path}, "
+            "and the same command goes on from there"
         )
 
     # Asking

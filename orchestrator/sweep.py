@@ -33,7 +33,7 @@ if __name__ == "__main__":  # started as a script: the sibling packages lie one 
         )
         sys.exit(2)
 
-from orchestrator.errors import InputError, SweepStopped
+from orchestrator.errors import InputError, Rescued, SweepStopped
 from orchestrator.grid import Plan, as_stored, check_study, drop_unavailable, expand
 from orchestrator.interrupt import Stopped, current, run_program, say_interrupted
 from orchestrator.models import load_models
@@ -127,7 +127,8 @@ def _run(
             failed = store.failures_of(plan.asked)
             _print_outcome(plan, len(failed), verdict, store.url)
         except SweepStopped as error:
-            print(f"error: {error}; the same command goes on", file=sys.stderr, flush=True)
+            advice = "" if isinstance(error, Rescued) else "; the same command goes on"
+            print(f"error: {error}{advice}", file=sys.stderr, flush=True)
             return 3
     unusable = bool(plan.broken) or any(failure.cause == Cause.MODEL for failure in failed.values())
     return 2 if unusable else 1 if failed else 0

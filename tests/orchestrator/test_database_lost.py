@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import recent
 from orchestrator.errors import InputError, SweepStopped
 from orchestrator.store import Store
 from orchestrator.sweep import main
@@ -120,11 +121,26 @@ def test_file_that_is_gone_is_noticed_and_everything_is_saved(study, disaster, c
 
 
 @pytest.mark.parametrize("disaster", IN_PLACE)
-def test_content_that_is_gone_is_noticed_and_what_comes_is_saved(study, disaster, capsys):
+def test_content_that_is_gone_is_noticed_and_what_this_sweep_stored_is_saved(
+    study, disaster, capsys
+):
     assert sweep(study, disaster) == 3
     output = capsys.readouterr()
     assert "are stored" not in output.out
-    assert bits_in(rescue_named(output.err)) == [5]
+    rescue = rescue_named(output.err)
+    assert bits_in(rescue) == [5, 6, 7, 8]  # from memory
+    remove_all_of_it(study.parent / "t.db")
+    rescue.rename(study.parent / "t.db")
+    assert sweep(study) == 0
+    assert "4 stored, 2 to do" in capsys.readouterr().out
+
+
+def test_memory_for_a_rescue_is_bounded(monkeypatch):
+    monkeypatch.setattr(recent, "MOST_BYTES", 3 * 4200)
+    kept = recent.Recent()
+    for bits in range(2, 12):
+        kept.add([result(bits)])
+    assert [r.job.experiment.setting.bits for r in kept.results()] == [9, 10, 11]
 
 
 def test_file_that_goes_during_a_transaction(tmp_path, monkeypatch):
