@@ -5,7 +5,7 @@
 - an empty context becomes the prefix token (BOS, else EOS), unless the continuation begins with it;
 - special tokens as the tokenizer adds them, except where the text begins with the prefix token.
 
-Cutting on the left what the model cannot read is left to `evaluation.layout`.
+Cutting on the left what the model cannot read is left to `layout`.
 """
 
 from __future__ import annotations

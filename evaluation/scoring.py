@@ -1,6 +1,6 @@
 """The scoring engine: log-probabilities of given tokens under a causal language model.
 
-The base transformer runs on every distinct position (see `evaluation.layout`), the output head only
+The base transformer runs on every distinct position (see `layout`), the output head only
 on those positions whose next token is asked for, and results leave the device once, at the end.
 """
 

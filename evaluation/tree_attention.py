@@ -1,6 +1,6 @@
 """Attention over rows that hold trees of sequences, on the CPU, compiled by Numba.
 
-The tokens of a row come in depth-first order (see `evaluation.layout`), so the keys that a token
+The tokens of a row come in depth-first order (see `layout`), so the keys that a token
 sees are the last ones at each depth up to its own. They are kept by depth, and every token reads
 just those: no mask, and no work for pairs of tokens on different paths, which are most of them.
 """
