@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from analysis.curves import Curve
 from analysis.panel import Panel
-from evaluation.task_sets import SIZE_WEIGHTED
+from evaluation.tasks.sets import SIZE_WEIGHTED
 
 N_REPLICATES = 1000
 SEED = 20230613

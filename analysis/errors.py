@@ -14,7 +14,7 @@ import numpy.typing as npt
 from analysis.bootstrap import ItemScores
 from analysis.curves import FloatArray
 from analysis.panel import Panel
-from evaluation.task_sets import SIZE_WEIGHTED
+from evaluation.tasks.sets import SIZE_WEIGHTED
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evaluation.task_sets import CHANCE, TASK_SETS
+from evaluation.tasks.sets import CHANCE, TASK_SETS
 from quantizers.setting import SETTING_COLUMNS
 
 # fmt: off

@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 from analysis.bootstrap import N_REPLICATES, ItemScores, resampling_counts
 from analysis.metrics import Part
 from analysis.settings import settings_of
-from evaluation.task_sets import SIZE_WEIGHTED, TASK_SETS
+from evaluation.tasks.sets import SIZE_WEIGHTED, TASK_SETS
 
 
 @dataclass(frozen=True)

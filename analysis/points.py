@@ -21,7 +21,7 @@ from analysis.metrics import (
     tasks_in,
 )
 from analysis.protocols import one_protocol
-from evaluation.task_sets import CHANCE, SIZE_WEIGHTED, TASK_SETS
+from evaluation.tasks.sets import CHANCE, SIZE_WEIGHTED, TASK_SETS
 
 
 def curve_points(results: pd.DataFrame, metric: str, task: str | None = None) -> pd.DataFrame:

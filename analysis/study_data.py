@@ -19,7 +19,7 @@ import pandas as pd
 
 from analysis.bootstrap import ItemScores
 from analysis.metrics import COLUMNS
-from evaluation.task_sets import TASK_SETS
+from evaluation.tasks.sets import TASK_SETS
 from quantizers.setting import ADDED_COLUMNS
 
 _T = TypeVar("_T")

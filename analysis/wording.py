@@ -11,7 +11,7 @@ from analysis.findings import Finding
 from analysis.markdown import listed
 from analysis.metrics import JOINED
 from analysis.universal import Universality
-from evaluation.task_sets import TASK_SETS
+from evaluation.tasks.sets import TASK_SETS
 
 METRIC_NAMES = {
     "zero_shot": "mean zero-shot accuracy",

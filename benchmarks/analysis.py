@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from sqlalchemy import insert
 
-from evaluation.task_sets import TASK_SETS
+from evaluation.tasks.sets import TASK_SETS
 from orchestrator.item_scores import pack_scores
 from orchestrator.schema import (
     AttemptRow,

@@ -44,18 +44,18 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, PreTrainedModel
 
-from evaluation import scoring
+from evaluation.engine import scoring
+from evaluation.engine.abilities import attention_kernels, model_inputs
 from evaluation.engine.engine import Engine
-from evaluation.language_model import LanguageModel
-from evaluation.layout import Batch, plan
-from evaluation.loaded_task import LoadedTask, load_task
-from evaluation.local_tasks import build_task
+from evaluation.engine.language_model import LanguageModel
+from evaluation.engine.layout import Batch, plan
+from evaluation.engine.scoring import Scorer
+from evaluation.engine.sequences import Sequences
 from evaluation.measurement import Measurement
-from evaluation.model_abilities import attention_kernels, model_inputs
-from evaluation.scoring import Scorer
-from evaluation.sequences import Sequences
-from evaluation.task_requests import TaskRequests, task_requests
-from evaluation.zero_shot import evaluate_zero_shot
+from evaluation.tasks.loaded_task import LoadedTask, load_task
+from evaluation.tasks.local_tasks import build_task
+from evaluation.tasks.requests import TaskRequests, task_requests
+from evaluation.tasks.zero_shot import evaluate_zero_shot
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = ("lambada_openai", "hellaswag", "piqa", "winogrande", "arc_easy", "copa")

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from evaluation.corpora import load_corpus
-from evaluation.perplexity import token_stream
-from evaluation.sotu_corpus import training_addresses
+from evaluation.sotu.corpus import training_addresses
+from evaluation.text.corpora import load_corpus
+from evaluation.text.perplexity import token_stream
 
 RANDOM = "random"
 

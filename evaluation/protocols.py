@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from evaluation.corpora import corpus_name, corpus_version
-from evaluation.task_data import data_version
-from evaluation.task_definitions import harness_in_ids
-from evaluation.task_index import task_config
+from evaluation.tasks.data import data_version
+from evaluation.tasks.definitions import harness_in_ids
+from evaluation.tasks.index import task_config
+from evaluation.text.corpora import corpus_name, corpus_version
 
 
 def task_protocol(

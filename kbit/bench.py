@@ -20,7 +20,7 @@ from orchestrator.models import load_models
 
 if TYPE_CHECKING:
     from evaluation.measurement import Measurement
-    from kbit.decoding import StepTime
+    from evaluation.speed.decoding import StepTime
     from orchestrator.models import ModelEntry
     from quantizers.setting import Setting
 
@@ -48,9 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from kbit.decoding import seconds_a_step
+    from evaluation.speed.decoding import seconds_a_step
+    from evaluation.speed.roofline import bytes_a_step, copy_bandwidth
     from kbit.record import find_models, store_measurements
-    from kbit.roofline import bytes_a_step, copy_bandwidth
 
     if args.steps < 1 or min(args.batch) < 1:
         raise InputError("--steps and --batch take whole numbers from 1 up")
@@ -102,7 +102,7 @@ def _measurement(
     """One latency as the database keeps it; `roofline` in seconds a step."""
     from analysis.latency import LATENCY, ROOFLINE, latency_task
     from evaluation.measurement import Measurement, Metric
-    from kbit.decoding import PROMPT_TOKENS
+    from evaluation.speed.decoding import PROMPT_TOKENS
 
     metrics = (
         Metric(LATENCY, step.seconds * 1000, None, steps),

@@ -19,9 +19,9 @@ def model_and_windows(
     import torch
     from lm_eval.models.utils import resolve_max_length
 
-    from evaluation.corpora import load_corpus
-    from evaluation.perplexity import token_stream
     from evaluation.protocols import perplexity_protocol
+    from evaluation.text.corpora import load_corpus
+    from evaluation.text.perplexity import token_stream
     from orchestrator.worker import quiet_libraries
     from quantizers.loading import load_model
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from evaluation.corpora import check_corpus, check_corpus_on_hub
 from evaluation.protocols import task_protocol
-from evaluation.task_data import check_task_on_hub
-from evaluation.task_index import task_names
+from evaluation.tasks.data import check_task_on_hub
+from evaluation.tasks.index import task_names
+from evaluation.text.corpora import check_corpus, check_corpus_on_hub
 from orchestrator.errors import InputError
 from orchestrator.experiment import Protocol
 from orchestrator.spec import Sweep

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from evaluation.corpora import corpus_name
 from evaluation.protocols import perplexity_protocol, task_protocol
+from evaluation.text.corpora import corpus_name
 from orchestrator.data_check import check_data
 from orchestrator.errors import InputError, ModelInputError
 from orchestrator.experiment import Asked, Experiment, Protocol

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from evaluation.corpora import CORPORA
-from evaluation.task_index import task_names
+from evaluation.tasks.index import task_names
+from evaluation.text.corpora import CORPORA
 from orchestrator.errors import InputError
 from orchestrator.models import ModelEntry, first_problem, load_yaml
 from quantizers.setting import Setting

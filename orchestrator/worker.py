@@ -14,12 +14,12 @@ from contextlib import contextmanager
 
 import torch
 
-from evaluation.encoding import Encoder
+from evaluation.data.errors import DataError
+from evaluation.engine.encoding import Encoder
 from evaluation.engine.engine import Engine
-from evaluation.errors import DataError
 from evaluation.measurement import Measurement
-from evaluation.perplexity import evaluate_perplexity
-from evaluation.zero_shot import evaluate_zero_shot
+from evaluation.tasks.zero_shot import evaluate_zero_shot
+from evaluation.text.perplexity import evaluate_perplexity
 from orchestrator.experiment import Protocol, as_sample
 from orchestrator.job import Job, JobResult
 from orchestrator.models import ModelEntry

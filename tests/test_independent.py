@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evaluation.sotu_corpus import heldout_addresses
-from evaluation.sotu_tasks import task_directory
+from evaluation.sotu.corpus import heldout_addresses
+from evaluation.sotu.tasks import task_directory
 from orchestrator.paths import ROOT
 from orchestrator.store import Store
 from orchestrator.sweep import main

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from evaluation.sotu_corpus import HOLD_OUT_EVERY, heldout_addresses, training_addresses
+from evaluation.sotu.corpus import HOLD_OUT_EVERY, heldout_addresses, training_addresses
 from quantizers.cache import kept
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from lm_eval.models.utils import resolve_max_length
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluation.encoding import Encoder
+from evaluation.engine.encoding import Encoder
 from evaluation.engine.model_config import mended, needs_bos
-from evaluation.scoring import Scorer, Scores
-from evaluation.sequences import Sequences
+from evaluation.engine.scoring import Scorer, Scores
+from evaluation.engine.sequences import Sequences
 
 
 class Engine:

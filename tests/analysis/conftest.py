@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis.metrics import COLUMNS
-from evaluation.task_sets import TASK_SETS
+from evaluation.tasks.sets import TASK_SETS
 from quantizers.setting import ADDED_COLUMNS
 
 SIZES = [(32, 2), (32, 4), (64, 2), (64, 4), (128, 2), (128, 4)]

@@ -21,7 +21,7 @@ from analysis.metrics import Part
 from analysis.optimal import answers_at
 from analysis.panel import make_panel, overlap_range, read_errors
 from analysis.shrinkage import true_scores
-from evaluation.task_sets import TASK_SETS
+from evaluation.tasks.sets import TASK_SETS
 from tests.analysis.simulate import Family, simulate
 
 N_FAMILIES = 400

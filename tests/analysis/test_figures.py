@@ -7,7 +7,7 @@ from analysis.drawing import PERPLEXITY_CAP
 from analysis.figures import scaling_figure
 from analysis.strips import optimal_figure
 from analysis.style import colour, marker
-from evaluation.task_sets import CHANCE, TASK_SETS
+from evaluation.tasks.sets import CHANCE, TASK_SETS
 from quantizers.setting import Setting
 
 

@@ -5,7 +5,7 @@ from lm_eval.api.metrics import aggregate_subtask_metrics, pooled_sample_stderr
 
 from analysis.metrics import COLUMNS
 from analysis.points import curve_points, mean_zero_shot
-from evaluation.task_sets import TASK_SETS
+from evaluation.tasks.sets import TASK_SETS
 from orchestrator.schema import RESULT_COLUMNS
 
 TASKS = TASK_SETS["sotu"]

@@ -8,7 +8,7 @@ import pytest
 from statsmodels.stats.contingency_tables import mcnemar
 
 from analysis.paired import compare, differences_from_baseline, paired_difference
-from evaluation.task_sets import TASK_SETS
+from evaluation.tasks.sets import TASK_SETS
 from tests.analysis.conftest import make_results
 
 

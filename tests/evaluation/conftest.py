@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from evaluation import hub
+from evaluation.data import hub
 
 
 @pytest.fixture(scope="session", autouse=True)

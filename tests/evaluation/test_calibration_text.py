@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from evaluation.calibration_text import CalibrationText, calibration_windows
-from evaluation.sotu_corpus import heldout_addresses
+from evaluation.sotu.corpus import heldout_addresses
 from tests.evaluation.tiny_models import tiny_tokenizer
 
 

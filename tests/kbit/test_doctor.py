@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
+from evaluation.speed.roofline import bytes_a_step
 from kbit import bench
 from kbit.cli import main
 from kbit.doctor import PROBLEM
-from kbit.roofline import bytes_a_step
 from orchestrator.models import load_models
 from quantizers.kernels import build, cpu, cpu_vector, reference
 from quantizers.linear import KBitLinear

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluation.scoring import TOKENS_PER_BATCH
+from evaluation.engine.scoring import TOKENS_PER_BATCH
 from orchestrator.grid import expand
 from orchestrator.job import Job
 from orchestrator.models import load_models

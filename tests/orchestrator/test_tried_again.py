@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import hub
+from evaluation.data import hub
 from orchestrator.outcome import Cause
 from orchestrator.store import Store
 from orchestrator.sweep import main

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from evaluation.sotu_corpus import heldout_addresses, training_addresses
+from evaluation.sotu.corpus import heldout_addresses, training_addresses
 from orchestrator.paths import ROOT
 from training.ladder import LADDER
 from training.recipe import Recipe

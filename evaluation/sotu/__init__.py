@@ -1,0 +1,1 @@
+"""The embedded corpus, and the tasks that are cut from it."""

@@ -1,0 +1,1 @@
+"""How long a step of generation takes, and what bounds it."""

@@ -1,0 +1,1 @@
+"""Corpora and the perplexity of a model on them."""
