@@ -16,7 +16,7 @@ from orchestrator.paths import database_url
 
 if TYPE_CHECKING:
     from evaluation.measurement import Measurement
-    from evaluation.model_analysis import ModelAnalysis
+    from evaluation.statistics.model_analysis import ModelAnalysis
 
 EXAMPLE = (
     "example: kbit analyze sotu-neox-64x2 sotu-opt-64x2\n"
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--windows: at least one")
     import torch
 
-    from evaluation.model_analysis import ModelAnalysis
+    from evaluation.statistics.model_analysis import ModelAnalysis
     from kbit.model_windows import model_and_windows
     from kbit.record import find_models, store_measurements
     from orchestrator.models import load_models
@@ -124,7 +124,7 @@ def as_measurement(analysis: ModelAnalysis, protocol: dict[str, Any]) -> Measure
 
 def _for_people(table: pd.DataFrame) -> pd.DataFrame:
     """The model first; a star at every figure that rescaling changes."""
-    from evaluation.tensor_metrics import NOT_INVARIANT
+    from evaluation.statistics.tensor_metrics import NOT_INVARIANT
 
     table = table[["model", *(c for c in table.columns if c != "model")]]
     return table.rename(columns={name: f"{name}*" for name in NOT_INVARIANT})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation import tensor_metrics as m
+from evaluation.statistics import tensor_metrics as m
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((40, 24)) * np.linspace(0.1, 3, 24)

@@ -15,8 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evaluation import tensor_metrics as metrics
-from evaluation.outlier_dimensions import Z_THRESHOLD, OutlierCount, OutlierScan, z_scores
+from evaluation.statistics import tensor_metrics as metrics
+from evaluation.statistics.outlier_dimensions import (
+    Z_THRESHOLD,
+    OutlierCount,
+    OutlierScan,
+    z_scores,
+)
 from quantizers.wiring import Site, wiring_of
 
 KINDS = ("qkv", "attention_output", "up", "down")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from evaluation.outlier_dimensions import Z_THRESHOLD, OutlierScan, z_scores
+from evaluation.statistics.outlier_dimensions import Z_THRESHOLD, OutlierScan, z_scores
 
 N_LAYERS, N_TOKENS, WIDTH = 9, 50, 12
 

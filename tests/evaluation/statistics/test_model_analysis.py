@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
 
-from evaluation import tensor_metrics as m
-from evaluation.model_analysis import ACTIVATION_METRICS, ModelAnalysis, vectorwise
+from evaluation.statistics import tensor_metrics as m
+from evaluation.statistics.model_analysis import ACTIVATION_METRICS, ModelAnalysis, vectorwise
 from quantizers.plant import plant
 
 SIZE = {"vocab_size": 64, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}

@@ -1,0 +1,1 @@
+"""What weights and activations of a model look like, in numbers."""
