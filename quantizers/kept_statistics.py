@@ -63,6 +63,9 @@ class KeptStatistics(Mapping[str, Statistics]):
     def __len__(self) -> int:
         return len(self._inputs)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._inputs  # without reading or collecting anything
+
     def __getitem__(self, name: str) -> Statistics:
         if name not in self._inputs:
             raise KeyError(name)

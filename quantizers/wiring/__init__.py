@@ -56,6 +56,11 @@ class Wiring:
         """Whether proxy quantization can be done."""
         return any(site.producer for site in self.linear)
 
+    @property
+    def knows_norms(self) -> bool:
+        """Whether there is a file of its architecture, which says what reads its norms."""
+        return self.architecture in _BLOCKS
+
     def readers(self, norm: str) -> list[Site]:
         """Every matrix that multiplies the output of a norm, quantized or not."""
         return [site for site in (*self.linear, *self.routers) if site.norm == norm]
