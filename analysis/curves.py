@@ -119,11 +119,11 @@ def _make_curves(results: pd.DataFrame, metric: str, axis: str, task: str | None
     names = ("model", "experiment_id", "task", "family", "parts")
     models, ids, tasks, families, parts = (points[c].to_numpy(dtype=object).tolist() for c in names)
     n_params = [None if pd.isna(n) else int(n) for n in points["n_params"].tolist()]
-    settings = points[list(SETTING_COLUMNS)].to_dict("records")
+    settings = points[list(SETTING_COLUMNS)].iloc[ends[:-1]].to_dict("records")
     curves = [
         Curve(
             family=families[start],
-            setting=Setting.from_row(settings[start]),
+            setting=Setting.from_row(setting),
             metric=metric,
             task=tasks[start],
             axis=axis,
@@ -135,7 +135,7 @@ def _make_curves(results: pd.DataFrame, metric: str, axis: str, task: str | None
             experiments=tuple(ids[start:end]),
             parts=parts[start],
         )
-        for start, end in zip(ends, ends[1:], strict=False)
+        for start, end, setting in zip(ends, ends[1:], settings, strict=False)
     ]
     return sorted(curves, key=lambda c: (order[c.family], c.setting.bits, c.setting.label))
 

@@ -1,67 +1,37 @@
-"""Markdown text of tables, intervals and verdicts, for documents that are kept with the code."""
+"""Claims as Markdown, for documents that are kept with the code."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 
-HOLDS, FAILS, OPEN, PARTLY = "holds", "does not hold", "open", "holds in part"
-UNKNOWN = "errors unknown"
+from analysis.claim import Block, Claim, Table
 
 
-@dataclass(frozen=True)
-class Claim:
-    """One claim of the paper on these results: what it says, what was found, the numbers.
-
-    `source`: where the paper says it; `verdict`: one of the words above; `evidence`: one line with
-    the numbers the verdict rests on; `body`: Markdown blocks; `figures`: names of figures.
-    """
-
-    title: str
-    source: str
-    claim: str
-    verdict: str
-    evidence: str
-    body: Sequence[str]
-    figures: Sequence[str] = field(default=())
+def text(block: Block) -> str:
+    """A paragraph or table as Markdown."""
+    if isinstance(block, str):
+        return block
+    rule = ["---" if i < block.text else "---:" for i in range(len(block.columns))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [block.columns, rule, *block.rows])
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1) -> str:
-    """A Markdown table; the first `text` columns are left-aligned, the others are numbers."""
-    rule = ["---" if i < text else "---:" for i in range(len(columns))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [columns, rule, *rows])
+def summary(claims: Sequence[Claim]) -> str:
+    """All claims as one table, with links to their sections."""
+    rows = [[f"[{c.title}](#{anchor(c.title)})", f"**{c.verdict}**", c.evidence] for c in claims]
+    return text(Table(["Claim", "Here", "What was measured"], rows, 3))
 
 
-def between(low: float, high: float, spec: str = "+.4f") -> str:
-    """An interval: "+0.0102 to +0.0134"; "" where it is not known."""
-    return f"{low:{spec}} to {high:{spec}}" if low == low and high == high else ""
+def section(claim: Claim, figures: Mapping[str, str]) -> list[str]:
+    """One claim under its heading; `figures`: name -> address."""
+    shown = [f"![{name}]({figures[name]})" for name in claim.figures if name in figures]
+    return [
+        f"## {claim.title}",
+        f"Claim ({claim.source}): {claim.claim}",
+        f"**Here: {claim.verdict}.** {claim.evidence[0].upper()}{claim.evidence[1:]}.",
+        *(text(block) for block in claim.body),
+        *shown,
+    ]
 
 
-def sign(low: float, high: float) -> int:
-    """1 or -1 where an interval lies on one side of zero, else 0."""
-    return 1 if low > 0 else -1 if high < 0 else 0
-
-
-def judged(verdict: str, ends: Iterable[float]) -> str:
-    """The verdict, or UNKNOWN where an end of an interval that it rests on is not known."""
-    return verdict if all(end == end for end in ends) else UNKNOWN
-
-
-def listed(parts: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
-    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
-
-
-VOTES = (
-    "Over several comparisons a claim holds if it holds in all, in part if in half or more, does "
-    "not hold if more than half say so, and is open otherwise."
-)
-
-
-def votes(verdicts: Sequence[str]) -> str:
-    """One verdict from several comparisons, by the rule that VOTES states."""
-    if all(v == HOLDS for v in verdicts):
-        return HOLDS
-    if all(v == UNKNOWN for v in verdicts):
-        return UNKNOWN
-    if 2 * list(verdicts).count(HOLDS) >= len(verdicts):
-        return PARTLY
-    return FAILS if 2 * list(verdicts).count(FAILS) > len(verdicts) else OPEN
+def anchor(title: str) -> str:
+    """The address of a heading within its document."""
+    kept = "".join(c for c in title.lower() if c.isalnum() or c in " -")
+    return kept.replace(" ", "-")

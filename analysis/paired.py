@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import binomtest
 
 from analysis.bootstrap import N_REPLICATES, ItemScores, resampling_counts
 from analysis.metrics import Part
@@ -166,4 +165,6 @@ def _resampled(task: str, change: npt.NDArray[np.float64]) -> npt.NDArray[np.flo
 
 def _mcnemar(gained: int, lost: int) -> float:
     """Two-sided exact p-value: of the items that changed, half would have gained by chance."""
+    from scipy.stats import binomtest  # most comparisons do without, and it loads slowly
+
     return 1.0 if gained + lost == 0 else float(binomtest(gained, gained + lost).pvalue)

@@ -187,24 +187,22 @@ def _losses(results: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def _with_parts(points: pd.DataFrame, rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    parts: dict[tuple[str, str], tuple[Part, ...]] = {}
-    for family, task in points[["family", "task"]].drop_duplicates().itertuples(index=False):
-        same = rows[rows["family"] == family]
+    groups = points.groupby(["family", "task"], sort=False)
+    columns = ["family", "task", "metric", *(["protocol"] if "protocol" in rows else [])]
+    measured = rows[columns].drop_duplicates()
+    parts = np.empty(groups.ngroups, dtype=object)
+    for i, (family, task) in enumerate(groups.groups):
+        same = measured[measured["family"] == family]
         if metric != "zero_shot":  # the items of a perplexity are those of its cross-entropy
             made = {task: "cross_entropy"}
         elif task in TASK_SETS:
             made = tasks_in(task)
         else:
             made = {name: _metric_of(same[same["task"] == name], name) for name in tasks_in(task)}
-        protocols: Mapping[str, str] = {}
-        if "protocol" in same:
-            protocols = dict(zip(same["task"], same["protocol"], strict=True))
-        parts[family, task] = tuple(
-            Part(name, its, None if pd.isna(protocol := protocols.get(name)) else str(protocol))
-            for name, its in made.items()
-        )
-    places = zip(points["family"], points["task"], strict=True)
-    return points.assign(parts=pd.Series([parts[place] for place in places], points.index, object))
+        known = same.dropna(subset="protocol") if "protocol" in same else same.iloc[:0]
+        protocols = dict(zip(known["task"], known.get("protocol", []), strict=True))
+        parts[i] = tuple(Part(name, its, protocols.get(name)) for name, its in made.items())
+    return points.assign(parts=parts[groups.ngroup().to_numpy()])
 
 
 def _codes(ids: pd.Series) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:

@@ -3,7 +3,7 @@
 Every number is computed from the results; verdicts follow from rules that the text states.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -11,7 +11,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.bootstrap import ItemScores
-from analysis.markdown import Claim, listed, table
+from analysis.claim import Block, Claim, listed, table
+from analysis.curves import AXES
+from analysis.markdown import section, summary, text
 from analysis.paper_figures import FIGURES, LOSS
 from analysis.points import curve_points
 from analysis.remembering import remembered
@@ -22,6 +24,7 @@ from analysis.study_fits import fit_claims
 from analysis.study_high_precision import high_precision_claims
 from analysis.study_method import method
 from analysis.study_optimum import linear_only, optimum_claims
+from analysis.study_tuning import tuning_claims
 from quantizers.setting import default_exponent_bits
 
 _FACTORS = ["bits", "data_type", "exponent_bits", "block_size", "outlier_fraction", "centered"]
@@ -38,6 +41,21 @@ STUDY_FIGURES: dict[str, Callable[[pd.DataFrame], go.Figure]] = {
 """The figures a study shows, from its rows of scope `linear`."""
 
 
+def paper_claims(
+    results: pd.DataFrame, scores: ItemScores, axes: Sequence[str] = tuple(AXES)
+) -> list[Claim]:
+    """Every claim that these results can test; `axes`: the sizes counted in section 5.1."""
+    linear = linear_only(results)
+    return [
+        *optimum_claims(results, scores, axes),
+        *factor_claims(linear, scores),
+        *high_precision_claims(linear, scores),
+        *addition_claims(results, scores),
+        *tuning_claims(linear),
+        *fit_claims(linear),
+    ]
+
+
 def study_document(
     results: pd.DataFrame, scores: ItemScores, title: str, figures: Mapping[str, str]
 ) -> str:
@@ -49,52 +67,25 @@ def study_document(
     if curve_points(results, "cross_entropy").empty:
         raise ValueError("a study needs cross-entropies: no experiment has one")
     with remembered():
-        linear = linear_only(results)
-        claims = [
-            *optimum_claims(results, scores),
-            *factor_claims(linear, scores),
-            *high_precision_claims(linear, scores),
-            *addition_claims(results, scores),
-            *fit_claims(linear),
-        ]
+        claims = paper_claims(results, scores)
     parts = [
         f"# {title}",
         "The claims of Dettmers & Zettlemoyer 2023, *The case for 4-bit precision*, tested on "
         "these models. Generated from stored results by `kbit study`: every number and verdict on "
         "them is computed, none is typed.",
         "## In short",
-        table(
-            ["Claim", "Here", "What was measured"],
-            [[f"[{c.title}](#{_anchor(c.title)})", f"**{c.verdict}**", c.evidence] for c in claims],
-            text=3,
-        ),
+        summary(claims),
         "## What was measured",
-        *_data(results),
+        *(text(block) for block in _data(results)),
         "## Where the numbers come from",
-        *method(results, scores),
+        *(text(block) for block in method(results, scores)),
     ]
     for claim in claims:
-        parts += _section(claim, figures)
+        parts += section(claim, figures)
     return "\n\n".join(parts) + "\n"
 
 
-def _section(claim: Claim, figures: Mapping[str, str]) -> list[str]:
-    shown = [f"![{name}]({figures[name]})" for name in claim.figures if name in figures]
-    return [
-        f"## {claim.title}",
-        f"Claim ({claim.source}): {claim.claim}",
-        f"**Here: {claim.verdict}.** {claim.evidence[0].upper()}{claim.evidence[1:]}.",
-        *claim.body,
-        *shown,
-    ]
-
-
-def _anchor(title: str) -> str:
-    kept = "".join(c for c in title.lower() if c.isalnum() or c in " -")
-    return kept.replace(" ", "-")
-
-
-def _data(results: pd.DataFrame) -> list[str]:
+def _data(results: pd.DataFrame) -> list[Block]:
     experiments = results.drop_duplicates("experiment_id")
     families = experiments.groupby("family", sort=False)
     models = [

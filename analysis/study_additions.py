@@ -6,9 +6,9 @@ from dataclasses import replace
 import pandas as pd
 
 from analysis.bootstrap import ItemScores
+from analysis.claim import FAILS, HOLDS, OPEN, PARTLY, Claim, between, judged, sign, table
 from analysis.curves import scaling_curves
 from analysis.families import curve_lead
-from analysis.markdown import FAILS, HOLDS, OPEN, PARTLY, Claim, between, judged, sign, table
 from analysis.paper_figures import LOSS
 from analysis.study_factors import BLOCK, effects_of
 from analysis.study_optimum import linear_only

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import pandas as pd
 
 from analysis.bootstrap import ItemScores
-from analysis.effects import factor_effects
-from analysis.markdown import (
+from analysis.claim import (
     FAILS,
     HOLDS,
     OPEN,
     PARTLY,
+    Block,
     Claim,
     between,
     judged,
@@ -22,6 +22,7 @@ from analysis.markdown import (
     sign,
     table,
 )
+from analysis.effects import factor_effects
 from analysis.paper_figures import LOSS
 from quantizers.setting import default_exponent_bits
 
@@ -165,7 +166,7 @@ def _exponents(linear: pd.DataFrame, scores: ItemScores) -> Claim | None:
     duel = [[r.family, f"{r.gain:+.4f}", between(r.gain_low, r.gain_high)]
             for r in five.itertuples()]  # fmt: skip
     worse = [sign(r.gain_low, r.gain_high) == -1 for r in five.itertuples()]
-    body = [
+    body: list[Block] = [
         f"Float in blocks of {BLOCK}: the best other split beside the one C.4 recommends (2 at 5 "
         "bit), and what it gains. As the best of several is picked, its interval is one that holds "
         "for all splits of the precision at once (90 %). A case is right where that gain is not "

@@ -6,8 +6,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.agreement import metric_correlations
-from analysis.fits import LAW_MARGIN, SLOPE_MARGIN, parallel_fits, power_laws
-from analysis.markdown import (
+from analysis.claim import (
     FAILS,
     HOLDS,
     OPEN,
@@ -19,6 +18,7 @@ from analysis.markdown import (
     table,
     votes,
 )
+from analysis.fits import LAW_MARGIN, SLOPE_MARGIN, parallel_fits, power_laws
 from analysis.outliers import PAIRS, STD_RATIO, outlier_metrics
 from analysis.spread import INTERVAL
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.bootstrap import ItemScores
-from analysis.markdown import FAILS, HOLDS, OPEN, VOTES, Claim, between, listed, table, votes
+from analysis.claim import FAILS, HOLDS, OPEN, VOTES, Claim, between, listed, table, votes
 from analysis.study_factors import BLOCK, at_blocks, effects_of
 
 _FIFTH = 0.2  # of the largest effect at 4 bit: what "nothing helps" leaves room for

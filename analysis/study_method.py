@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.bootstrap import N_REPLICATES, ItemScores
-from analysis.markdown import table
+from analysis.claim import Block, table
 from analysis.points import curve_points
 from analysis.study_optimum import linear_only, main_only
 
 
-def method(results: pd.DataFrame, scores: ItemScores) -> list[str]:
-    """Markdown blocks: the metrics with their errors, and how intervals are made."""
+def method(results: pd.DataFrame, scores: ItemScores) -> list[Block]:
+    """Paragraphs and a table: the metrics with their errors, and how intervals are made."""
     rows = []
     for metric in ("zero_shot", "cross_entropy"):
         points = curve_points(results, metric)

@@ -1,15 +1,13 @@
 """The embedded study's sections on which precision is best, and where precision fails."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import pandas as pd
 
 from analysis.bootstrap import ItemScores
-from analysis.curves import AXES, scaling_curves
-from analysis.families import collapses, precision_duel
-from analysis.markdown import (
+from analysis.claim import (
     FAILS,
     HOLDS,
     OPEN,
@@ -24,6 +22,8 @@ from analysis.markdown import (
     table,
     votes,
 )
+from analysis.curves import AXES, scaling_curves
+from analysis.families import collapses, precision_duel
 from analysis.settings import main_settings, with_settings
 from analysis.shares import EVERY_FAMILY
 from analysis.universal import ALMOST, Universality, certain_shares
@@ -40,17 +40,19 @@ def linear_only(results: pd.DataFrame) -> pd.DataFrame:
 
 def main_only(results: pd.DataFrame) -> pd.DataFrame:
     """The main setting of every precision alone (the most common data type and block size)."""
-    curves = scaling_curves(results, "cross_entropy")
+    curves = scaling_curves(results, "cross_entropy") or scaling_curves(results, "zero_shot")
     return with_settings(results, main_settings([curve.setting for curve in curves]))
 
 
-def optimum_claims(results: pd.DataFrame, scores: ItemScores) -> Iterator[Claim]:
+def optimum_claims(
+    results: pd.DataFrame, scores: ItemScores, axes: Sequence[str] = tuple(AXES)
+) -> Iterator[Claim]:
     linear = linear_only(results)
     main = main_only(linear)
     fields = {"main": main} if len(main) == len(linear) else {"main": main, "any": linear}
     rows: list[list[str]] = []
     answers: list[tuple[str, Universality]] = []
-    for name, axis, metric in product(fields, AXES, METRICS):
+    for name, axis, metric in product(fields, axes, METRICS):
         shares, answer = certain_shares(fields[name], metric, axis, scores=scores)
         if answer is not None:
             pooled = shares[shares["family"] == EVERY_FAMILY].set_index("bits")

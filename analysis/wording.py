@@ -7,8 +7,8 @@ import pandas as pd
 
 from analysis.answer import Candidate, Optimum
 from analysis.budget import format_bits
+from analysis.claim import listed
 from analysis.findings import Finding
-from analysis.markdown import listed
 from analysis.metrics import JOINED
 from analysis.universal import Universality
 from evaluation.tasks.sets import TASK_SETS

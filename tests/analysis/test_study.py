@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from analysis.bootstrap import ItemScores
+from analysis.claim import votes
 from analysis.curves import scaling_curves
-from analysis.markdown import votes
 from analysis.metrics import COLUMNS
 from analysis.study import STUDY_FIGURES, study_document
 from analysis.study_data import read_study, write_study
@@ -181,7 +181,7 @@ def test_neighbouring_windows_that_resemble_each_other_are_told(stored: Path) ->
     found = [
         float(found[1])
         for given in (scores, alike)
-        if (found := re.search(r"correlate by ([+-]\S+) in", "".join(method(results, given))))
+        if (found := re.search(r"correlate by ([+-]\S+) in", str(method(results, given))))
     ]
     assert len(found) == 2 and abs(found[0]) < 0.4 and found[1] > 0.8
 
