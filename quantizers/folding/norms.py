@@ -50,6 +50,9 @@ class Folding:
         return _Divided(given, scales)
 
 
+NO_FOLDING = Folding({})
+
+
 class _Divided(Mapping[str, Statistics]):
     """Statistics divided by channel scales when they are asked for: Hessians are large."""
 

@@ -1,0 +1,90 @@
+"""A linear map whose input is quantized, put in the place of a module's forward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantizers.activations.codes import Codes, tensor_codes, token_codes
+from quantizers.activations.policy import SiteFormat
+from quantizers.activations.products import IntegerWeight, integer_product
+from quantizers.undo import UndoLog
+
+
+class QuantizedInput:
+    """Takes what a linear layer takes, [..., d_in], and gives what it gives.
+
+    Integer weights: s_x s_w (X_q W_q) with exact sums, plus the bias, in fp32, rounded to the type
+    of x once. Otherwise the rounded input is multiplied by `weight` in floating point.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        site_format: SiteFormat,
+        integers: IntegerWeight | None,
+        weight: Tensor | None = None,
+    ) -> None:
+        """module: a linear layer (nn.Linear, Conv1D); its own weights multiply what is not rounded.
+
+        weight: [d_out, d_in], multiplies the rounded input where there are no integers; None: the
+        module's own.
+        """
+        self.module, self.site_format = module, site_format
+        self.integers, self.weight = integers, weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2)
+        if self.site_format.format.name == "decomposed":
+            result = self._decomposed(rows)
+        elif self.integers is None and self.weight is None:
+            result = self._own(self._codes(rows).dequantized.to(x.dtype))
+        else:
+            result = self._rounded(self._codes(rows), x.dtype) + self._bias
+        return result.to(x.dtype).view(*x.shape[:-1], -1)
+
+    def _decomposed(self, rows: Tensor) -> Tensor:
+        """LLM.int8() (Dettmers et al. 2022, section 3.2), but decided by element: no token sees
+        what others hold. Zeros add nothing to either product, bit for bit."""
+        large = rows.abs() >= self.site_format.format.threshold
+        small = self._rounded(self._codes(rows.masked_fill(large, 0)), rows.dtype)
+        if not large.any():
+            return small + self._bias
+        return small + self._own(rows.masked_fill(~large, 0)).float()
+
+    def _codes(self, rows: Tensor) -> Codes:
+        maximum, bits = self.site_format.maximum, self.site_format.format.bits
+        return token_codes(rows, bits) if maximum is None else tensor_codes(rows, bits, maximum)
+
+    def _rounded(self, codes: Codes, dtype: torch.dtype) -> Tensor:
+        """fp32 [tokens, d_out], without the bias."""
+        if self.integers is not None:
+            return integer_product(codes, self.integers)
+        assert self.weight is not None
+        return nn.functional.linear(codes.dequantized.to(dtype), self.weight).float()
+
+    def _own(self, rows: Tensor) -> Tensor:
+        """The module's product, in floating point."""
+        return type(self.module).forward(self.module, rows)  # type: ignore[no-any-return]
+
+    @property
+    def _bias(self) -> Tensor | float:
+        bias = self.module.bias
+        return bias.float() if isinstance(bias, Tensor) else 0.0
+
+
+def install(layer: QuantizedInput, log: UndoLog) -> None:
+    """Let the layer's module compute what the layer says, until the log is undone."""
+    attributes: dict[str, Any] = layer.module.__dict__
+    before = attributes.get("forward")
+
+    def remove() -> None:
+        if before is None:
+            del attributes["forward"]
+        else:
+            attributes["forward"] = before
+
+    attributes["forward"] = layer
+    log.add(remove)

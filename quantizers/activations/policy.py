@@ -1,0 +1,80 @@
+"""Which format each site's input has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from quantizers.activations.format import Activations
+from quantizers.calibration import Statistics
+from quantizers.folding.norms import NO_FOLDING, Folding
+from quantizers.wiring import Site, Wiring
+
+
+@dataclass(frozen=True)
+class SiteFormat:
+    """Of one site's input."""
+
+    format: Activations  # token, tensor or decomposed
+    maximum: float | None = None  # tensor: the largest magnitude, after folding
+
+    def __str__(self) -> str:
+        return self.format.name
+
+
+def site_formats(
+    activations: Activations,
+    wiring: Wiring,
+    statistics: Mapping[str, Statistics] | None = None,
+    folding: Folding = NO_FOLDING,
+) -> dict[str, SiteFormat]:
+    """The format of every linear site, by its name.
+
+    statistics: before folding, by `Site.input`. Raises ValueError for experts, whose inputs no
+    module sees whole, for a policy by type where types are not known, and for a static format that
+    the calibration gives no maximum.
+    """
+    if any(site.expert is not None for site in wiring.linear):
+        raise ValueError(
+            f"activations: {wiring.architecture!r} has experts, whose inputs cannot be quantized "
+            "yet; set it to 16"
+        )
+    if activations.name == "by_type" and not wiring.knows_norms:
+        raise ValueError(
+            f"activations: by_type does not know the wiring of architecture "
+            f"{wiring.architecture!r}; choose token, tensor or by_range"
+        )
+    given = statistics or {}
+    after = folding.statistics(given, wiring)
+    chosen = {}
+    for site in wiring.linear:
+        if activations.needs_statistics and site.input not in given:
+            raise ValueError(
+                f"activations: {activations.name} needs calibration statistics of what "
+                f"{site.name} reads"
+            )
+        name = _name(activations, site, given, folding)
+        found = SiteFormat(replace(activations, name=name))
+        if name == "tensor":
+            found = replace(found, maximum=after[site.input].maximum)
+        chosen[site.name] = found
+    return chosen
+
+
+def to_be_folded(activations: Activations | None) -> Callable[[Statistics], bool]:
+    """Which norms a folding takes: by_range leaves those alone whose range needs none."""
+    if activations is None or activations.name != "by_range":
+        return lambda _: True
+    return lambda seen: activations.v0 < seen.maximum < activations.v1
+
+
+def _name(
+    activations: Activations, site: Site, given: Mapping[str, Statistics], folding: Folding
+) -> str:
+    if activations.name == "by_type":
+        return "tensor" if site.kind in ("qkv", "attention_output", "up") else "token"
+    if activations.name == "by_range":
+        v = given[site.input].maximum
+        static = v <= activations.v0 or (v < activations.v1 and folding.touches(site))
+        return "tensor" if static else "token"
+    return activations.name
