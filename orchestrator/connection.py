@@ -18,7 +18,7 @@ from orchestrator.cluster_address import check_answer, running_cluster
 from orchestrator.errors import InputError, SweepStopped
 from orchestrator.watchdog import watch
 
-JOIN_SECONDS = 25.0
+JOIN_SECONDS = 20.0
 START_SECONDS = 120.0  # takes 3 to 20, but a busy machine may need two tries
 SOCKET_PATH_BYTES = 107  # what Linux allows
 # Ray would take a third of the machine's memory, more than `ulimit -v` may allow; what travels here

@@ -119,3 +119,13 @@ def test_a_sweep_says_so_in_one_line(study, environment, code, message):
     assert run.returncode == code
     [line] = run.stderr.splitlines()
     assert message in line and "the same command" not in line
+
+
+def test_a_start_that_hangs_is_ended_in_one_line():
+    """Ray's waits hear no signal: what hangs is the whole process."""
+    hang = (
+        "import time; from orchestrator.connection import _deadline\n"
+        "with _deadline(0.2, 'nothing answers'): time.sleep(60)"
+    )
+    run = subprocess.run([sys.executable, "-c", hang], text=True, capture_output=True, timeout=30)
+    assert (run.returncode, run.stderr) == (3, "error: nothing answers\n")
