@@ -217,8 +217,8 @@ def test_database_that_takes_no_more(study, monkeypatch, capsys, pragma, reason)
 
     def breaking(self, *results):
         if len(self.results()) == 3:
-            self.engine.dispose()
-            event.listen(self.engine, "connect", lambda raw, _: raw.execute(pragma))
+            pool = self.writer._engine.pool  # a connection for each transaction
+            event.listen(pool, "connect", lambda raw, _: raw.execute(pragma))
         record(self, *results)
 
     with monkeypatch.context() as patch:

@@ -41,7 +41,7 @@ corpora:
 
 
 @pytest.mark.slow
-def test_adaptive_spends_less_for_the_same_answer(tmp_path):
+def test_adaptive_scores_less_for_the_same_answer(tmp_path):
     study, output = tmp_path / "study.yaml", tmp_path / "records.json"
     study.write_text(SMALL_GRID)
     with processes.ray_folder() as folder:
@@ -51,6 +51,7 @@ def test_adaptive_spends_less_for_the_same_answer(tmp_path):
             check=True, env={**processes.ENVIRONMENT, "RAY_TMPDIR": folder}, timeout=500,
         )  # fmt: skip
     records = {record["metric"]: record for record in json.loads(output.read_text())}
-    assert records["share of the full grid's seconds"]["value"] < 75  # few models, large sample
+    scored = records["cross_entropy: experiments scored in full"]
+    assert scored["value"] < 0.7 * scored["peer_value"]  # few models, a quarter of it as a sample
     same = records["cross_entropy: same answer, of 200 budgets"]
-    assert same["value"] == same["peer_value"] > 10
+    assert same["value"] >= 0.95 * same["peer_value"] > 10
