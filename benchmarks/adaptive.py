@@ -27,11 +27,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from analysis.bootstrap import ItemScores
-from analysis.contest import competitors
-from analysis.optimal import answers_at
-from analysis.panel import overlap_range
-from analysis.points import curve_points
+from analysis.answers.contest import competitors
+from analysis.answers.optimal import answers_at
+from analysis.curves.panel import overlap_range
+from analysis.curves.points import curve_points
+from analysis.noise.bootstrap import ItemScores
 from orchestrator.paths import ROOT, database_url
 from orchestrator.reading import read_item_scores, read_results
 from orchestrator.store import Store

@@ -100,7 +100,7 @@ def _measurement(
     batch: int, step: StepTime, roofline: float, steps: int, device: str
 ) -> Measurement:
     """One latency as the database keeps it; `roofline` in seconds a step."""
-    from analysis.latency import LATENCY, ROOFLINE, latency_task
+    from analysis.answers.latency import LATENCY, ROOFLINE, latency_task
     from evaluation.measurement import Measurement, Metric
     from evaluation.speed.decoding import PROMPT_TOKENS
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.curves import AXES
+from analysis.curves.scaling import AXES
 from kbit.database import add_db, open_store
 from orchestrator.errors import InputError
 from orchestrator.paths import results_dir
@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from analysis.markup import drawable
-    from analysis.paper_figures import FIGURES
+    from analysis.claims.four_bit.figures import FIGURES
+    from analysis.documents.markup import drawable
     from orchestrator.reading import read_results
 
     if args.format != "html":
@@ -127,7 +127,7 @@ def weights_figure_of(store: Store, folder: Path | None = None) -> go.Figure:
     """
     from safetensors.torch import load_file
 
-    from analysis.illustrations import codes_on_weights, weights_figure
+    from analysis.figures.illustrations import codes_on_weights, weights_figure
     from orchestrator.reading import model_sources
 
     given = [folder] if folder else [Path(source) for source in model_sources(store).values()]
@@ -145,8 +145,8 @@ def weights_figure_of(store: Store, folder: Path | None = None) -> go.Figure:
 
 
 def _speed_figure(results: pd.DataFrame) -> go.Figure:
-    from analysis.illustrations import speed_figure
-    from analysis.latency import speedups
+    from analysis.answers.latency import speedups
+    from analysis.figures.illustrations import speed_figure
 
     speeds = speedups(results)
     return speed_figure(speeds, of=speeds["model"].iloc[0])

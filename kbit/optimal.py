@@ -10,28 +10,28 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.bootstrap import ItemScores
-from analysis.budget import format_bits, parse_budget
-from analysis.costs import setting_costs
-from analysis.curves import AXES
-from analysis.findings import find
-from analysis.inverse import pareto_front, smallest_budget
-from analysis.latency import LATENCY
-from analysis.memory import cache_bits_per_token, choices_for_memory
-from analysis.metrics import METRICS, needed_rows
-from analysis.optimal import check_family, optimal
-from analysis.points import metric_rows
-from analysis.protocols import left_out_sentences
-from analysis.remembering import remembered
-from analysis.shares import optimal_table
-from analysis.universal import certain_shares
-from analysis.wording import (
+from analysis.answers.costs import setting_costs
+from analysis.answers.inverse import pareto_front, smallest_budget
+from analysis.answers.latency import LATENCY
+from analysis.answers.memory import cache_bits_per_token, choices_for_memory
+from analysis.answers.optimal import check_family, optimal
+from analysis.answers.shares import optimal_table
+from analysis.answers.universal import certain_shares
+from analysis.curves.budget import format_bits, parse_budget
+from analysis.curves.metrics import METRICS, needed_rows
+from analysis.curves.names import name_metric
+from analysis.curves.points import metric_rows
+from analysis.curves.protocols import left_out_sentences
+from analysis.curves.remembering import remembered
+from analysis.curves.scaling import AXES
+from analysis.findings.finding import find
+from analysis.findings.wording import (
     answer_sentence,
     certainty_sentence,
     headline,
-    name_metric,
     verdict_sentence,
 )
+from analysis.noise.bootstrap import ItemScores
 from kbit.database import add_db, open_store
 from kbit.output import add_format, print_frame
 from orchestrator.errors import InputError

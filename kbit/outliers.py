@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from analysis.outliers import as_measurement, outlier_correlations, summary
+    from analysis.findings.outliers import as_measurement, outlier_correlations, summary
     from kbit.database import store_to_extend
     from kbit.model_windows import model_and_windows
     from kbit.record import find_models, store_measurements

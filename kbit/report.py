@@ -18,7 +18,7 @@ EXAMPLE = "example: kbit report --db results/demo.db --output results/demo.html"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from analysis.curves import AXES
+    from analysis.curves.scaling import AXES
 
     add_db(parser)
     parser.add_argument(
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from analysis.report import Run, write_report
+    from analysis.documents.report import Run, write_report
     from kbit.figures import illustrations
     from kbit.optimal import item_scores_of, screened_out
     from orchestrator.reading import read_results

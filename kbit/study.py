@@ -41,9 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from analysis.study import STUDY_FIGURES, study_document
-    from analysis.study_data import read_study
-    from analysis.study_optimum import linear_only
+    from analysis.claims.four_bit.optimum import linear_only
+    from analysis.documents.study import STUDY_FIGURES, study_document
+    from analysis.documents.study_data import read_study
 
     folder: Path = args.folder.resolve()
     if folder.exists() and not folder.is_dir():
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _renew(folder: Path, databases: list[str]) -> None:
     """Write the results of the databases, which must not share experiments, to the folder."""
-    from analysis.study_data import write_study
+    from analysis.documents.study_data import write_study
     from orchestrator.reading import read_item_scores, read_results
 
     stores = [open_store(db) for db in databases]

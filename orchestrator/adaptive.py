@@ -25,7 +25,7 @@ from scipy.stats import t
 
 AXES = ("total", "quantized", "nominal")
 CONFIDENCE = 0.95  # one-sided, of each comparison
-SIGNIFICANT = 2.0  # standard errors, as in analysis.contest
+SIGNIFICANT = 2.0  # standard errors, as in analysis.answers.contest
 MIN_ITEMS = 8  # fewer say too little of their own spread: nothing is dropped
 NEAR = 0.5  # times what precision costs; see the simulation in its test
 _BUDGETS_AT_ONCE = 256

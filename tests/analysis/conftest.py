@@ -9,7 +9,7 @@ import math
 import pandas as pd
 import pytest
 
-from analysis.metrics import COLUMNS
+from analysis.curves.metrics import COLUMNS
 from evaluation.tasks.sets import TASK_SETS
 from quantizers.setting import ADDED_COLUMNS
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from analysis.outliers import PAIRS, STATISTICS, TASK, as_measurement
+from analysis.findings.outliers import PAIRS, STATISTICS, TASK, as_measurement
 from tests.analysis.conftest import make_results
 
 BLOCK_GAIN = 0.005  # nats a halving of the block

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import norm
 
-from analysis.curves import Curve
-from analysis.metrics import Part
+from analysis.curves.metrics import Part
+from analysis.curves.scaling import Curve
 from quantizers.setting import Setting
 
 PRECISIONS = (3, 4, 5, 8, 16)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.latency import LATENCY, ROOFLINE
-from analysis.outliers import PAIRS, TASK
+from analysis.answers.latency import LATENCY, ROOFLINE
+from analysis.findings.outliers import PAIRS, TASK
 from kbit.optimal import _cache_bits
 from orchestrator.paths import ROOT
 from orchestrator.reading import read_results

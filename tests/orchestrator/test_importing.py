@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
-from analysis.optimal import optimal
+from analysis.answers.optimal import optimal
 from kbit.output import print_frame
 from orchestrator.errors import InputError
 from orchestrator.importing import read_import, store_rows

@@ -1,0 +1,1 @@
+"""Claims of papers tested: statistic, verdict, evidence and tables, made once."""

@@ -1,0 +1,1 @@
+"""Rows of results to scaling curves: metrics, points of one protocol, interpolation."""

@@ -1,0 +1,1 @@
+"""Answers, figures and claims as a report (HTML) and a study (Markdown)."""

@@ -1,0 +1,85 @@
+"""The paper's claims on these results as HTML, and what each factor is worth."""
+
+import pandas as pd
+
+from analysis.claims.claim import Block, Claim, between
+from analysis.curves.names import METRIC_NAMES
+from analysis.documents.markup import escape
+from analysis.documents.page import dot, table
+from analysis.documents.study import paper_claims
+from analysis.findings.effects import factor_effects
+from analysis.noise.bootstrap import ItemScores
+
+_FACTORS = {
+    "block_size": "Block size",
+    "data_type": "Data type",
+    "exponent_bits": "Exponent bits",
+    "centered": "Centering",
+    "outlier_fraction": "Proxy outliers",
+}
+_MOST_EFFECTS = 400  # rows; a study with more has them in `kbit results`
+
+
+def claim_sections(
+    results: pd.DataFrame, metrics: list[str], axis: str, scores: ItemScores
+) -> list[str]:
+    """HTML: the claims that these results can test, each with its verdict and its tables."""
+    metric = "cross_entropy" if "cross_entropy" in metrics else metrics[0]
+    claims = [section(claim) for claim in paper_claims(results, scores, [axis])]
+    parts = [*claims, *_effects(results, metric, scores)]
+    return ["<h2>The paper's claims on these results</h2>", *parts] if parts else []
+
+
+def section(claim: Claim) -> str:
+    """One claim; its paragraphs and tables fold."""
+    evidence = claim.evidence[0].upper() + claim.evidence[1:]
+    return (
+        f"<h3>{escape(claim.title)}: {escape(claim.verdict)}</h3>"
+        f'<p class="muted small">Claim ({escape(claim.source)}): {escape(claim.claim)}</p>'
+        f"<p>{escape(evidence)}.</p><details><summary>How this was judged</summary>"
+        f"{''.join(_block(block) for block in claim.body)}</details>"
+    )
+
+
+def _block(block: Block) -> str:
+    if isinstance(block, str):
+        return f"<p>{escape(block)}</p>"
+    rows = [[escape(cell) for cell in row] for row in block.rows]
+    return table(block.columns, rows, numbers=block.columns[block.text :])
+
+
+def _effects(results: pd.DataFrame, metric: str, scores: ItemScores) -> list[str]:
+    effects = factor_effects(results, metric, scores)
+    if effects.empty:
+        return []
+    rows = []
+    for row in effects.head(_MOST_EFFECTS).itertuples():
+        known = row.equivalent_bits == row.equivalent_bits
+        worth = f"{row.equivalent_bits:+.2f}" if known else "?"
+        worth_between = _ends(row.equivalent_low, row.equivalent_high, "+.2f") if known else ""
+        rows.append(
+            [
+                escape(row.family),
+                f"{dot(row.bits)}{row.bits:g}-bit",
+                _FACTORS[row.factor],
+                f"{escape(row.level)} for {escape(row.reference)}",
+                f"{row.gain:+.4f}",
+                _ends(row.gain_low, row.gain_high, "+.4f"),
+                worth,
+                worth_between,
+                f"{row.cost:+.2f}",
+            ]
+        )
+    columns = ["Family", "Precision", "Factor", "Change", "Gain", "90% interval"]
+    columns += ["Equivalent bits", "Their interval", "Bits it costs"]
+    return [
+        "<h3>What a factor is worth (section 5.2, appendices B and C)</h3>",
+        f"<p>Gain in {METRIC_NAMES[metric]} over the same models (positive is better), as a "
+        "multiple of what one more bit gains there; “?” where a bit's own gain is not clear.</p>",
+        f"<details><summary>{len(effects)} effects</summary>"
+        f"{table(columns, rows, numbers=columns[4:])}</details>",
+    ]
+
+
+def _ends(low: float, high: float, spec: str) -> str:
+    return between(low, high, spec) or "errors unknown"

@@ -1,0 +1,1 @@
+"""What results say over all budgets and families, and the words for it."""

@@ -1,0 +1,142 @@
+"""Comparisons the paper makes between families and precisions: C.1, section 5.1."""
+
+import numpy as np
+import pandas as pd
+
+from analysis.curves.metrics import chance_level, larger_is_better
+from analysis.curves.panel import make_panel, overlap_range
+from analysis.curves.points import curve_points
+from analysis.curves.scaling import Curve, scaling_curves
+from analysis.curves.settings import main_settings, settings_of
+from analysis.noise.bootstrap import ItemScores, item_noise, no_item_scores
+from analysis.noise.spread import INTERVAL
+
+_N_BUDGETS = 60
+RANDOM_LOSS = np.log(100.0)  # nats: the paper takes perplexities above 100 for random performance
+
+
+def precision_duel(
+    results: pd.DataFrame,
+    first: int = 5,
+    second: int = 4,
+    metric: str = "zero_shot",
+    axis: str = "total",
+    scores: ItemScores = no_item_scores,
+) -> pd.DataFrame:
+    """Is `first` bit as good as `second` at equal size? (C.1: Pythia's 5 bit is as good as 4.)
+
+    Main settings, over log-spaced budgets that both curves reach. Columns: family, lead (mean
+    over budgets, positive: `first` is better), low, high (90%, paired over items), share (of
+    budgets at which `first` is ahead).
+    """
+    rows = []
+    for family, curves in _main_curves(results, metric, axis).items():
+        by_bits = {curve.setting.bits: curve for curve in curves}
+        if first in by_bits and second in by_bits:
+            lead = curve_lead(by_bits[first], by_bits[second], scores)
+            rows += [[family, *lead]] if lead else []
+    return pd.DataFrame(rows, columns=["family", "lead", "low", "high", "share"])
+
+
+def curve_lead(
+    first: Curve, second: Curve, scores: ItemScores = no_item_scores
+) -> tuple[float, float, float, float] | None:
+    """Mean lead of one curve over another of its family, its 90% interval and the share ahead.
+
+    Over log-spaced budgets that both reach (None where there are none); positive: `first` is
+    better. The interval is paired over items.
+    """
+    span = overlap_range([first, second])
+    if span is None:
+        return None
+    panel = make_panel([first, second])
+    budgets = np.geomspace(*span, _N_BUDGETS)
+    value = np.concatenate([panel.value[None], panel.value + item_noise(panel, scores)])
+    read = panel.read(budgets, value)
+    lead = panel.better * (read[:, 0] - read[:, 1])
+    lead = lead[:, np.isfinite(lead[0])]
+    if not lead.size:
+        return None
+    mean = lead.mean(axis=1)
+    low, high = np.quantile(mean[1:], [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
+    return float(mean[0]), float(low), float(high), float((lead[0] > 0).mean())
+
+
+def quantization_loss(results: pd.DataFrame, metric: str = "zero_shot") -> pd.DataFrame:
+    """What each precision loses against 16 bit: per model of the main settings.
+
+    Columns: family, model, n_params, bits, loss (positive is worse), stderr (as if independent).
+    """
+    better = 1.0 if larger_is_better(metric) else -1.0
+    rows = []
+    for family, curves in _main_curves(results, metric, "total").items():
+        full = next((c for c in curves if c.setting.bits == 16), None)
+        if full is None:
+            continue
+        base = dict(zip(full.models, zip(full.value, full.stderr, strict=True), strict=True))
+        for curve in curves:
+            for i, model in enumerate(curve.models):
+                if curve.setting.bits < 16 and model in base:
+                    value, error = base[model]
+                    loss = better * (value - curve.value[i])
+                    stderr = np.hypot(error, curve.stderr[i])
+                    rows.append(
+                        [family, model, curve.n_params[i], curve.setting.bits, loss, stderr]
+                    )
+    columns = ["family", "model", "n_params", "bits", "loss", "stderr"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def compare_families(
+    results: pd.DataFrame, first: str = "bloom", second: str = "bloomz", metric: str = "zero_shot"
+) -> pd.DataFrame:
+    """Does fine-tuning change what quantization does? (C.1: BLOOM and BLOOMZ behave alike.)
+
+    Models are paired by their number of parameters. Columns: bits, first_loss, second_loss,
+    difference, low, high (90%, from the stored errors), n_models. Empty without pairs.
+    """
+    loss = quantization_loss(results, metric)
+    loss = loss[np.isfinite(loss["loss"].astype(float))]
+    one, two = (loss[loss["family"] == family] for family in (first, second))
+    pairs = one.merge(two, on=["n_params", "bits"], suffixes=("_first", "_second"))
+    rows = []
+    for bits, part in pairs.groupby("bits"):
+        mean = part[["loss_first", "loss_second"]].mean()
+        error = np.hypot(part["stderr_first"], part["stderr_second"])
+        margin = 1.645 * np.sqrt((error**2).sum()) / len(part)
+        change = mean["loss_second"] - mean["loss_first"]
+        rows.append([bits, *mean, change, change - margin, change + margin, len(part)])
+    columns = ["bits", "first_loss", "second_loss", "difference", "low", "high", "n_models"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def collapses(results: pd.DataFrame, bits: int = 3, metric: str = "zero_shot") -> pd.DataFrame:
+    """Which models collapse to chance at `bits` (section 5.1: the largest OPT and Pythia at 3).
+
+    Accuracy: within two standard errors of guessing. Losses: perplexity above 100, or diverged.
+    Columns: family, model, n_params, setting, value, threshold, collapsed; by size.
+    """
+    points = curve_points(results, metric)
+    points = points[points["bits"] == bits].sort_values(["family", "n_params"])
+    value = points["value"].to_numpy(dtype=np.float64)
+    if metric == "zero_shot":
+        error = np.nan_to_num(points["stderr"].to_numpy(dtype=np.float64))
+        threshold = points["task"].map(chance_level).to_numpy(dtype=np.float64) + 2 * error
+        fallen = ~(value > threshold)
+    else:
+        limit = RANDOM_LOSS if metric == "cross_entropy" else np.exp(RANDOM_LOSS)
+        threshold, fallen = np.full(len(value), limit), ~(value <= limit)
+    settings = [setting.label for setting in settings_of(points)]
+    table = points.assign(setting=settings, threshold=threshold, collapsed=fallen)
+    columns = ["family", "model", "n_params", "setting", "value", "threshold", "collapsed"]
+    return table[columns].reset_index(drop=True)
+
+
+def _main_curves(results: pd.DataFrame, metric: str, axis: str) -> dict[str, list[Curve]]:
+    curves = scaling_curves(results, metric, axis)
+    main = main_settings([curve.setting for curve in curves])
+    fields: dict[str, list[Curve]] = {}
+    for curve in curves:
+        if curve.setting in main:
+            fields.setdefault(curve.family, []).append(curve)
+    return fields

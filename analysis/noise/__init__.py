@@ -1,0 +1,1 @@
+"""How far values can be told apart: shared items, resampling, what picking the best does."""

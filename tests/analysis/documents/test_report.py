@@ -1,0 +1,96 @@
+import re
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from plotly.offline import get_plotlyjs
+
+from analysis.answers.shares import EVERY_FAMILY, win_shares
+from analysis.documents.report import Run, write_report
+from tests.analysis.rich import with_table_2
+
+
+@pytest.fixture
+def failures() -> pd.DataFrame:
+    return pd.DataFrame([{"model": "sotu-opt-256x8", "error": "<script>no weights</script>"}])
+
+
+def written(path: Path) -> str:
+    """The page without plotly.js, whose own text names addresses."""
+    page = path.read_text(encoding="utf-8")
+    assert page.count(get_plotlyjs()) == 1
+    return page.replace(get_plotlyjs(), "")
+
+
+def test_the_answer_comes_first(
+    results: pd.DataFrame, failures: pd.DataFrame, tmp_path: Path
+) -> None:
+    path = write_report(
+        results, tmp_path / "new" / "r.html", run=Run(failures, {"database": "demo.db"})
+    )
+    page = written(path)
+    for metric in ("zero_shot", "cross_entropy"):
+        shares = win_shares(results, metric, by="bits")
+        best = shares[shares["family"] == EVERY_FAMILY].iloc[0]
+        assert f"{best['bits']}-bit wins {best['share']:.0%} of budgets" in page
+    assert page.index("-bit wins") < page.index("<h2>The figures")
+    for text in ("Undetermined", "sotu-opt-128x4", "demo.db", "All experiments", "beats the curve"):
+        assert text in page
+    assert list(path.parent.iterdir()) == [path]  # no partial file is left
+
+
+def test_nothing_is_loaded_from_outside(results: pd.DataFrame, tmp_path: Path) -> None:
+    page = written(write_report(results, tmp_path / "r.html"))
+    assert "http://" not in page and "https://" not in page
+    assert not re.search(r"<(link|iframe|img|script[^>]*src)|@import|url\(", page)
+    assert "default-src 'none'" in page
+
+
+def test_text_from_the_database_cannot_become_markup(
+    results: pd.DataFrame, failures: pd.DataFrame, tmp_path: Path
+) -> None:
+    results["family"] = results["family"] + "</script><b>"
+    page = written(write_report(results, tmp_path / "r.html", run=Run(failures)))
+    assert "<script>no weights" not in page and "&lt;script&gt;no weights" in page
+    assert page.count("</script>") == page.count("<script")
+
+
+def test_every_experiment_is_listed(results: pd.DataFrame, tmp_path: Path) -> None:
+    page = written(write_report(results, tmp_path / "r.html"))
+    details = page[page.index("All experiments") :]
+    assert details.count("<tr>") == 2 + results["experiment_id"].nunique()  # a head per family
+    assert "every experiment that was tried has its results" in page
+
+
+def test_one_metric_and_one_family_are_enough(results: pd.DataFrame, tmp_path: Path) -> None:
+    few = results[(results["task"] == "sotu") & (results["family"] == "sotu-opt")]
+    page = written(write_report(few, tmp_path / "r.html", axis="quantized"))
+    assert "By cross-entropy" in page and "By mean zero-shot" not in page
+    assert "bits of the quantized matrices alone" in page
+
+
+def test_a_single_precision_is_undetermined(results: pd.DataFrame, tmp_path: Path) -> None:
+    alone = results[results["bits"] == 16]
+    assert "one precision: nothing to compare it with" in written(
+        write_report(alone, tmp_path / "r.html")
+    )
+
+
+def test_what_other_commands_stored_is_shown(results: pd.DataFrame, tmp_path: Path) -> None:
+    figure = go.Figure(layout={"title": {"text": "How fast"}, "margin": {"t": 70}, "height": 400})
+    drawn = {"figure-16-speed": figure}
+    page = written(
+        write_report(with_table_2(results), tmp_path / "r.html", run=Run(illustrations=drawn))
+    )
+    assert "How fast" in page and "As figure 16 of the paper." in page
+    table = page[page.index("Weight deviation and feature size") :]
+    assert "<summary>12 models</summary>" in table and "0.70 ± 0.00" in table
+    without = written(write_report(results, tmp_path / "r.html"))
+    assert "Weight deviation" not in without and "As figure 16" not in without
+
+
+def test_no_results_is_one_line(results: pd.DataFrame, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no experiment has"):
+        write_report(results.iloc[:0], tmp_path / "r.html")
+    assert not list(tmp_path.iterdir())
