@@ -20,6 +20,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -166,24 +167,19 @@ def cpu_table(report: Report, shape: str) -> None:
     settings = all_settings()
     given = problems(weight, settings)
     ours(problems(weight[:1], settings[:1]), hessian)  # compiles
-    rounds = 3 if d_in <= 1024 else 1
-    # The cheapest and the dearest codebook to search.
-    lone = [i for i, (bits, kind, _) in enumerate(settings) if kind == "int" and bits in (4, 8)]
-    for i in lone[:: len(GRANULARITIES)]:
-        name = f"{settings[i][0]}-bit int"
-        peer = Cost(lambda i=i: plain(given[i], hessian), rounds)
-        report.add_cost(f"plain loop, {name} {shape}", peer, 1)
-        report.add_cost(
-            f"one setting, {name} {shape}",
-            Cost(lambda i=i: ours([given[i]], hessian), rounds),
-            1,
-            peer,
-        )
-        if settings[i][0] == 4:
-            beside = peer
+    small = d_in <= 1024
+    rounds = 3 if small else 1
+    peers = []
+    for bits in (4, 8) if small else (4,):
+        i = settings.index((bits, "int", GRANULARITIES[0]))
+        name = f"{bits}-bit int {shape}"
+        peers.append(Cost(partial(plain, given[i], hessian), rounds))
+        report.add_cost(f"plain loop, {name}", peers[-1], 1)
+        lone = Cost(partial(ours, [given[i]], hessian), rounds)
+        report.add_cost(f"one setting, {name}", lone, 1, peers[-1])
     report.add_cost(f"factor of H {shape}", Cost(lambda: factor(hessian), rounds), 1)
     stacked = Cost(lambda: ours(given, hessian))
-    report.add_cost(f"one of {len(given)} stacked {shape}", stacked, len(given), beside)
+    report.add_cost(f"one of {len(given)} stacked {shape}", stacked, len(given), peers[0])
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quantizers.codebooks import midpoints_of
 from quantizers.kernels import cpu_loops as loops
-from quantizers.kernels.cpu_packed import Arrays, arrays_of
+from quantizers.kernels.cpu_packed import Arrays
 from quantizers.kernels.cpu_threads import CHUNK, in_threads
 from quantizers.kernels.jit import compiled
 from quantizers.packed import PackedTensor
@@ -22,7 +22,7 @@ _ALIGNMENT = 64  # bytes
 def quantize(values: Tensor, q: PackedTensor) -> None:
     signature = "void(f4[::1], UniTuple(f4[::1], 2), f4[::1], i8, UniTuple(i8, 3), u4[::1])"
     encode = compiled(loops.encode, signature)
-    packed, bits, n = arrays_of(q), q.bits, q.n
+    packed, bits, n = Arrays(q), q.bits, q.n
     midpoints = np.full(2**bits - 1, np.inf, np.float32)
     midpoints[: q.codebook.numel() - 1] = midpoints_of(q.codebook).numpy()
     row, block = packed.blocks.row, packed.blocks.size
@@ -37,7 +37,7 @@ def quantize(values: Tensor, q: PackedTensor) -> None:
 
 def pack(codes: Tensor, q: PackedTensor) -> None:
     put = compiled(loops.pack, "void(u2[::1], i8, u4[::1])")
-    given, words, bits = codes.numpy(), arrays_of(q).words, q.bits
+    given, words, bits = codes.numpy(), Arrays(q).words, q.bits
 
     def work(first: int, last: int) -> None:
         put(given[first:last], bits, words[first * bits // 32 : n_words(last, bits)])
@@ -49,7 +49,7 @@ def dequantize(q: PackedTensor) -> Tensor:
     if q.n == 0:
         return torch.empty(0, dtype=q.dtype)
     out = _empty(q.n, q.dtype)
-    _decode(arrays_of(q), out)
+    _decode(Arrays(q), out)
     return out
 
 

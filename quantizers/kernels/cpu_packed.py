@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,16 +21,32 @@ KINDS = {torch.float32: FP32, torch.float16: FP16, torch.bfloat16: BF16}
 
 @dataclass(frozen=True)
 class Arrays:
-    words: np.ndarray  # uint32, the index stream; shares the tensor's memory
-    constants: tuple[np.ndarray, np.ndarray]  # fp32, absmax and mean: one a block, or no means
-    table: np.ndarray  # fp32 [2^bits]
-    bits: int
-    blocks: Blocks
+    """Each made when it is first asked for."""
 
+    q: PackedTensor
 
-def arrays_of(q: PackedTensor) -> Arrays:
-    words, constants = q.words.numpy().view(np.uint32), (_fp32(q.absmax), _fp32(q.mean))
-    return Arrays(words, constants, padded_table(q).numpy(), q.bits, q.blocks)
+    @cached_property
+    def words(self) -> np.ndarray:
+        """uint32, the index stream; shares the tensor's memory."""
+        return self.q.words.numpy().view(np.uint32)
+
+    @cached_property
+    def constants(self) -> tuple[np.ndarray, np.ndarray]:
+        """fp32, absmax and mean: one a block, or no means."""
+        return _fp32(self.q.absmax), _fp32(self.q.mean)
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """fp32 [2^bits]."""
+        return padded_table(self.q).numpy()
+
+    @property
+    def bits(self) -> int:
+        return self.q.bits
+
+    @property
+    def blocks(self) -> Blocks:
+        return self.q.blocks
 
 
 def bits_of(values: Tensor) -> np.ndarray:

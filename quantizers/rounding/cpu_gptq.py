@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from quantizers.codebooks import midpoints_of
-from quantizers.kernels.cpu_packed import KINDS, arrays_of
+from quantizers.kernels.cpu_packed import KINDS, Arrays
 from quantizers.kernels.cpu_threads import in_threads
 from quantizers.kernels.jit import compiled
 from quantizers.packed import sixteen_bit
@@ -50,7 +50,7 @@ def solve(problems: Sequence[Problem], factor: Factor) -> list[tuple[Tensor, Ten
         kept = np.empty((d_out, n - q.shape[1]), np.float32)
         losses = np.zeros(d_out)
         solved.append(tuple(torch.from_numpy(array) for array in (codes, kept, losses)))
-        constants = arrays_of(q).constants
+        constants = Arrays(q).constants
         tables = midpoints_of(q.codebook).numpy(), q.codebook.numpy()
         layout = q.blocks.row, q.blocks.size, KINDS[q.dtype], KINDS[sixteen_bit(q.dtype)]
         for first in range(0, d_out, loops.TILE):
