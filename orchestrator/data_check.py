@@ -10,6 +10,7 @@ from evaluation.protocols import task_protocol
 from evaluation.tasks.data import check_task_on_hub
 from evaluation.tasks.index import task_names
 from evaluation.text.corpora import check_corpus, check_corpus_on_hub
+from orchestrator.calibrations import check_calibrations
 from orchestrator.errors import InputError
 from orchestrator.experiment import Protocol
 from orchestrator.spec import Sweep
@@ -24,6 +25,8 @@ def check_data(sweep: Sweep, where: Path) -> None:
     """
     _check(f"{where}: tasks", sweep.tasks, lambda t: task_names(t.name))
     _check(f"{where}: corpora", sweep.corpora, lambda c: check_corpus(c.name, c.local_copy))
+    scored = [(c.name, c.local_copy) for c in sweep.corpora]
+    check_calibrations(sweep.calibrations, scored, where)
     data = sweep.task_data()
     _check(
         f"{where}: tasks",

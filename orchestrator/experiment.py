@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from evaluation.measurement import Measurement
+from orchestrator.calibrations import Calibration
 from orchestrator.models import ModelEntry
 from quantizers.setting import Setting
 
@@ -46,6 +47,7 @@ class Experiment:
     revision: str
     setting: Setting
     compute_dtype: str
+    calibration: Calibration | None = None  # that the setting's label of it stands for
 
     @cached_property
     def id(self) -> str:

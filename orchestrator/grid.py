@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 from evaluation.protocols import perplexity_protocol, task_protocol
 from evaluation.text.corpora import corpus_name
+from orchestrator.calibrations import Calibration, check_windows
 from orchestrator.data_check import check_data
 from orchestrator.errors import InputError, ModelInputError
 from orchestrator.experiment import Asked, Experiment, Protocol
@@ -35,19 +36,39 @@ class Plan:
         return [(e, self.protocols[e.model.name]) for e in self.experiments]
 
 
-def grid_settings(grid: Grid, where: str) -> list[Setting]:
+def grid_settings(grid: Grid, calibrations: Mapping[str, Calibration], where: str) -> list[Setting]:
     """The distinct settings of one grid. Raises InputError naming the grid."""
-    names = [name for name in FACTORS if name != "exponent_bits"]
+    names = [name for name in FACTORS if name not in ("exponent_bits", "clip_weighting")]
     settings: dict[Setting, None] = {}
-    for values in product(*map(grid.choices, names)):
-        factors = dict(zip(names, values, strict=True))
-        is_float = factors["data_type"] == "float"
-        for exponent in grid.exponent_choices(factors["bits"]) if is_float else [None]:
-            try:
-                settings[Setting.make(**factors, exponent_bits=exponent)] = None
-            except ValueError as error:
-                raise InputError(f"{where}: {error}") from None
+    try:
+        labels = {name: _label(name, calibrations) for name in grid.choices("calibration")}
+        for values in product(*map(grid.choices, names)):
+            factors = dict(zip(names, values, strict=True))
+            factors["calibration"] = labels[factors["calibration"]]
+            is_float = factors["data_type"] == "float"
+            exponents = grid.exponent_choices(factors["bits"]) if is_float else [None]
+            weightings = grid.weighting_choices(factors["scales"])
+            for exponent, weighting in product(exponents, weightings):
+                setting = Setting.make(**factors, exponent_bits=exponent, clip_weighting=weighting)
+                if setting.needs_statistics and setting.calibration is None:
+                    raise ValueError(
+                        f"{setting.label}: reads calibration text, none is named; add "
+                        "`calibration: NAME` here and a mapping `calibrations: {NAME: {corpus: "
+                        "...}}` to the sweep"
+                    )
+                settings[setting] = None
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None
     return list(settings)
+
+
+def _label(name: object, calibrations: Mapping[str, Calibration]) -> str | None:
+    if name is None:
+        return None
+    if not isinstance(name, str) or name not in calibrations:
+        known = ", ".join(calibrations) or "none"
+        raise ValueError(f"calibration: {name!r} is not among the sweep's calibrations ({known})")
+    return calibrations[name].label
 
 
 def expand(
@@ -62,6 +83,7 @@ def expand(
     Raises InputError for what `check_study` refuses.
     """
     settings = check_study(sweep, families, where)
+    calibrations: dict[str | None, Calibration] = {c.label: c for c in sweep.calibrations.values()}
     plan = Plan([], {}, {}, {})
     for entry in sorted(settings, key=lambda e: e.n_params or 0, reverse=True):
         model = Identified(entry, entry.revision or "main", None)
@@ -72,8 +94,12 @@ def expand(
         plan.protocols[entry.name] = sweep_protocols(sweep, model.entry, on_gpu)
         compute_dtype = entry.dtype if on_gpu else "float32"
         plan.experiments += [
-            Experiment(model.entry, model.revision, s, compute_dtype) for s in settings[entry]
+            Experiment(
+                model.entry, model.revision, s, compute_dtype, calibrations.get(s.calibration)
+            )
+            for s in settings[entry]
         ]
+    check_windows((e for e in plan.experiments if e.model.name not in plan.broken), where)
     return plan
 
 
@@ -125,7 +151,7 @@ def chosen_settings(
         if grid.models is not None:
             narrowed = select_models(grid.models, families, f"{place}.models")
             names &= {entry.name for entry in narrowed}
-        given = grid_settings(grid, place)
+        given = grid_settings(grid, sweep.calibrations, place)
         for name in names:
             settings[name].update(dict.fromkeys(given))
     return {entry: settings[entry.name] for entry in chosen}

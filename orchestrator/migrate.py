@@ -93,6 +93,7 @@ STEPS: dict[int, tuple[Step, ...]] = {
         "ALTER TABLE experiments ADD COLUMN clip_weighting VARCHAR(16) NOT NULL DEFAULT 'plain'",
         "ALTER TABLE experiments ADD COLUMN gptq_order BOOLEAN NOT NULL DEFAULT true",
         "ALTER TABLE experiments ADD COLUMN gptq_damping FLOAT NOT NULL DEFAULT 0.01",
+        "ALTER TABLE experiments ADD COLUMN calibration VARCHAR(128)",
         add_logarithms,
     ),
 }

@@ -33,6 +33,14 @@ def scoring_keys(config: Config, on_gpu: bool) -> dict[str, str]:
     return mended(config, "cuda" if on_gpu else "cpu")
 
 
+def context_of(entry: ModelEntry) -> int | None:
+    """The tokens that the model reads, as its config.json says; None where that says nothing."""
+    config = model_config(entry)
+    part = config.get("text_config") or config
+    found = [part.get(key) for key in ("n_positions", "max_position_embeddings", "n_ctx")]
+    return next((int(tokens) for tokens in found if tokens), None)
+
+
 def begins_with_bos(corpus: Corpus, config: Config) -> bool:
     """Whether the windows of a corpus begin with BOS for this model."""
     return needs_bos(config) if corpus.bos == "auto" else corpus.bos

@@ -12,16 +12,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from evaluation.tasks.index import task_names
 from evaluation.text.corpora import CORPORA
+from orchestrator.calibrations import Calibration
 from orchestrator.errors import InputError
 from orchestrator.models import ModelEntry, first_problem, load_yaml
 from quantizers.setting import Setting
 
-# What a grid may list, and what it has otherwise. How weights are rounded follows from the bits,
-# whether blocks cross rows from how their size is spelled; what reads calibration text is for those
-# who have collected its statistics.
-_FOLLOW = ("method", "by_row", "clip_weighting", "gptq_order", "gptq_damping")
+# What a grid may list, and what it has otherwise. The method follows from bits and rounding,
+# whether blocks cross rows from how their size is spelled; options of GPTQ stand with it.
+_FOLLOW = ("method", "by_row", "gptq_order", "gptq_damping")
 FACTORS: dict[str, Any] = {
     **{field.name: field.default for field in fields(Setting) if field.name not in _FOLLOW},
+    "rounding": "nearest",
     "data_type": "float",
     "block_size": 64,
 }
@@ -68,6 +69,11 @@ class Grid(BaseModel):
         """The values of one factor."""
         given: dict[str, Any] = self.model_extra or {}
         return _as_list(given.get(factor, FACTORS[factor]))
+
+    def weighting_choices(self, scales: str) -> list[Any]:
+        """Of `clip_weighting` at these scales: where both are varied, it is by clipped ones."""
+        varied = scales == "absmax" and "clipped" in self.choices("scales")
+        return ["plain"] if varied else self.choices("clip_weighting")
 
     def exponent_choices(self, bits: int) -> list[Any]:
         """Exponent bits to try at this precision; None stands for the default."""
@@ -128,6 +134,7 @@ class Sweep(_Strict):
     name: str
     models: list[str] = Field(min_length=1)
     grids: list[Grid] = Field(min_length=1)
+    calibrations: dict[str, Calibration] = {}
     tasks: list[TaskEntry] = []
     limit: int | None = Field(default=None, ge=1)
     corpora: list[Corpus] = []
@@ -175,6 +182,10 @@ def load_sweep(path: Path) -> Sweep:
     for key in ("tasks", "corpora"):
         if key in content:
             content[key] = [_with_own_paths(e, path.parent, key) for e in _as_list(content[key])]
+    if isinstance(named := content.get("calibrations"), dict):
+        content["calibrations"] = {
+            name: _with_own_corpus(entry, path.parent) for name, entry in named.items()
+        }
     try:
         return Sweep.model_validate({"name": path.stem, **content})
     except ValidationError as error:
@@ -196,6 +207,12 @@ def _with_own_paths(entry: Any, base: Path, key: str) -> Any:
         file = _below(base, name)
         changed["name"] = file if os.path.exists(file) else name
     return changed
+
+
+def _with_own_corpus(calibration: Any, base: Path) -> Any:
+    if not isinstance(calibration, dict) or "corpus" not in calibration:
+        return calibration
+    return calibration | {"corpus": _with_own_paths(calibration["corpus"], base, "corpora")}
 
 
 def _below(base: Path, path: str) -> str:

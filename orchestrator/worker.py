@@ -20,6 +20,7 @@ from evaluation.engine.engine import Engine
 from evaluation.measurement import Measurement
 from evaluation.tasks.zero_shot import evaluate_zero_shot
 from evaluation.text.perplexity import evaluate_perplexity
+from orchestrator.calibrating import Calibrated
 from orchestrator.experiment import Protocol, as_sample
 from orchestrator.job import Job, JobResult
 from orchestrator.models import ModelEntry
@@ -47,7 +48,7 @@ class Worker:
     def __init__(self) -> None:
         quiet_libraries()
         self._entry: ModelEntry | None = None
-        self._resident: ResidentModel | None = None
+        self._calibrated: Calibrated | None = None
         self._engine: Engine | None = None
         self._unusable: tuple[ModelEntry, Exception] | None = None  # the latest that did not load
 
@@ -72,11 +73,11 @@ class Worker:
 
     def _run(self, job: Job, result: JobResult) -> None:
         with _timed(result, "seconds_load"):
-            resident, engine = self._load(job)
+            calibrated, engine = self._load(job)
             if job.tokens_per_batch is not None:
                 engine.limit_tokens_per_batch(job.tokens_per_batch)
         with _timed(result, "seconds_quantize"):
-            result.bits = resident.apply(job.experiment.setting)
+            result.bits = calibrated.apply(job.experiment)
         with _timed(result, "seconds_score"):
             budget = None
             while budget != engine.tokens_per_batch:  # halved on the way: all again
@@ -88,15 +89,15 @@ class Worker:
                 for protocol in job.protocols:
                     _add(result, engine, protocol)
 
-    def _load(self, job: Job) -> tuple[ResidentModel, Engine]:
+    def _load(self, job: Job) -> tuple[Calibrated, Engine]:
         entry = job.experiment.model
-        if entry != self._entry or self._resident is None or self._engine is None:
+        if entry != self._entry or self._calibrated is None or self._engine is None:
             if self._unusable is not None and self._unusable[0] == entry:
                 raise self._unusable[1]  # not read again for each of its experiments
             encoder = self._engine.encoder if self._engine else None
-            self._entry = self._resident = self._engine = None  # free before loading the next
+            self._entry = self._calibrated = self._engine = None  # free before loading the next
             try:
-                self._resident, self._engine = self._read(job, encoder)
+                self._calibrated, self._engine = self._read(job, encoder)
             except torch.OutOfMemoryError:  # there may be more the next time
                 raise
             except Exception as error:
@@ -104,9 +105,9 @@ class Worker:
                 self._unusable = (entry, error.with_traceback(None))
                 raise
             self._entry = entry
-        return self._resident, self._engine
+        return self._calibrated, self._engine
 
-    def _read(self, job: Job, encoder: Encoder | None) -> tuple[ResidentModel, Engine]:
+    def _read(self, job: Job, encoder: Encoder | None) -> tuple[Calibrated, Engine]:
         entry = job.experiment.model
         model, tokenizer = load_model(entry.checkpoint, job.device)
         try:
@@ -118,7 +119,8 @@ class Worker:
             check_causal(resident.model)
         except ValueError as error:
             raise UnusableModel(f"model {entry.name}: {error}") from None
-        return resident, Engine(resident.model, tokenizer, encoder)
+        engine = Engine(resident.model, tokenizer, encoder)
+        return Calibrated(resident, engine, job.device), engine
 
 
 def _add(result: JobResult, engine: Engine, protocol: Protocol) -> None:

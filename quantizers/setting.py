@@ -41,6 +41,7 @@ class Setting:
     clip_weighting: str = "plain"  # one of WEIGHTINGS: what an error counts, by column
     gptq_order: bool = True  # columns by descending diagonal of the Hessian, not as they come
     gptq_damping: float = 0.01  # added to that diagonal, as a share of its mean
+    calibration: str | None = None  # what names its text for good, where a method reads any
 
     @classmethod
     def make(cls, bits: int, data_type: str | None = None, **factors: Any) -> Setting:
@@ -49,8 +50,8 @@ class Setting:
         factors: fields by name, `block_size` as sweep files spell it: 64, None (one block a
         tensor), "row" or {"group": 128} (of a row, which it does not cross); `rounding` too:
         "nearest", "gptq" or {"gptq": {order: false, damping: 0.1}}. At 16 bit nothing is quantized:
-        every other factor is dropped. A float without `exponent_bits` gets the default split of its
-        width.
+        every other factor is dropped, and a calibration where no method reads it. A float without
+        `exponent_bits` gets the default split of its width.
 
         Raises ValueError naming the factor at fault.
         """
@@ -73,6 +74,7 @@ class Setting:
             setting,
             exponent_bits=_exponent_bits(setting),
             outlier_fraction=float(setting.outlier_fraction),
+            calibration=setting.calibration if setting.needs_statistics else None,
         )
 
     def _check_factors(self) -> None:
@@ -129,6 +131,7 @@ class Setting:
             clip_weighting=str(given.get("clip_weighting", "plain")),
             gptq_order=_flag({"gptq_order": True} | given, "gptq_order"),
             gptq_damping=_number({"gptq_damping": 0.01} | given, "gptq_damping"),
+            calibration=str(given["calibration"]) if "calibration" in given else None,
         )
 
     @property
@@ -173,6 +176,7 @@ class Setting:
         parts += [self.method] if self.method != "rtn" else []
         parts += [] if self.gptq_order else ["unordered"]
         parts += [f"damping {self.gptq_damping:g}"] if self.gptq_damping != 0.01 else []
+        parts += [f"on {self.calibration}"] if self.calibration else []
         return " ".join(parts)
 
     def row(self) -> dict[str, Any]:

@@ -4,7 +4,12 @@ import html
 
 import pandas as pd
 
-_TEXT_COLUMNS = ("source", "family", "model", "method", "data_type", "scope", "task", "metric")
+# fmt: off
+_TEXT_COLUMNS = (
+    "source", "family", "model", "method", "data_type", "scope", "scales", "clip_weighting",
+    "calibration", "task", "metric",
+)
+# fmt: on
 
 
 def escape(text: str) -> str:

@@ -38,7 +38,7 @@ def test_memory_that_runs_out_on_the_way_has_all_of_the_experiment_scored_again(
     first = worker.run(job)
     assert first.status == "done", first.error
     assert first.tokens_per_batch == TOKENS_PER_BATCH["cpu"]
-    model, calls = worker._resident.model, []
+    model, calls = worker._calibrated.resident.model, []
 
     def refuse_later(module, args, kwargs):
         calls.append(kwargs["input_ids"].numel())
@@ -68,7 +68,8 @@ class Crowded(Worker):
         result = super().run(job)
         if not getattr(self, "crowded", False):
             self.crowded = True
-            self._resident.model.base_model.register_forward_pre_hook(refuse, with_kwargs=True)
+            base = self._calibrated.resident.model.base_model
+            base.register_forward_pre_hook(refuse, with_kwargs=True)
         return result
 
 
