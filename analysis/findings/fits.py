@@ -83,7 +83,7 @@ def main_points(results: pd.DataFrame, metric: str, axis: str = "total") -> pd.D
     points = points[np.isfinite(points["value"].astype(float)) & (points[AXES[axis]] > 0)]
     settings = settings_of(points)
     main = main_settings(settings)
-    points = points[[setting in main for setting in settings]]
+    points = points[np.array([setting in main for setting in settings], dtype=bool)]
     if metric != "zero_shot" or points.empty:
         return points
     above = points["value"] - points["task"].map(chance_level)
