@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import pandas as pd
 
-from quantizers.setting import SETTING_COLUMNS, Setting, default_exponent_bits
+from quantizers.setting import ADDED_COLUMNS, SETTING_COLUMNS, Setting, default_exponent_bits
 
 
 def setting_of(row: pd.Series) -> Setting:
@@ -31,19 +31,29 @@ def main_settings(settings: Sequence[Setting]) -> set[Setting]:
     linear layers qualifies where there is any.
     """
     quantized = [s for s in settings if s.bits < 16]
-    plain = [
-        s
-        for s in quantized
-        if s.method == "rtn" and s.scope == "linear" and not s.centered and not s.outlier_fraction
-    ] or quantized
-    common = Counter((s.data_type, s.block_size) for s in plain).most_common(1)
+    plain = [s for s in quantized if is_plain(s)] or quantized
+    common = Counter((s.data_type, s.granularity) for s in plain).most_common(1)
     main = {s for s in settings if s.bits == 16}
     for bits in {s.bits for s in plain}:
-        usual = [s for s in plain if s.bits == bits and (s.data_type, s.block_size) == common[0][0]]
+        usual = [
+            s for s in plain if s.bits == bits and (s.data_type, s.granularity) == common[0][0]
+        ]
         if usual:
             times = Counter(usual)
             main.add(max(times, key=lambda s: (times[s], _usual_exponent(s))))
     return main
+
+
+def is_plain(setting: Setting) -> bool:
+    """Whether only precision, data type and blocks are chosen, and nothing else is done."""
+    later = ADDED_COLUMNS.keys() - {"by_row"}
+    return (
+        setting.method in ("none", "rtn")
+        and setting.scope == "linear"
+        and not setting.centered
+        and not setting.outlier_fraction
+        and all(getattr(setting, name) == ADDED_COLUMNS[name] for name in later)
+    )
 
 
 def _usual_exponent(setting: Setting) -> bool:

@@ -1,9 +1,10 @@
 """Cuts through the grid of settings: curves that differ in one factor and share all others."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from analysis.curves.scaling import Curve
+from analysis.curves.settings import is_plain
 from quantizers.setting import Setting, default_exponent_bits
 
 FACTORS = ("block_size", "data_type", "exponent_bits", "outlier_fraction", "centered")
@@ -18,9 +19,9 @@ def vary(curves: Sequence[Curve], factor: str, bits: float) -> list[Curve]:
     """The curves at `bits` that differ in `factor` alone, in the best covered cut of each family.
 
     The cut with the most levels is taken, among those the one with the most experiments, then
-    float before other types, then the smallest block. Different data types come each with their
-    most common exponent bits. Empty where no two levels can be compared. Curves are ordered by
-    family and level, null (one block a tensor) last.
+    rounding to nearest with nothing else done, then float before other types, then the smallest
+    block. Different data types come each with their most common exponent bits. Empty where no two
+    levels can be compared. Curves are ordered by family and level, null (one block a tensor) last.
     """
     chosen: list[Curve] = []
     for family in dict.fromkeys(curve.family for curve in curves):
@@ -62,6 +63,7 @@ def _worth(cut: list[Curve], factor: str) -> tuple:
     return (
         len({level(c.setting, factor) for c in cut}),
         sum(len(c.bits) for c in cut),
+        is_plain(replace(first, outlier_fraction=0.0, centered=False)),
         first.scope == "linear",
         first.data_type == "float",
         -(first.block_size or 1 << 62),

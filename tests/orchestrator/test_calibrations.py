@@ -10,6 +10,7 @@ from orchestrator import calibrating
 from orchestrator.errors import InputError
 from orchestrator.grid import expand
 from orchestrator.models import load_models
+from orchestrator.paths import ROOT
 from orchestrator.spec import load_sweep
 from orchestrator.store import Store
 from orchestrator.sweep import main
@@ -219,3 +220,11 @@ def test_what_a_calibration_fails_of_is_stored(tmp_path, monkeypatch):
     assert set(failed["method"]) == {"gptq"} and len(failed) == 2 and len(calls) == 1
     assert failed["error"].str.contains("gpt_neox.layers.0 reads is not finite").all()
     assert set(attempts.loc[attempts["status"] == "done", "method"]) == {"none", "rtn"}
+
+
+@pytest.mark.parametrize(("name", "experiments"), [("gptq", 408), ("gptq-embedded", 4620)])
+def test_the_sweeps_that_ship_can_be_planned(name, experiments):
+    path = ROOT / "sweeps" / f"{name}.yaml"
+    found = expand(load_sweep(path), load_models(), path, on_gpu=False).experiments
+    assert len({e.id for e in found}) == experiments
+    assert all((e.calibration is None) != e.setting.needs_statistics for e in found)

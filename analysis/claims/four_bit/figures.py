@@ -4,7 +4,9 @@ Each takes the flat `results` frame and raises ValueError, saying what is missin
 results do not have what the figure compares. `metric` and `axis` as in curves.scaling_curves.
 """
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -12,10 +14,11 @@ import plotly.graph_objects as go
 
 from analysis.curves.names import METRIC_NAMES
 from analysis.curves.scaling import Curve, scaling_curves
-from analysis.curves.settings import main_settings
+from analysis.curves.settings import is_plain, main_settings
 from analysis.curves.slices import level, vary
 from analysis.figures.drawing import Look, draw_curves
 from analysis.figures.style import colour, level_colour, level_marker, level_place, marker
+from quantizers.granularity import TENSOR
 from quantizers.setting import Setting
 
 _FACTOR_NAMES = {
@@ -116,26 +119,48 @@ def outlier_figure(
 def method_figure(
     results: pd.DataFrame, metric: str = "zero_shot", axis: str = "total", columns: int = 2
 ) -> go.Figure:
-    """One-shot methods beside rounding, with and without blocks (figure 5), where there are any."""
+    """One-shot methods beside rounding, with and without blocks (figure 5), where there are any.
+
+    Of many one-shot settings those that differ from the drawn ones of rounding in the method alone,
+    or in having no blocks, on the calibration that most have.
+    """
     curves = [c for c in _curves(results, metric, axis) if c.setting.bits in (2, 3, 4)]
     one_shot = [c for c in curves if c.setting.method not in ("rtn", "none")]
     if not one_shot:
         raise ValueError("no experiment of a one-shot method (GPTQ) at 2 to 4 bit")
     families = {c.family for c in one_shot}
     main = main_settings([c.setting for c in curves])
-    drawn = [c for c in curves if c.family in families and c.setting in main] + one_shot
+    drawn = [c for c in curves if c.family in families and c.setting in main]
+    drawn += _comparable(one_shot, main)
 
     def look(curve: Curve) -> Look:
         s = curve.setting
         if s in main:
             return Look(s.label, colour(s.bits), marker(s.bits))
         dash = "dot" if s.block_size is None else "dash"
-        return Look(s.label, colour(s.bits), marker(s.bits) + "-open", dash)
+        name = replace(s, calibration=None).label
+        return Look(name, colour(s.bits), marker(s.bits) + "-open", dash)
 
     order = {family: i for i, family in enumerate(dict.fromkeys(c.family for c in drawn))}
     drawn.sort(key=lambda c: (order[c.family], c.setting.bits))
     title = f"One-shot quantization beside rounding by {METRIC_NAMES[metric]}"
     return draw_curves(drawn, look, title, columns=columns)
+
+
+def _comparable(one_shot: list[Curve], main: set[Setting]) -> list[Curve]:
+    usual = Counter(c.setting.calibration for c in one_shot).most_common(1)[0][0]
+    found = [c for c in one_shot if c.setting.calibration == usual]
+    wanted = {(s.data_type, s.granularity) for s in main if s.bits < 16}
+    types = {data_type for data_type, _ in wanted}
+    blocks = {TENSOR} | {granularity for _, granularity in wanted}
+    tests: list[Callable[[Setting], bool]] = [
+        lambda s: is_plain(replace(s, method="rtn", calibration=None)),
+        lambda s: s.data_type in types,
+        lambda s: s.granularity in blocks,
+    ]
+    for fits in tests:
+        found = [c for c in found if fits(c.setting)] or found
+    return found
 
 
 Figure = Callable[..., go.Figure]
@@ -147,6 +172,7 @@ FIGURES: dict[str, Figure] = {
     "figure-03-data-type-4-bit": partial(factor_figure, factor="data_type", families="one"),
     "figure-04-proxy-outliers": outlier_figure,
     "figure-05-one-shot": method_figure,
+    "figure-05-one-shot-loss": partial(method_figure, metric=LOSS),
     "figure-07-total-bits-all": bits_figure,
     "figure-08-block-size-4-bit-all": partial(factor_figure, factor="block_size"),
     "figure-09-data-type-4-bit-all": partial(factor_figure, factor="data_type"),

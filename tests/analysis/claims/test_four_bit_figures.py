@@ -10,6 +10,7 @@ from analysis.figures.illustrations import (
     weights_figure,
 )
 from analysis.figures.style import colour, level_place
+from quantizers.setting import ADDED_COLUMNS
 from tests.analysis.rich import rich_results
 
 
@@ -76,6 +77,25 @@ def test_one_shot_methods_beside_rounding(rich: pd.DataFrame) -> None:
     one_shot = base.assign(method="gptq", experiment_id=base["experiment_id"] + "-gptq")
     figure = FIGURES["figure-05-one-shot"](pd.concat([rich, one_shot], ignore_index=True))
     assert "3-bit float E2 B64 gptq" in names(figure)
+
+
+def test_of_many_one_shot_settings_those_that_compare_are_drawn(rich: pd.DataFrame) -> None:
+    base = rich[(rich["bits"] == 3) & (rich["scope"] == "linear") & (rich["block_size"] == 64)]
+    base = base[base["experiment_id"].str.endswith("linear")]
+    own = "sotu 128x256 #0123456789ab"
+    many = [
+        {}, {"block_size": None}, {"block_size": 32}, {"scales": "clipped"},
+        {"gptq_order": False}, {"calibration": "random 128x256 #ba9876543210"},
+    ]  # fmt: skip
+    rows = [
+        base.assign(**({"method": "gptq", "calibration": own} | changes),
+                    experiment_id=base["experiment_id"] + f"-{i}")
+        for i, changes in enumerate(many)
+    ]  # fmt: skip
+    with_defaults = rich.assign(**{c: v for c, v in ADDED_COLUMNS.items() if c not in rich})
+    figure = FIGURES["figure-05-one-shot"](pd.concat([with_defaults, *rows], ignore_index=True))
+    one_shot = {name for name in names(figure) if "gptq" in name}
+    assert one_shot == {"3-bit float E2 B64 gptq", "3-bit float E2 per tensor gptq"}
 
 
 def test_codes_lie_where_the_tables_say() -> None:
