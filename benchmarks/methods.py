@@ -32,7 +32,8 @@ from quantizers.blockwise import residual, scaled, spread
 from quantizers.codebooks import codebook, midpoints_of, quantile
 from quantizers.granularity import ROW, Granularity
 from quantizers.rounding.factor import factor
-from quantizers.rounding.gptq import LAZY, Problem, gptq
+from quantizers.rounding.gptq import LAZY, gptq
+from quantizers.rounding.problem import Problem
 
 SHAPES = ("1024x1024", "4096x4096")  # d_out x d_in
 BITS = (2, 3, 4, 8)

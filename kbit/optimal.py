@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.answers.costs import setting_costs
 from analysis.answers.inverse import pareto_front, smallest_budget
 from analysis.answers.latency import LATENCY
-from analysis.answers.memory import cache_bits_per_token, choices_for_memory
+from analysis.answers.memory import Serving, cache_bits_per_token, choices_for_memory
 from analysis.answers.optimal import check_family, optimal
 from analysis.answers.shares import optimal_table
 from analysis.answers.universal import certain_shares
@@ -163,7 +163,13 @@ def _memory(results: pd.DataFrame, store: Store, args: argparse.Namespace) -> No
     }
     budget = parse_budget(args.memory)
     table = choices_for_memory(
-        results, budget, cache, args.context, args.batch, args.family, args.metric, args.task
+        results,
+        budget,
+        cache,
+        Serving(args.context, args.batch),
+        args.family,
+        args.metric,
+        args.task,
     )
     if args.format != "table":
         print_frame(table, args.format)

@@ -10,7 +10,7 @@ from evaluation.protocols import task_protocol
 from evaluation.tasks.data import check_task_on_hub
 from evaluation.tasks.index import task_names
 from evaluation.text.corpora import check_corpus, check_corpus_on_hub
-from orchestrator.calibrations import check_calibrations
+from orchestrator.calibration_check import check_calibrations
 from orchestrator.errors import InputError
 from orchestrator.experiment import Protocol
 from orchestrator.spec import Sweep

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from evaluation.protocols import perplexity_protocol, task_protocol
 from evaluation.text.corpora import corpus_name
-from orchestrator.calibrations import Calibration, check_windows
+from orchestrator.calibration_check import check_windows
+from orchestrator.calibrations import Calibration
 from orchestrator.data_check import check_data
 from orchestrator.errors import InputError, ModelInputError
 from orchestrator.experiment import Asked, Experiment, Protocol
@@ -180,7 +181,7 @@ def sweep_protocols(sweep: Sweep, entry: ModelEntry, on_gpu: bool) -> list[Proto
                 context,
                 corpus.max_tokens,
                 corpus.local_copy,
-                begins_with_bos(corpus, config),
+                begins_with_bos(corpus.bos, config),
             )
             | keys,
             corpus.source,

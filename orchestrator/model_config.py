@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from evaluation.engine.model_config import Config, mended, needs_bos
 from orchestrator.models import ModelEntry
-from orchestrator.spec import Corpus
 
 
 def model_config(entry: ModelEntry) -> Config:
@@ -41,9 +40,9 @@ def context_of(entry: ModelEntry) -> int | None:
     return next((int(tokens) for tokens in found if tokens), None)
 
 
-def begins_with_bos(corpus: Corpus, config: Config) -> bool:
-    """Whether the windows of a corpus begin with BOS for this model."""
-    return needs_bos(config) if corpus.bos == "auto" else corpus.bos
+def begins_with_bos(bos: bool | Literal["auto"], config: Config) -> bool:
+    """Whether a corpus's windows begin with BOS for this model; `bos` as the sweep file asks."""
+    return needs_bos(config) if bos == "auto" else bos
 
 
 def _config_file(entry: ModelEntry) -> Path | None:

@@ -1,6 +1,7 @@
 """Which model at which precision fits a device: its weights and its context."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,26 +39,34 @@ def _key_value_heads(config: Mapping[str, Any], heads: int) -> int:
     return 1 if config.get("multi_query") else int(config.get("num_kv_heads") or heads)
 
 
+@dataclass(frozen=True)
+class Serving:
+    """How a model is used: what its memory holds beside the weights."""
+
+    context: int = 0  # tokens of each sequence whose keys and values are kept
+    batch: int = 1  # sequences
+
+
 def choices_for_memory(
     results: pd.DataFrame,
     memory_bits: float,
     cache_bits: Mapping[str, int | None],
-    context: int = 0,
-    batch: int = 1,
+    serving: Serving = Serving(),
     family: str | None = None,
     metric: str = "zero_shot",
     task: str | None = None,
 ) -> pd.DataFrame:
     """Every experiment that fits `memory_bits` with its context, the best first within its task.
 
-    Needed are the weights (total_bits) and `context` tokens of `batch` sequences at the model's
+    Needed are the weights (total_bits) and what `serving` keeps at the model's
     `cache_bits` (model -> bits a token, 16-bit keys and values); activations and what the runtime
     takes for itself are not counted. Experiments of a model whose cache is unknown are left out
-    unless `context` is 0. Columns: task, family, model, setting, bits, data_type, block_size,
+    unless the context is 0. Columns: task, family, model, setting, bits, data_type, block_size,
     weights, cache, needed (bits), free (text), value, stderr, ms_per_token (NaN where no latency
     was measured with this batch). Raises ValueError for memory or context that is not positive,
     as well as for what curve_points refuses.
     """
+    context, batch = serving.context, serving.batch
     if not memory_bits > 0 or context < 0 or batch < 1:
         raise ValueError("memory and batch must be positive, and context at least 0 tokens")
     if family is not None:

@@ -27,7 +27,7 @@ from evaluation.data.errors import DataError
 from evaluation.data.hub import from_hub
 from evaluation.sotu.tasks import SOTU_TASKS, task_directory
 from evaluation.tasks import paralex
-from evaluation.tasks.data import PARALEX_DATA, hub_words, local_files, task_rows
+from evaluation.tasks.data_files import PARALEX_DATA, hub_words, local_files, task_rows
 from evaluation.tasks.index import task_config, task_file
 
 SPLIT = "local"

@@ -23,7 +23,7 @@ from quantizers.rounding import gptq_loops as loops
 
 if TYPE_CHECKING:
     from quantizers.rounding.factor import Factor
-    from quantizers.rounding.gptq import Problem
+    from quantizers.rounding.problem import Problem
 
 _ROUND = (
     "void(f4[:, ::1], Tuple((i8[::1], f4[:, ::1], f8[::1])), UniTuple(f4[::1], 2),"

@@ -21,17 +21,10 @@ from quantizers.codebooks import midpoints_of
 from quantizers.kernels import pack
 from quantizers.packed import PackedTensor, sixteen_bit
 from quantizers.rounding.factor import Factor
+from quantizers.rounding.problem import Problem
 
 TILE = 64  # rows
 LAZY = 128  # columns after which the later ones are updated
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A matrix to round: its constants are given, its words are to be written."""
-
-    weight: Tensor  # fp16, bf16 or fp32 [d_out, d_in], the c columns that stay in 16 bit last
-    q: PackedTensor  # [d_out, d_in - c]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from quantizers.outliers import PackedMatrix, Parts, scaled_body, split
 from quantizers.rounding.factor import factor
-from quantizers.rounding.gptq import Problem, gptq
+from quantizers.rounding.gptq import gptq
+from quantizers.rounding.problem import Problem
 from quantizers.setting import Setting
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from analysis.answers.inverse import pareto_front, smallest_budget
 from analysis.answers.latency import LATENCY, latency_task
-from analysis.answers.memory import cache_bits_per_token, choices_for_memory
+from analysis.answers.memory import Serving, cache_bits_per_token, choices_for_memory
 from analysis.answers.optimal import optimal
 from analysis.curves.scaling import scaling_curves
 
@@ -65,14 +65,14 @@ def test_context_takes_memory(results: pd.DataFrame) -> None:
     memory = 6e6
     without = choices_for_memory(results, memory, {}, family="sotu-neox", metric="cross_entropy")
     within = choices_for_memory(
-        results, memory, cache, context=256, family="sotu-neox", metric="cross_entropy"
+        results, memory, cache, Serving(256), family="sotu-neox", metric="cross_entropy"
     )
     assert len(within) < len(without)
     assert (within["needed"] == within["weights"] + 256 * 2 * 4 * 128 * 16).all()
     assert (within["needed"] <= memory).all() and (np.diff(without["value"]) >= 0).all()
-    twice = choices_for_memory(results, 1e9, cache, context=256, batch=2)
+    twice = choices_for_memory(results, 1e9, cache, Serving(256, 2))
     assert (twice["cache"] == 2 * 256 * 2 * 4 * 128 * 16).all()
-    assert choices_for_memory(results, memory, {}, context=256).empty
+    assert choices_for_memory(results, memory, {}, Serving(256)).empty
     with pytest.raises(ValueError, match="positive"):
         choices_for_memory(results, 0, {})
 

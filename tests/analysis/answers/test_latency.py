@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from analysis.answers.latency import LATENCY, ROOFLINE, latencies, latency_task, speedups
-from analysis.answers.memory import cache_bits_per_token, choices_for_memory
+from analysis.answers.memory import Serving, cache_bits_per_token, choices_for_memory
 from analysis.figures.illustrations import speed_figure
 from analysis.figures.style import colour
 
@@ -49,7 +49,7 @@ def test_choices_take_the_latency_of_their_batch(results: pd.DataFrame) -> None:
     slower = timed(results, "sotu-opt-128x4", 3.0)  # another, slower device
     known = pd.concat([results, timed(results, "sotu-opt-128x4"), slower], ignore_index=True)
     for batch, expected in ((1, {8.0, 4.0}), (16, {9.0, 10.0}), (2, set())):
-        table = choices_for_memory(known, 1e9, {}, batch=batch)
+        table = choices_for_memory(known, 1e9, {}, Serving(batch=batch))
         assert set(table[LATENCY].dropna()) == expected == set(latencies(known, batch))
 
 

@@ -12,7 +12,8 @@ import pytest
 from evaluation.data.local_files import read_rows
 from evaluation.engine.language_model import LanguageModel
 from evaluation.protocols import task_protocol
-from evaluation.tasks.data import data_version, local_files
+from evaluation.tasks.data import data_version
+from evaluation.tasks.data_files import local_files
 from evaluation.tasks.loaded_task import load_task
 from evaluation.tasks.local_tasks import build_task
 from evaluation.tasks.zero_shot import evaluate_zero_shot

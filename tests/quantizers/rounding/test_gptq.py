@@ -13,7 +13,8 @@ from quantizers.packed import sixteen_bit
 from quantizers.packing import unpack
 from quantizers.rounding import cpu_gptq
 from quantizers.rounding.factor import NotPositiveDefinite, factor, invert_unit_triangle
-from quantizers.rounding.gptq import TILE, Problem, gptq, solve
+from quantizers.rounding.gptq import TILE, gptq, solve
+from quantizers.rounding.problem import Problem
 
 HALF, BF16, FULL = torch.float16, torch.bfloat16, torch.float32
 GRANULARITIES = [

@@ -1,0 +1,79 @@
+"""The house: arrows run down only, nothing goes round in a circle, and arguments stay countable."""
+
+import ast
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# What a folder may import of ours, from the ground floor up.
+MAY_IMPORT = {
+    "quantizers": set(),
+    "evaluation": {"quantizers"},
+    "orchestrator": {"quantizers", "evaluation"},
+    "analysis": {"quantizers", "evaluation"},
+    "training": {"quantizers", "evaluation", "orchestrator"},
+    "kbit": {"quantizers", "evaluation", "orchestrator", "analysis", "training"},
+}
+# Inside analysis/, likewise.
+FLOORS = ["curves", "noise", "answers", "findings", "figures", "claims", "documents"]
+MOST_ARGUMENTS = 7  # `self` not counted
+# Loops that Numba compiles take their arrays one by one.
+COMPILED = {"_decode_group", "_attend"}
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    files = {file for folder in MAY_IMPORT for file in (ROOT / folder).rglob("*.py")}
+    named = {".".join(f.relative_to(ROOT).with_suffix("").parts): f for f in files}
+    return {n.removesuffix(".__init__"): ast.parse(f.read_text()) for n, f in named.items()}
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """Modules of ours that a file names anywhere: at its top, in a function, for types alone."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= inner & set(modules()) or {node.module}
+    return names & set(modules())
+
+
+def test_arrows_run_down_only() -> None:
+    up = [
+        f"{name} imports {other}"
+        for name, tree in modules().items()
+        for other in imported(tree)
+        if other.split(".")[0] not in {*MAY_IMPORT[name.split(".")[0]], name.split(".")[0]}
+    ]
+    assert not up
+
+
+def test_no_circle() -> None:
+    TopologicalSorter({name: imported(tree) - {name} for name, tree in modules().items()}).prepare()
+
+
+def test_analysis_has_floors() -> None:
+    rooms = {floor: FLOORS[: i + 1] for i, floor in enumerate(FLOORS)}
+    up = [
+        f"{name} imports {other}"
+        for name, tree in modules().items()
+        for other in imported(tree)
+        if name.startswith("analysis.") and other.startswith("analysis.")
+        if other.split(".")[1] not in rooms[name.split(".")[1]]
+    ]
+    assert not up
+
+
+def test_no_function_takes_a_row_of_loose_arguments() -> None:
+    long = []
+    for name, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.name not in COMPILED:
+                given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                n = len([a for a in given if a.arg not in ("self", "cls")])
+                if n > MOST_ARGUMENTS:
+                    long.append(f"{name}.{node.name}: {n}")
+    assert not long
