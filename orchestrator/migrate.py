@@ -93,6 +93,8 @@ STEPS: dict[int, tuple[Step, ...]] = {
         "ALTER TABLE experiments ADD COLUMN clip_weighting VARCHAR(16) NOT NULL DEFAULT 'plain'",
         "ALTER TABLE experiments ADD COLUMN gptq_order BOOLEAN NOT NULL DEFAULT true",
         "ALTER TABLE experiments ADD COLUMN gptq_damping FLOAT NOT NULL DEFAULT 0.01",
+        "ALTER TABLE experiments ADD COLUMN folding VARCHAR(64) NOT NULL DEFAULT 'none'",
+        "ALTER TABLE experiments ADD COLUMN activations VARCHAR(64) NOT NULL DEFAULT '16'",
         "ALTER TABLE experiments ADD COLUMN calibration VARCHAR(128)",
         add_logarithms,
     ),

@@ -62,6 +62,8 @@ class ExperimentRow(Base):
     clip_weighting: Mapped[str] = mapped_column(String(16), server_default="plain")
     gptq_order: Mapped[bool] = mapped_column(server_default=true())
     gptq_damping: Mapped[float] = mapped_column(server_default="0.01")
+    folding: Mapped[str] = mapped_column(String(64), server_default="none")
+    activations: Mapped[str] = mapped_column(String(64), server_default="16")
     calibration: Mapped[str | None] = mapped_column(String(128))
     bits_per_param: Mapped[float]
     total_bits: Mapped[int | None] = mapped_column(BigInteger)

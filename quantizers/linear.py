@@ -88,11 +88,13 @@ def pack_linears(
     layers, in forward order.
 
     Raises ValueError for scope "all" (embeddings are not linear layers), for experts (which are no
-    layers either), for outliers in an architecture whose wiring is not known, and as `quantize`
-    does.
+    layers either), for folding and activations, for outliers in an architecture whose wiring is not
+    known, and as `quantize` does.
     """
     if setting.scope != "linear":
         raise ValueError(f"scope: packed layers replace linear ones only, not {setting.scope!r}")
+    if not setting.is_weight_only:
+        raise ValueError(f"{setting.label}: packed layers neither fold nor round what they read")
     if setting.bits == 16:
         return []
     wiring = wiring_of(model)

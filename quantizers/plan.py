@@ -55,7 +55,7 @@ def packed_sites(
 
     for site in sites:
         hessian = None
-        if setting.needs_statistics and statistics is not None and site.kind != "embedding":
+        if setting.needs_hessians and statistics is not None and site.kind != "embedding":
             hessian = statistics[site.input].hessian
         if setting.method != "gptq" or hessian is None:
             packed = quantize_matrix(

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from quantizers.activations.layer import QuantizedInput, install
+from quantizers.activations.policy import site_formats, to_be_folded
+from quantizers.activations.products import integer_weight
 from quantizers.calibration import Statistics
-from quantizers.outliers import dequantize_matrix
+from quantizers.folding.norms import (
+    NO_FOLDING,
+    Folding,
+    check_function,
+    choose,
+    fold_norms,
+    narrow,
+)
+from quantizers.outliers import PackedMatrix, dequantize_matrix
 from quantizers.packed import sixteen_bit
-from quantizers.plan import packed_sites
+from quantizers.plan import check_plan, packed_sites
 from quantizers.proxies import Proxies
 from quantizers.setting import Setting
 from quantizers.size import ModelBits, StoredSize, baseline_bits
@@ -51,6 +63,7 @@ class ResidentModel:
             if not torch.equal(torch.isfinite(rounded), torch.isfinite(parameter.data)):
                 raise ValueError(f"{name}: a weight overflows 16 bit; load the model in bfloat16")
             parameter.data = rounded.to(compute_dtype)
+        self.layers: dict[str, QuantizedInput] = {}  # those that round what they read, by site
         self._log = UndoLog(half)
         self._wiring: Wiring | str
         try:
@@ -67,25 +80,33 @@ class ResidentModel:
             raise ValueError(self._wiring)
         return self._wiring
 
+    @property
+    def arithmetic(self) -> str | None:
+        """What the products of rounded inputs are computed in: integer, float, or mixed over the
+        sites; None where no input is rounded."""
+        found = {"float" if layer.integers is None else "integer" for layer in self.layers.values()}
+        return "mixed" if len(found) > 1 else next(iter(found), None)
+
     @torch.no_grad()
     def apply(
         self, setting: Setting, statistics: Mapping[str, Statistics] | None = None
     ) -> ModelBits:
-        """Give the model the weights of `setting`, starting from the originals whatever it held.
+        """Make the model that of `setting`, starting from the originals whatever it held: fold,
+        round, put in place, round what the matrices read.
 
         statistics: of the 16-bit model on calibration text, by `Site.input`, for the settings that
         need them. On an error the originals are back in place.
 
-        Raises ValueError for NaN or inf in a weight, for an absmax beyond 16 bit, for outliers in
-        an architecture whose wiring is not known, and for one that cannot be quantized.
+        Raises ValueError for NaN or inf in a weight, for an absmax or a folded parameter beyond 16
+        bit, for outliers, folding or a policy in an architecture whose wiring does not allow them,
+        for a folding that changes the function, and for a model that cannot be quantized.
         """
         self.undo()
-        if setting.bits == 16:
-            known = isinstance(self._wiring, Wiring)
-            n_linear = sum(s.weight.numel() for s in self.wiring.linear) if known else None
-            return baseline_bits(self.n_params, n_linear)
+        if setting.is_baseline:
+            return self._baseline_bits()
+        check_plan(self.wiring, setting, statistics)
         try:
-            return self._round(setting, statistics)
+            return self._apply(setting, statistics or {})
         except BaseException:
             self.undo()
             raise
@@ -93,21 +114,79 @@ class ResidentModel:
     def undo(self) -> None:
         """Put the 16-bit model back, bit for bit."""
         self._log.undo()
+        self.layers = {}
 
-    def _round(self, setting: Setting, statistics: Mapping[str, Statistics] | None) -> ModelBits:
-        """Pack each matrix in scope and put what the packed form gives in its place."""
-        size = StoredSize(setting)
-        given = self.wiring, setting, self._proxies, self._weight, statistics
-        for site, packed in packed_sites(*given):
-            restored = dequantize_matrix(packed)
-            size.add(packed, restored.numel())
-            self._log.will_change(site.parameter)
-            site.weight.copy_(restored)
-        return size.model_bits(self.n_params)
+    def _apply(self, setting: Setting, statistics: Mapping[str, Statistics]) -> ModelBits:
+        wiring, activations = self.wiring, setting.activation_format
+        folding = NO_FOLDING
+        if (method := setting.folding_method) is not None:
+            folding = choose(method, wiring, statistics, to_be_folded(activations))
+            check_function(self.model, wiring, folding)
+        formats = (
+            {} if activations is None else site_formats(activations, wiring, statistics, folding)
+        )
+        size, extra_bits = StoredSize(setting), 0
+        for site, packed in self._sites(setting, folding, statistics):
+            site_format = formats.get(site.name)
+            integers = None
+            if packed is not None:
+                size.add(packed, site.weight.numel())
+                integers = integer_weight(packed, setting.data_type) if site_format else None
+            rounded = self._weight(site, folding) if packed is None else self._restored(packed)
+            twice = packed is not None and site_format is not None and site_format.keeps_originals
+            held = self._weight(site, folding) if twice else rounded
+            if packed is not None or folding.scale(site) is not None:
+                self._put(site, held)
+            if site_format is None:
+                continue
+            apart = rounded.to(site.parameter.dtype) if twice and integers is None else None
+            self.layers[site.name] = QuantizedInput(site.module, site_format, integers, apart)
+            extra_bits += 16 * twice * rounded.numel() + 32 * (site_format.maximum is not None)
+        for router in wiring.routers:
+            if folding.scale(router) is not None:
+                self._put(router, self._weight(router, folding))
+        fold_norms(self.model, folding, self._log, sixteen_bit(self.load_dtype))
+        for layer in self.layers.values():
+            install(layer, self._log)
+        bits = self._baseline_bits() if setting.bits == 16 else size.model_bits(self.n_params)
+        return replace(bits, total_bits=bits.total_bits + extra_bits)
 
-    def _weight(self, site: Site) -> Tensor:
-        """What the model holds, [d_out, d_in] row-major in the load dtype."""
-        return site.weight.to(self.load_dtype).contiguous()
+    def _sites(
+        self, setting: Setting, folding: Folding, statistics: Mapping[str, Statistics]
+    ) -> Iterator[tuple[Site, PackedMatrix | None]]:
+        """Every site that changes, with its packed matrix if it has one."""
+        if setting.bits == 16:
+            return ((site, None) for site in self.wiring.linear)
+
+        def weight(site: Site) -> Tensor:
+            touched = folding.scale(site) is not None
+            return folding.weight(site).contiguous() if touched else self._weight(site, folding)
+
+        seen = folding.statistics(statistics, self.wiring)
+        return packed_sites(self.wiring, setting, self._proxies, weight, seen)
+
+    def _restored(self, packed: PackedMatrix) -> Tensor:
+        """In the load dtype; what was folded was packed in fp32."""
+        weight = dequantize_matrix(packed)
+        if weight.dtype == self.load_dtype:
+            return weight
+        return narrow(weight, self.load_dtype, "a quantized matrix")
+
+    def _put(self, site: Site, weight: Tensor) -> None:
+        self._log.will_change(site.parameter)
+        site.weight.copy_(weight)
+
+    def _baseline_bits(self) -> ModelBits:
+        known = isinstance(self._wiring, Wiring)
+        n_linear = sum(s.weight.numel() for s in self.wiring.linear) if known else None
+        return baseline_bits(self.n_params, n_linear)
+
+    def _weight(self, site: Site, folding: Folding) -> Tensor:
+        """What a site holds in 16 bit, while the model holds the originals: [d_out, d_in] row-major
+        in the load dtype."""
+        if folding.scale(site) is None:
+            return site.weight.to(self.load_dtype).contiguous()
+        return narrow(folding.weight(site), self.load_dtype, site.weight_name).contiguous()
 
     def _original(self, site: Site) -> Tensor:
         """The 16-bit weights before any change, [d_out, d_in]."""

@@ -10,6 +10,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from quantizers.activations.format import NONE as NO_ACTIVATIONS
+from quantizers.activations.format import Activations, activations_text
+from quantizers.folding.method import NONE as NO_FOLDING
+from quantizers.folding.method import Method, folding_text
 from quantizers.granularity import Granularity
 
 DATA_TYPES = ("int", "float", "dynamic", "quantile")
@@ -41,6 +45,8 @@ class Setting:
     clip_weighting: str = "plain"  # one of WEIGHTINGS: what an error counts, by column
     gptq_order: bool = True  # columns by descending diagonal of the Hessian, not as they come
     gptq_damping: float = 0.01  # added to that diagonal, as a share of its mean
+    folding: str = NO_FOLDING  # the text of a `folding.method.Method`
+    activations: str = NO_ACTIVATIONS  # the text of an `activations.format.Activations`
     calibration: str | None = None  # what names its text for good, where a method reads any
 
     @classmethod
@@ -49,8 +55,9 @@ class Setting:
 
         factors: fields by name, `block_size` as sweep files spell it: 64, None (one block a
         tensor), "row" or {"group": 128} (of a row, which it does not cross); `rounding` too:
-        "nearest", "gptq" or {"gptq": {order: false, damping: 0.1}}. At 16 bit nothing is quantized:
-        every other factor is dropped, and a calibration where no method reads it. A float without
+        "nearest", "gptq" or {"gptq": {order: false, damping: 0.1}}; `folding` and `activations`
+        too: {"smoothquant": 0.5}, {"token": 8}. At 16 bit no weight is quantized: every factor but
+        these two is dropped; so is a calibration where no method reads it. A float without
         `exponent_bits` gets the default split of its width.
 
         Raises ValueError naming the factor at fault.
@@ -62,17 +69,21 @@ class Setting:
         granularity = _granularity(factors.pop("block_size", None))
         blocks: dict[str, Any] = {"block_size": granularity.size, "by_row": granularity.by_row}
         method, options = _rounding(factors.pop("rounding", "nearest"))
-        setting = cls(method, bits, data_type, **blocks, **options, **factors)
+        beside: dict[str, Any] = {
+            "folding": folding_text(factors.pop("folding", NO_FOLDING)),
+            "activations": activations_text(factors.pop("activations", NO_ACTIVATIONS)),
+        }
+        setting = cls(method, bits, data_type, **blocks, **options, **beside, **factors)
         setting._check_factors()
         if bits == 16:
-            return cls("none", 16)
-        if data_type is None:
+            setting = cls("none", 16, **beside, calibration=setting.calibration)
+        elif data_type is None:
             raise ValueError(
                 f"data_type: missing at {bits} bit; choose one of {', '.join(DATA_TYPES)}"
             )
         return replace(
             setting,
-            exponent_bits=_exponent_bits(setting),
+            exponent_bits=None if bits == 16 else _exponent_bits(setting),
             outlier_fraction=float(setting.outlier_fraction),
             calibration=setting.calibration if setting.needs_statistics else None,
         )
@@ -112,6 +123,9 @@ class Setting:
         setting = cls(
             method=str(given.get("method", "none" if bits == 16 else "rtn")),
             bits=int(bits) if bits == int(bits) else bits,
+            folding=folding_text(str(given.get("folding", NO_FOLDING))),
+            activations=_activations(given),
+            calibration=str(given["calibration"]) if "calibration" in given else None,
         )
         if bits == 16:
             return setting
@@ -131,12 +145,39 @@ class Setting:
             clip_weighting=str(given.get("clip_weighting", "plain")),
             gptq_order=_flag({"gptq_order": True} | given, "gptq_order"),
             gptq_damping=_number({"gptq_damping": 0.01} | given, "gptq_damping"),
-            calibration=str(given["calibration"]) if "calibration" in given else None,
         )
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is the 16-bit model as it was loaded."""
+        return self.bits == 16 and self.is_weight_only
+
+    @property
+    def is_weight_only(self) -> bool:
+        """Whether weights are rounded as they are, and what they multiply is not."""
+        return self.folding_method is None and self.activation_format is None
+
+    @property
+    def folding_method(self) -> Method | None:
+        return None if self.folding == NO_FOLDING else Method.parse(self.folding)
+
+    @property
+    def activation_format(self) -> Activations | None:
+        return None if self.activations == NO_ACTIVATIONS else Activations.parse(self.activations)
 
     @property
     def needs_statistics(self) -> bool:
         """Whether it is made with what reaches the matrices on calibration text."""
+        activations = self.activation_format
+        return (
+            self.needs_hessians
+            or self.folding_method is not None
+            or (activations is not None and activations.needs_statistics)
+        )
+
+    @property
+    def needs_hessians(self) -> bool:
+        """Whether weights are rounded with the Hessians of what they multiply."""
         return self.method == "gptq" or self.clip_weighting == "hessian"
 
     @property
@@ -160,8 +201,14 @@ class Setting:
     @property
     def label(self) -> str:
         """Short and unique: "16-bit", "4-bit float E2 B64", "3-bit int per tensor p=2%"."""
-        if self.bits == 16:
-            return "16-bit"
+        parts = ["16-bit"] if self.bits == 16 else self._weight_labels
+        parts += [f"folded {self.folding}"] if self.folding_method is not None else []
+        parts += [a.label] if (a := self.activation_format) is not None else []
+        parts += [f"on {self.calibration}"] if self.calibration else []
+        return " ".join(parts)
+
+    @property
+    def _weight_labels(self) -> list[str]:
         exponent = f" E{self.exponent_bits}" if self.exponent_bits is not None else ""
         block = {(True, True): " per row", (True, False): " per tensor"}.get(
             (self.block_size is None, self.by_row),
@@ -176,8 +223,7 @@ class Setting:
         parts += [self.method] if self.method != "rtn" else []
         parts += [] if self.gptq_order else ["unordered"]
         parts += [f"damping {self.gptq_damping:g}"] if self.gptq_damping != 0.01 else []
-        parts += [f"on {self.calibration}"] if self.calibration else []
-        return " ".join(parts)
+        return parts
 
     def row(self) -> dict[str, Any]:
         """Its columns, as tables store them."""
@@ -255,6 +301,12 @@ def _granularity(spelled: Any) -> Granularity:
             "row (one a row) or {group: 128} (of a row)"
         )
     return Granularity(size, group)
+
+
+def _activations(row: Mapping[str, Any]) -> str:
+    """CSV files give 16 back as a number."""
+    cell = row.get("activations", NO_ACTIVATIONS)
+    return NO_ACTIVATIONS if str(cell) == "16.0" else activations_text(str(cell))
 
 
 def _is_int(value: object) -> bool:

@@ -11,8 +11,10 @@ from analysis.curves.points import curve_points
 from analysis.curves.settings import settings_of
 from analysis.noise.bootstrap import ItemScores, no_item_scores
 from analysis.noise.paired import PairedDifference, compare_parts
+from quantizers.setting import Setting
 
 _Z = 1.959963984540054  # of a normal 95 % interval
+_BASELINE = Setting.make(16).label
 
 COLUMNS = ["family", "model", "setting", "bits", "size_bits", "value", "stderr", "difference"]
 COLUMNS += ["difference_stderr", "low", "high", "errors", "clear"]
@@ -40,7 +42,7 @@ def setting_costs(
     points = points.assign(setting=[setting.label for setting in settings_of(points)])
     rows = []
     for _, model in points.groupby(["family", "model"], sort=False):
-        full = model[model["bits"] == 16]
+        full = model[model["setting"] == _BASELINE]
         if full.empty:
             continue
         base = full.iloc[0]

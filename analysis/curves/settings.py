@@ -33,7 +33,7 @@ def main_settings(settings: Sequence[Setting]) -> set[Setting]:
     quantized = [s for s in settings if s.bits < 16]
     plain = [s for s in quantized if is_plain(s)] or quantized
     common = Counter((s.data_type, s.granularity) for s in plain).most_common(1)
-    main = {s for s in settings if s.bits == 16}
+    main = {s for s in settings if s.is_baseline}
     for bits in {s.bits for s in plain}:
         usual = [
             s for s in plain if s.bits == bits and (s.data_type, s.granularity) == common[0][0]

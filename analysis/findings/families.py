@@ -70,7 +70,7 @@ def quantization_loss(results: pd.DataFrame, metric: str = "zero_shot") -> pd.Da
     better = 1.0 if larger_is_better(metric) else -1.0
     rows = []
     for family, curves in _main_curves(results, metric, "total").items():
-        full = next((c for c in curves if c.setting.bits == 16), None)
+        full = next((c for c in curves if c.setting.is_baseline), None)
         if full is None:
             continue
         base = dict(zip(full.models, zip(full.value, full.stderr, strict=True), strict=True))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from quantizers.activations.codes import Codes, tensor_codes, token_codes
 from quantizers.activations.policy import SiteFormat
@@ -32,24 +32,29 @@ class QuantizedInput:
         weight: [d_out, d_in], multiplies the rounded input where there are no integers; None: the
         module's own.
         """
-        self.module, self.site_format = module, site_format
-        self.integers, self.weight = integers, weight
+        self.module, self.site_format, self.integers = module, site_format, integers
+        self._apart = weight
 
     def __call__(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)
         if self.site_format.format.name == "decomposed":
             result = self._decomposed(rows)
-        elif self.integers is None and self.weight is None:
+        elif self.integers is None:
             result = self._own(self._codes(rows).dequantized.to(x.dtype))
         else:
-            result = self._rounded(self._codes(rows), x.dtype) + self._bias
+            result = integer_product(self._codes(rows), self.integers) + self._bias
         return result.to(x.dtype).view(*x.shape[:-1], -1)
 
     def _decomposed(self, rows: Tensor) -> Tensor:
         """LLM.int8() (Dettmers et al. 2022, section 3.2), but decided by element: no token sees
         what others hold. Zeros add nothing to either product, bit for bit."""
         large = rows.abs() >= self.site_format.format.threshold
-        small = self._rounded(self._codes(rows.masked_fill(large, 0)), rows.dtype)
+        codes = self._codes(rows.masked_fill(large, 0))
+        if self.integers is not None:
+            small = integer_product(codes, self.integers)
+        else:
+            weight = self._own_weight if self._apart is None else self._apart
+            small = nn.functional.linear(codes.dequantized.to(rows.dtype), weight).float()
         if not large.any():
             return small + self._bias
         return small + self._own(rows.masked_fill(~large, 0)).float()
@@ -58,16 +63,15 @@ class QuantizedInput:
         maximum, bits = self.site_format.maximum, self.site_format.format.bits
         return token_codes(rows, bits) if maximum is None else tensor_codes(rows, bits, maximum)
 
-    def _rounded(self, codes: Codes, dtype: torch.dtype) -> Tensor:
-        """fp32 [tokens, d_out], without the bias."""
-        if self.integers is not None:
-            return integer_product(codes, self.integers)
-        assert self.weight is not None
-        return nn.functional.linear(codes.dequantized.to(dtype), self.weight).float()
-
     def _own(self, rows: Tensor) -> Tensor:
         """The module's product, in floating point."""
         return type(self.module).forward(self.module, rows)  # type: ignore[no-any-return]
+
+    @property
+    def _own_weight(self) -> Tensor:
+        weight = self.module.weight
+        assert isinstance(weight, Tensor)
+        return weight.T if isinstance(self.module, Conv1D) else weight
 
     @property
     def _bias(self) -> Tensor | float:

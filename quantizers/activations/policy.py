@@ -18,8 +18,10 @@ class SiteFormat:
     format: Activations  # token, tensor or decomposed
     maximum: float | None = None  # tensor: the largest magnitude, after folding
 
-    def __str__(self) -> str:
-        return self.format.name
+    @property
+    def keeps_originals(self) -> bool:
+        """Whether 16-bit weights are held beside the quantized ones."""
+        return self.format.name == "decomposed" and self.format.outlier_weights == "original"
 
 
 def site_formats(
@@ -45,7 +47,6 @@ def site_formats(
             f"{wiring.architecture!r}; choose token, tensor or by_range"
         )
     given = statistics or {}
-    after = folding.statistics(given, wiring)
     chosen = {}
     for site in wiring.linear:
         if activations.needs_statistics and site.input not in given:
@@ -53,11 +54,10 @@ def site_formats(
                 f"activations: {activations.name} needs calibration statistics of what "
                 f"{site.name} reads"
             )
-        name = _name(activations, site, given, folding)
-        found = SiteFormat(replace(activations, name=name))
-        if name == "tensor":
-            found = replace(found, maximum=after[site.input].maximum)
-        chosen[site.name] = found
+        seen = given[site.input] if activations.needs_statistics else None
+        name = _name(activations, site, seen, folding)
+        maximum = folding.maximum(site, seen) if name == "tensor" and seen is not None else None
+        chosen[site.name] = SiteFormat(replace(activations, name=name), maximum)
     return chosen
 
 
@@ -68,13 +68,11 @@ def to_be_folded(activations: Activations | None) -> Callable[[Statistics], bool
     return lambda seen: activations.v0 < seen.maximum < activations.v1
 
 
-def _name(
-    activations: Activations, site: Site, given: Mapping[str, Statistics], folding: Folding
-) -> str:
+def _name(activations: Activations, site: Site, seen: Statistics | None, folding: Folding) -> str:
     if activations.name == "by_type":
         return "tensor" if site.kind in ("qkv", "attention_output", "up") else "token"
-    if activations.name == "by_range":
-        v = given[site.input].maximum
-        static = v <= activations.v0 or (v < activations.v1 and folding.touches(site))
+    if activations.name == "by_range" and seen is not None:
+        v, folded = seen.maximum, folding.scale(site) is not None
+        static = v <= activations.v0 or (v < activations.v1 and folded)
         return "tensor" if static else "token"
     return activations.name

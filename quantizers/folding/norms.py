@@ -31,13 +31,18 @@ class Folding:
     scales: Mapping[str, Tensor]
 
     def weight(self, site: Site) -> Tensor:
-        """What is left to quantize of a site, in fp32 [d_out, d_in]; the model holds originals."""
-        weight = site.weight.float()
-        s = self.scales.get(site.norm) if site.norm is not None else None
+        """What a site is to hold, in fp32 [d_out, d_in], while the model holds the originals."""
+        weight, s = site.weight.float(), self.scale(site)
         return weight if s is None else weight * s.to(weight.device)
 
-    def touches(self, site: Site) -> bool:
-        return site.norm in self.scales
+    def scale(self, site: Site) -> Tensor | None:
+        """s of the norm that a site reads, if it is folded."""
+        return None if site.norm is None else self.scales.get(site.norm)
+
+    def maximum(self, site: Site, seen: Statistics) -> float:
+        """The largest magnitude that a site reads now; seen: its input before folding."""
+        s = self.scale(site)
+        return seen.maximum if s is None else float((seen.channel_max / s).max())
 
     def statistics(
         self, given: Mapping[str, Statistics], wiring: Wiring
@@ -46,8 +51,8 @@ class Folding:
 
         The histogram of token maxima does not follow from what was collected: it is empty.
         """
-        scales = {s.input: self.scales[str(s.norm)] for s in wiring.linear if self.touches(s)}
-        return _Divided(given, scales)
+        found = {site.input: self.scale(site) for site in wiring.linear}
+        return _Divided(given, {name: s for name, s in found.items() if s is not None})
 
 
 NO_FOLDING = Folding({})
@@ -114,16 +119,16 @@ def choose(
     scales = {}
     for norm in foldable(wiring):
         readers = wiring.readers(norm)
-        seen = next((s.input for s in readers if s.input in statistics), None)
-        if seen is None:
+        name = next((s.input for s in readers if s.input in statistics), None)
+        if name is None:
             raise ValueError(f"folding: the calibration does not see what {norm} puts out")
-        if not wanted(statistics[seen]):
+        seen = statistics[name]
+        if not wanted(seen):
             continue
         if method.name == "smoothquant":
-            weights = (site.weight for site in readers)
-            scales[norm] = smoothquant(statistics[seen], weights, method.alpha)
+            scales[norm] = smoothquant(seen, (site.weight for site in readers), method.alpha)
         else:
-            scales[norm] = logarithmic(statistics[seen], method.alpha)
+            scales[norm] = logarithmic(seen, method.alpha)
     return Folding(scales)
 
 

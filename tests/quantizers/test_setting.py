@@ -166,3 +166,27 @@ def test_gptq_and_its_options():
     for setting in (plain, other):
         assert Setting.from_row(setting.row()) == setting
     assert Setting.make(4, "int", rounding={"gptq": {}}) == plain
+
+
+def test_folding_and_activations():
+    factors = {"folding": {"logarithmic": 1}, "activations": {"by_type": 8}}
+    setting = Setting.make(4, "int", block_size={"group": 128}, **factors)
+    assert setting.label == "4-bit int G128 folded logarithmic 1.0 A8 by_type"
+    assert setting.needs_statistics and not setting.needs_hessians and not setting.is_weight_only
+    assert Setting.from_row(setting.row()) == setting
+    assert setting.identity()["folding"] == "logarithmic 1.0"
+    assert setting.identity()["activations"] == "by_type 8"
+    plain = Setting.make(4, "int", block_size=64, folding="none", activations=16)
+    assert plain == Setting.make(4, "int", block_size=64)
+    assert not {"folding", "activations"} & plain.identity().keys()
+
+
+def test_16_bit_weights_with_rounded_activations_are_no_baseline():
+    w16a8 = Setting.make(16, activations="token", block_size=64)
+    assert (w16a8.label, w16a8.bits_per_param, w16a8.is_baseline) == ("16-bit A8 token", 16, False)
+    assert not w16a8.needs_statistics and w16a8 != Setting.make(16)
+    assert Setting.from_row(w16a8.row()) == w16a8
+    as_numbers = {"bits": 16.0, "activations": 16.0, "folding": None}
+    assert Setting.from_row(as_numbers).is_baseline
+    with pytest.raises(ValueError, match="^folding: 'quarot'"):
+        Setting.from_row({"bits": 16, "folding": "quarot"})
