@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from analysis.curves.settings import settings_of
 from kbit.database import add_db, open_store
 from kbit.output import add_format, print_frame
+from quantizers.recipes import recipe_of
 
 EXAMPLE = "example: kbit results --family sotu-neox --bits 4 --metric cross_entropy --format csv"
 FILTERS = {"family": str, "model": str, "bits": float, "data_type": str, "task": str, "metric": str}
@@ -39,6 +41,12 @@ def run(args: argparse.Namespace) -> int:
         wanted = getattr(args, name)
         if wanted is not None:
             rows = rows[rows[name] == wanted]
-    # People get the columns that differ; programs get all of them.
-    print_frame(rows[SHORT_COLUMNS] if args.format == "table" else rows, args.format)
+    if args.format != "table":
+        print_frame(rows, args.format)  # programs get all columns
+        return 0
+    recipes = [recipe_of(setting) for setting in settings_of(rows)]
+    short = rows[SHORT_COLUMNS]
+    if any(recipes):
+        short = short.assign(recipe=[name or "" for name in recipes])
+    print_frame(short, args.format)
     return 0

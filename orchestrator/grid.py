@@ -39,6 +39,9 @@ class Plan:
 
 def grid_settings(grid: Grid, calibrations: Mapping[str, Calibration], where: str) -> list[Setting]:
     """The distinct settings of one grid. Raises InputError naming the grid."""
+    if grid.recipe:
+        parts = [grid_settings(part, calibrations, where) for part in grid.of_recipes()]
+        return list(dict.fromkeys(setting for part in parts for setting in part))
     names = [name for name in FACTORS if name not in ("exponent_bits", "clip_weighting")]
     settings: dict[Setting, None] = {}
     try:

@@ -35,6 +35,7 @@ class JobResult:
     cause: Cause = Cause.ASKED  # of a failure
     failures: dict[str, Failure] = field(default_factory=dict)  # by protocol id, where they differ
     bits: ModelBits | None = None
+    arithmetic: str | None = None  # of rounded activations, see quantizers.resident
     measurements: list[tuple[Protocol, Measurement]] = field(default_factory=list)
     seconds_load: float = 0.0
     seconds_quantize: float = 0.0

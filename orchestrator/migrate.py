@@ -96,6 +96,7 @@ STEPS: dict[int, tuple[Step, ...]] = {
         "ALTER TABLE experiments ADD COLUMN folding VARCHAR(64) NOT NULL DEFAULT 'none'",
         "ALTER TABLE experiments ADD COLUMN activations VARCHAR(64) NOT NULL DEFAULT '16'",
         "ALTER TABLE experiments ADD COLUMN calibration VARCHAR(128)",
+        "ALTER TABLE attempts ADD COLUMN arithmetic VARCHAR(16)",
         add_logarithms,
     ),
 }

@@ -172,6 +172,7 @@ def _attempt_row(result: JobResult, experiment: int) -> dict[str, Any]:
         "seconds_score": result.seconds_score,
         "tokens_per_batch": result.tokens_per_batch,
         "axes": result.axes,
+        "arithmetic": result.arithmetic,
         "peak_memory": result.peak_memory,
         "versions": result.versions,
         "git_commit": result.git_commit,

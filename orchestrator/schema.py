@@ -138,6 +138,8 @@ class AttemptRow(Base):
     tokens_per_batch: Mapped[int | None]  # at most, in every score
     # Of a dropped one: the axes of size on which it cannot win, as `total,nominal`.
     axes: Mapped[str | None] = mapped_column(String(64))
+    # Of products with rounded activations: integer, float or mixed; NULL: none were rounded.
+    arithmetic: Mapped[str | None] = mapped_column(String(16))
 
 
 class FailureRow(Base):

@@ -15,6 +15,7 @@ from evaluation.text.corpora import CORPORA
 from orchestrator.calibrations import Calibration
 from orchestrator.errors import InputError
 from orchestrator.models import ModelEntry, first_problem, load_yaml
+from quantizers.recipes import RECIPES
 from quantizers.setting import Setting
 
 # What a grid may list, and what it has otherwise. The method follows from bits and rounding,
@@ -41,11 +42,23 @@ class Grid(BaseModel):
 
     Factors are those of `Setting.make`. `exponent_bits` is `default` (appendix C.4's heuristic), a
     number, a list, or a mapping from bits to one of these; it applies to the float type alone.
-    `models` narrows a grid to some of the sweep's families or models.
+    `models` narrows a grid to some of the sweep's families or models; `recipe` names bundles of
+    factors (see quantizers.recipes), over which the grid's own factors go.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
     models: list[str] | None = None
+    recipe: list[str] = []
+
+    _lists = field_validator("recipe", mode="before")(_as_list)
+
+    @field_validator("recipe")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in RECIPES:
+                raise ValueError(f"{name!r} is none; known: {', '.join(RECIPES)}")
+        return names
 
     @model_validator(mode="after")
     def _check_factors(self) -> Grid:
@@ -55,6 +68,12 @@ class Grid(BaseModel):
                 raise ValueError(f"{name}: unknown key")
             if value == []:
                 raise ValueError(f"{name}: an empty list asks for nothing")
+        if self.recipe:
+            try:
+                self.of_recipes()  # each is checked as a grid of its own
+            except ValidationError as error:
+                raise ValueError(first_problem(error)) from None
+            return self
         if "bits" not in given:
             raise ValueError("bits: missing")
         exponents = given.get("exponent_bits")
@@ -64,6 +83,12 @@ class Grid(BaseModel):
             if choices == []:
                 raise ValueError(f"exponent_bits: {bits}: an empty list asks for nothing")
         return self
+
+    def of_recipes(self) -> list[Grid]:
+        """One grid a recipe, without the name; the grid itself where it names none."""
+        given: dict[str, Any] = self.model_extra or {}
+        bundles = [{**RECIPES[name].factors, **given} for name in self.recipe]
+        return [Grid.model_validate(factors) for factors in bundles] or [self]
 
     def choices(self, factor: str) -> list[Any]:
         """The values of one factor."""

@@ -78,6 +78,7 @@ class Worker:
                 engine.limit_tokens_per_batch(job.tokens_per_batch)
         with _timed(result, "seconds_quantize"):
             result.bits = calibrated.apply(job.experiment)
+            result.arithmetic = calibrated.resident.arithmetic
         with _timed(result, "seconds_score"):
             budget = None
             while budget != engine.tokens_per_batch:  # halved on the way: all again
