@@ -11,7 +11,7 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -85,6 +85,17 @@ class FileGuard:
             pass
         target.unlink(missing_ok=True)
         return False
+
+    def leave(self, content_gone: bool) -> None:
+        """Take our log from beside the place, once its content is saved: SQLite would replay it
+        into whatever is put there, the rescue file among them. A file that was moved keeps it."""
+        with suppress(sqlite3.Error):
+            if not content_gone:
+                self.merge_log()
+        log = Path(f"{self.path}-wal")
+        with suppress(OSError):
+            if self._places.get(log) == _place(log):
+                log.unlink()
 
     def close(self) -> None:
         self._kept.close()

@@ -176,6 +176,7 @@ class Store:
                 rescue = Store.create(f"sqlite:///{path}")
                 rescue.record(*left)
                 rescue.close()
+            guard.leave(lost.content_gone)
         except (OSError, InputError, SweepStopped) as error:
             return Rescued(f"{self.url}: {lost} while in use, and nothing is saved: {error}")
         saved = "everything stored so far is" if whole else f"the last {len(left)} results are"

@@ -113,8 +113,9 @@ def test_file_that_is_gone_is_noticed_and_everything_is_saved(study, disaster, c
     assert "are stored" not in output.out
     rescue = rescue_named(output.err)
     assert bits_in(rescue) == [5, 6, 7, 8]  # the three of before, and the one in flight
-    remove_all_of_it(study.parent / "t.db")
-    rescue.rename(study.parent / "t.db")
+    assert not (study.parent / "t.db-wal").exists()  # another process would replay it
+    rescue.rename(study.parent / "t.db")  # as the message says, and nothing else
+    assert bits_in(study.parent / "t.db") == [5, 6, 7, 8]
     assert sweep(study) == 0
     assert "4 stored, 2 to do" in capsys.readouterr().out
     assert bits_in(study.parent / "t.db") == [3, 4, 5, 6, 7, 8]
@@ -129,10 +130,17 @@ def test_content_that_is_gone_is_noticed_and_what_this_sweep_stored_is_saved(
     assert "are stored" not in output.out
     rescue = rescue_named(output.err)
     assert bits_in(rescue) == [5, 6, 7, 8]  # from memory
-    remove_all_of_it(study.parent / "t.db")
-    rescue.rename(study.parent / "t.db")
+    rescue.rename(study.parent / "t.db")  # as the message says, and nothing else
+    assert bits_in(study.parent / "t.db") == [5, 6, 7, 8]
     assert sweep(study) == 0
     assert "4 stored, 2 to do" in capsys.readouterr().out
+
+
+def test_moved_file_is_whole(study):
+    """Its log, at the place that it left, belongs to it."""
+    assert sweep(study, move) == 3
+    assert bits_in(study.parent / "t.moved") == [6, 7, 8]
+    assert not (study.parent / "t.db-wal").exists()
 
 
 def test_memory_for_a_rescue_is_bounded(monkeypatch):
