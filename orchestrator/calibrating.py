@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -13,10 +13,16 @@ from evaluation.engine.engine import Engine
 from orchestrator.calibrations import Calibration
 from orchestrator.experiment import Experiment
 from orchestrator.provenance import device_name
-from quantizers.calibration import Statistics, collect, site_inputs
+from quantizers.calibration import Statistics, collect, free_memory, site_inputs
 from quantizers.kept_statistics import KeptStatistics, statistics_key
 from quantizers.resident import ResidentModel
+from quantizers.setting import Setting
 from quantizers.size import ModelBits
+from quantizers.stack import Stack
+
+# What GPTQ holds of each weight of a site beside the packed matrix: codes and errors on a CPU; on a
+# GPU also weights, scales and means in the order of its columns.
+_WORKING_BYTES = {"cpu": 8, "cuda": 40}
 
 
 class _Lost(Exception):
@@ -31,21 +37,39 @@ class Calibrated:
         self.resident = resident
         self._engine = engine
         self._device = device
+        self._stack = Stack()
         self._kept: dict[Calibration, KeptStatistics | ValueError] = {}
         self._may_collect = False
 
-    def apply(self, experiment: Experiment) -> ModelBits:
-        """Raises ValueError as `ResidentModel.apply`, `calibration_windows` and `collect` do: what
+    def apply(self, experiment: Experiment, together: Sequence[Setting] = ()) -> ModelBits:
+        """together: settings to be rounded in one go with this one, as far as memory allows.
+
+        Raises ValueError as `ResidentModel.apply`, `calibration_windows` and `collect` do: what
         a calibration fails of, every experiment that asks for it fails of."""
         resident, calibration = self.resident, experiment.calibration
         if not experiment.setting.needs_statistics or calibration is None:
             return resident.apply(experiment.setting)
         statistics = self._statistics(experiment, calibration)
+        if experiment.setting not in self._stack:
+            self._stack = Stack()  # what it holds goes first
+            self._stack = Stack(self._fitting(experiment.setting, together))
         try:
-            return resident.apply(experiment.setting, statistics)
+            return resident.apply(experiment.setting, statistics, self._stack)
         except _Lost:
             self._complete(statistics)
-            return resident.apply(experiment.setting, statistics)
+            return resident.apply(experiment.setting, statistics, self._stack)
+
+    def _fitting(self, setting: Setting, together: Sequence[Setting]) -> list[Setting]:
+        """The setting, and as many of the others as half the free memory holds: all their matrices
+        packed, those of one input while they are rounded."""
+        if setting not in together:
+            return [setting]
+        model = self.resident.model
+        sizes = [site.weight.numel() for site in self.resident.wiring.linear]
+        working = _WORKING_BYTES[self._device] * max(sizes)
+        room = free_memory(model.device) // 2 // (2 * sum(sizes) + working)
+        first = together.index(setting)  # those before it are done, or another worker's
+        return list(together[first : first + max(1, room)])
 
     def _statistics(self, experiment: Experiment, calibration: Calibration) -> KeptStatistics:
         if calibration not in self._kept:

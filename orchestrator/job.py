@@ -10,6 +10,7 @@ from orchestrator.outcome import Cause, Failure, Stage, Status
 
 if TYPE_CHECKING:
     from evaluation.measurement import Measurement
+    from quantizers.setting import Setting
     from quantizers.size import ModelBits
 
 
@@ -23,6 +24,7 @@ class Job:
     threads: int
     stage: Stage = Stage.FULL
     tokens_per_batch: int | None = None  # at most: memory ran out with more
+    together: tuple[Setting, ...] = ()  # what jobs of this model round in one go, this one's too
 
 
 @dataclass

@@ -66,6 +66,7 @@ class _Hired:
     ready: bool = False  # it has introduced itself
     batch: list[Job] = field(default_factory=list)
     given_at: float = 0.0
+    last: Job | None = None  # of the batch before
     provenance: dict[str, Any] = field(default_factory=here)  # the driver's, until it speaks
 
 
@@ -191,7 +192,7 @@ class Pool:
         """The next batch: of the resident model, else of another one worth loading, else leave."""
         if self._stopping():
             return self._dismiss(hired)
-        hired.batch = hired.schedule.take(hired.model)
+        hired.batch = hired.schedule.take(hired.model, hired.last)
         while not hired.batch:
             hired.schedule.leave(hired.model)
             model = hired.schedule.join()
@@ -201,6 +202,7 @@ class Pool:
             hired.model = model
             hired.schedule.arrived(model)
             hired.batch = hired.schedule.take(model)
+        hired.last = hired.batch[-1]
         hired.pending = hired.actor.run.remote(hired.batch)
         hired.given_at = time.monotonic()
 

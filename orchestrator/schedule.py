@@ -27,6 +27,7 @@ class _Model:
     seconds: float = 0.0
     done: int = 0
     load_seconds: float | None = None
+    begun: set[int] = field(default_factory=set)  # stacks of which jobs were handed out, by id
 
     @property
     def seconds_per_job(self) -> float | None:
@@ -78,8 +79,11 @@ class Schedule:
         """A worker stops serving the model: it is dry, or dead."""
         self._models[name].workers -= 1
 
-    def take(self, name: str) -> list[Job]:
+    def take(self, name: str, last: Job | None = None) -> list[Job]:
         """Jobs for a worker that serves model `name`: one, or several quick ones; [] when dry.
+
+        last: what the worker did before; it goes on with what is rounded together with that, else
+        takes what nobody has begun.
 
         A job that a worker was lost on travels alone: what kills workers then names itself.
         """
@@ -88,12 +92,17 @@ class Schedule:
         size = 1 if each is None else int(min(MAX_BATCH, BATCH_SECONDS / max(each, 1e-6)))
         size = max(1, min(size, -(-len(model.jobs) // max(1, model.workers))))
         batch: list[Job] = []
+        _bring_forward(model, last)
         while model.jobs and len(batch) < size:
             if batch and self._losses[model.jobs[0].experiment.id]:
+                break
+            if batch and model.jobs[0].together is not batch[0].together:
                 break
             batch.append(model.jobs.popleft())
             if self._losses[batch[0].experiment.id]:
                 break
+        if batch:
+            model.begun.add(id(batch[0].together))
         return batch
 
     def finished(self, result: JobResult) -> None:
@@ -114,3 +123,13 @@ class Schedule:
             return False
         self.put_back(job)
         return True
+
+
+def _bring_forward(model: _Model, last: Job | None) -> None:
+    """To the front: what is stacked with the last job, else what is in no stack or a new one."""
+    stacks = [job.together for job in model.jobs]
+    same = [i for i, s in enumerate(stacks) if last is not None and s and s is last.together]
+    new = [i for i, s in enumerate(stacks) if not s or id(s) not in model.begun]
+    place = next(iter(same + new), 0)
+    if place:
+        model.jobs.rotate(-place)

@@ -21,6 +21,7 @@ from orchestrator.outcome import Cause, Stage, Status
 from orchestrator.progress import SweepProgress
 from orchestrator.provenance import here
 from orchestrator.spec import Sweep
+from orchestrator.stacking import stacked
 from orchestrator.store import Store, missing_protocols
 
 if TYPE_CHECKING:  # takes scipy along
@@ -108,10 +109,12 @@ class Stages:
             flush=True,
         )
         sizes, threads = store.batch_sizes(), sweep.compute.threads_per_worker
-        return [
-            Job(e, p, self.device, threads, stage, sizes.get((e.model.name, e.compute_dtype)))
-            for e, p in todo
-        ]
+        return stacked(
+            [
+                Job(e, p, self.device, threads, stage, sizes.get((e.model.name, e.compute_dtype)))
+                for e, p in todo
+            ]
+        )
 
     def _execute(self, jobs: list[Job]) -> None:
         """Run the jobs and store each result as it comes."""

@@ -77,7 +77,7 @@ class Worker:
             if job.tokens_per_batch is not None:
                 engine.limit_tokens_per_batch(job.tokens_per_batch)
         with _timed(result, "seconds_quantize"):
-            result.bits = calibrated.apply(job.experiment)
+            result.bits = calibrated.apply(job.experiment, job.together)
             result.arithmetic = calibrated.resident.arithmetic
         with _timed(result, "seconds_score"):
             budget = None

@@ -64,7 +64,7 @@ def collect(
     """
     if windows.dim() != 2 or windows.shape[1] < 1 or not len(windows):
         raise ValueError(f"calibration: windows of shape {tuple(windows.shape)} hold no tokens")
-    memory = _free_memory(model.device) // 2 if memory is None else memory
+    memory = free_memory(model.device) // 2 if memory is None else memory
     for group in _groups(site_inputs(wiring), memory):
         recorders = {name: _Recorder(module) for name, module in group.items()}
         with _exact_products():
@@ -175,7 +175,7 @@ def _exact_products() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _free_memory(device: torch.device) -> int:
+def free_memory(device: torch.device) -> int:
     """Bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]

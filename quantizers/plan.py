@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from quantizers.calibration import Statistics
@@ -11,6 +12,7 @@ from quantizers.outliers import PackedMatrix, quantize_matrix
 from quantizers.proxies import Proxies
 from quantizers.rounding.one_shot import Request, one_shot
 from quantizers.setting import Setting
+from quantizers.stack import Stack
 from quantizers.wiring import Site, Wiring
 
 
@@ -38,36 +40,57 @@ def packed_sites(
     proxies: Proxies,
     weight: Callable[[Site], Tensor],
     statistics: Mapping[str, Statistics] | None = None,
+    stack: Stack | None = None,
 ) -> Iterator[tuple[Site, PackedMatrix]]:
     """Every site in scope with its packed matrix, in forward order, made when it is asked for.
 
     weight: gives what is to be quantized, [d_out, d_in] row-major in the load dtype; statistics: by
-    `Site.input`. GPTQ takes sites that read the same input together; embeddings, which read none,
-    are rounded to nearest. Raises ValueError, naming the matrix, as `quantize_matrix` and
-    `one_shot` do.
+    `Site.input`. GPTQ takes sites that read the same input together, and the settings of `stack`;
+    embeddings, which read none, are rounded to nearest. Raises ValueError, naming the matrix, as
+    `quantize_matrix` and `one_shot` do.
     """
     check_plan(wiring, setting, statistics)
     sites = wiring.in_scope(setting.scope)
-    made: dict[Site, PackedMatrix] = {}
+    stack = stack or Stack()
 
-    def columns_of(site: Site) -> Tensor | None:
+    def columns_of(site: Site, setting: Setting = setting) -> Tensor | None:
         return proxies.columns(site, setting.outlier_fraction)
 
+    def one_shot_at(settings: Sequence[Setting], site: Site, hessian: Tensor) -> None:
+        """Into the stack, at every one of these settings, what reads the input of a site."""
+        readers = [s for s in sites if s.kind != "embedding" and s.input == site.input]
+        weights = [weight(reader) for reader in readers]
+        places = [(chosen, i) for chosen in settings for i in range(len(readers))]
+        rounded = one_shot(
+            [
+                Request(readers[i].weight_name, weights[i], chosen, columns_of(readers[i], chosen))
+                for chosen, i in places
+            ],
+            hessian,
+        )
+        for (chosen, i), done in zip(places, rounded, strict=True):
+            stack.keep(chosen, readers[i].name, done.matrix)
+
     for site in sites:
+        packed = stack.take(setting, site.name)
+        if packed is not None:
+            yield site, packed
+            continue
         hessian = None
         if setting.needs_hessians and statistics is not None and site.kind != "embedding":
             hessian = statistics[site.input].hessian
         if setting.method != "gptq" or hessian is None:
-            packed = quantize_matrix(
-                weight(site), setting, columns_of(site), site.weight_name, hessian
-            )
-        else:
-            if site not in made:
-                readers = [s for s in sites if s.kind != "embedding" and s.input == site.input]
-                requests = [
-                    Request(s.weight_name, weight(s), setting, columns_of(s)) for s in readers
-                ]
-                rounded = one_shot(requests, hessian)
-                made |= {s: done.matrix for s, done in zip(readers, rounded, strict=True)}
-            packed = made.pop(site)
+            columns = columns_of(site)
+            yield site, quantize_matrix(weight(site), setting, columns, site.weight_name, hessian)
+            continue
+        companions = stack.companions(setting)
+        try:
+            one_shot_at(companions, site, hessian)
+        except (ValueError, MemoryError, torch.OutOfMemoryError):
+            if len(companions) == 1:
+                raise
+            stack.dissolve()  # whose fault it is shows when each is rounded alone
+            one_shot_at([setting], site, hessian)
+        packed = stack.take(setting, site.name)
+        assert packed is not None
         yield site, packed

@@ -27,6 +27,7 @@ from quantizers.plan import check_plan, packed_sites
 from quantizers.proxies import Proxies
 from quantizers.setting import Setting
 from quantizers.size import ModelBits, StoredSize, baseline_bits
+from quantizers.stack import Stack
 from quantizers.undo import UndoLog
 from quantizers.wiring import Site, Wiring, wiring_of
 
@@ -89,13 +90,17 @@ class ResidentModel:
 
     @torch.no_grad()
     def apply(
-        self, setting: Setting, statistics: Mapping[str, Statistics] | None = None
+        self,
+        setting: Setting,
+        statistics: Mapping[str, Statistics] | None = None,
+        stack: Stack | None = None,
     ) -> ModelBits:
         """Make the model that of `setting`, starting from the originals whatever it held: fold,
         round, put in place, round what the matrices read.
 
         statistics: of the 16-bit model on calibration text, by `Site.input`, for the settings that
-        need them. On an error the originals are back in place.
+        need them; stack: settings that follow, rounded together with this one. On an error the
+        originals are back in place.
 
         Raises ValueError for NaN or inf in a weight, for an absmax or a folded parameter beyond 16
         bit, for outliers, folding or a policy in an architecture whose wiring does not allow them,
@@ -106,7 +111,7 @@ class ResidentModel:
             return self._baseline_bits()
         check_plan(self.wiring, setting, statistics)
         try:
-            return self._apply(setting, statistics or {})
+            return self._apply(setting, statistics or {}, stack)
         except BaseException:
             self.undo()
             raise
@@ -116,7 +121,9 @@ class ResidentModel:
         self._log.undo()
         self.layers = {}
 
-    def _apply(self, setting: Setting, statistics: Mapping[str, Statistics]) -> ModelBits:
+    def _apply(
+        self, setting: Setting, statistics: Mapping[str, Statistics], stack: Stack | None
+    ) -> ModelBits:
         wiring, activations = self.wiring, setting.activation_format
         folding = NO_FOLDING
         if (method := setting.folding_method) is not None:
@@ -126,7 +133,7 @@ class ResidentModel:
             {} if activations is None else site_formats(activations, wiring, statistics, folding)
         )
         size, extra_bits = StoredSize(setting), 0
-        for site, packed in self._sites(setting, folding, statistics):
+        for site, packed in self._sites(setting, folding, statistics, stack):
             site_format = formats.get(site.name)
             integers = None
             if packed is not None:
@@ -152,7 +159,11 @@ class ResidentModel:
         return replace(bits, total_bits=bits.total_bits + extra_bits)
 
     def _sites(
-        self, setting: Setting, folding: Folding, statistics: Mapping[str, Statistics]
+        self,
+        setting: Setting,
+        folding: Folding,
+        statistics: Mapping[str, Statistics],
+        stack: Stack | None,
     ) -> Iterator[tuple[Site, PackedMatrix | None]]:
         """Every site that changes, with its packed matrix if it has one."""
         if setting.bits == 16:
@@ -163,7 +174,7 @@ class ResidentModel:
             return folding.weight(site).contiguous() if touched else self._weight(site, folding)
 
         seen = folding.statistics(statistics, self.wiring)
-        return packed_sites(self.wiring, setting, self._proxies, weight, seen)
+        return packed_sites(self.wiring, setting, self._proxies, weight, seen, stack)
 
     def _restored(self, packed: PackedMatrix) -> Tensor:
         """In the load dtype; what was folded was packed in fp32."""

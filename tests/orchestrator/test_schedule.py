@@ -1,9 +1,13 @@
 """The scheduling policy, without Ray."""
 
+from dataclasses import replace
+
+from orchestrator import stacking
 from orchestrator.experiment import Experiment
 from orchestrator.job import Job, JobResult
 from orchestrator.models import ModelEntry
 from orchestrator.schedule import BATCH_SECONDS, MAX_ATTEMPTS, MAX_BATCH, Schedule
+from orchestrator.stacking import stacked
 from quantizers.setting import Setting
 
 
@@ -90,3 +94,39 @@ def test_lost_job_travels_alone_until_its_attempts_are_spent():
         assert schedule.lost(poison) is (attempt < MAX_ATTEMPTS)
     assert schedule.take("m") == [innocent]
     assert not schedule.has_work()
+
+
+def gptq_jobs(model: str, *precisions: int) -> list[Job]:
+    """The jobs above, of GPTQ; 16 bit and those of one calibration are two kinds."""
+    return [
+        replace(job, experiment=replace(job.experiment, setting=Setting.make(
+            bits=job.experiment.setting.bits, data_type="int", rounding="gptq"
+        )))
+        for job in jobs_of(model, *precisions)
+    ]  # fmt: skip
+
+
+def test_stacks_are_of_one_model_and_kind_in_a_row(monkeypatch):
+    monkeypatch.setattr(stacking, "MOST", 2)
+    jobs = gptq_jobs("a", 2, 3) + jobs_of("a", 16, 4) + gptq_jobs("b", 5) + gptq_jobs("a", 6)
+    found = [
+        (job.experiment.model.name, job.experiment.setting.bits, [s.bits for s in job.together])
+        for job in stacked(jobs)
+    ]
+    assert found == [
+        ("a", 16, []), ("a", 4, []), ("a", 2, [2, 3]), ("a", 3, [2, 3]), ("a", 6, [6]),
+        ("b", 5, [5]),
+    ]  # fmt: skip
+
+
+def test_each_worker_goes_through_a_stack_of_its_own(monkeypatch):
+    monkeypatch.setattr(stacking, "MOST", 3)
+    schedule = Schedule(stacked(jobs_of("m", 16) + gptq_jobs("m", *range(2, 8))))
+    assert [worker(schedule) for _ in range(2)] == ["m", "m"]
+    taken: dict[str, list[int]] = {"one": [], "two": []}
+    last: dict[str, Job | None] = {"one": None, "two": None}
+    for name in ("one", "two", "one", "two", "two", "one", "one"):
+        [last[name]] = schedule.take("m", last[name])
+        taken[name].append(int(last[name].experiment.setting.bits))
+    assert taken == {"one": [16, 5, 6, 7], "two": [2, 3, 4]}
+    assert schedule.take("m", last["one"]) == []

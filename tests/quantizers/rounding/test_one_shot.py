@@ -3,12 +3,14 @@
 import pytest
 import torch
 
+from quantizers import plan
 from quantizers.calibration import collect
 from quantizers.linear import pack_linears
 from quantizers.outliers import dequantize_matrix
 from quantizers.resident import ResidentModel
 from quantizers.rounding.one_shot import Request, one_shot
 from quantizers.setting import Setting
+from quantizers.stack import Stack
 from quantizers.wiring import wiring_of
 from tests.quantizers.tiny_models import VOCAB, logits, tiny_model
 
@@ -75,6 +77,57 @@ def test_settings_of_a_matrix_together_are_each_alone():
         [alone] = one_shot([request], hessian)
         assert torch.equal(dequantize_matrix(found.matrix), dequantize_matrix(alone.matrix))
         assert found.loss == alone.loss and found.damping == request.setting.gptq_damping
+
+
+SEVERAL = [
+    Setting.make(bits, kind, block_size=block, scales=scales, outlier_fraction=fraction, **GPTQ)
+    for bits, kind, block, scales, fraction in [
+        (3, "int", 64, "absmax", 0.0), (2, "quantile", None, "clipped", 0.1),
+        (4, "float", "row", "absmax", 0.1), (4, "dynamic", {"group": 12}, "clipped", 0.0),
+    ]
+]  # fmt: skip
+
+
+def weights_at(resident, settings, statistics, stack):
+    found = []
+    for setting in settings:
+        bits = resident.apply(setting, statistics, stack)
+        weights = [site.weight.clone() for site in resident.wiring.linear]
+        found.append((bits, weights))
+    return found
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_stack_of_settings_is_each_alone(architecture, monkeypatch):
+    resident, statistics = calibrated(architecture)
+    alone = weights_at(resident, SEVERAL, statistics, None)
+    calls = []
+    monkeypatch.setattr(plan, "one_shot", lambda *a: calls.append(len(a[0])) or one_shot(*a))
+    between = [SEVERAL[0], Setting.make(3, "int"), *SEVERAL[1:]]  # nearest has no part in it
+    together = weights_at(resident, between, statistics, Stack(SEVERAL))
+    del together[1]
+    assert len(calls) == len({site.input for site in resident.wiring.linear})
+    for (bits, weights), (bits_alone, weights_alone) in zip(together, alone, strict=True):
+        assert bits == bits_alone
+        assert all(map(torch.equal, weights, weights_alone))
+
+
+def test_a_setting_that_fails_fails_alone(monkeypatch):
+    resident, statistics = calibrated("gpt2")
+    alone = weights_at(resident, SEVERAL[:2], statistics, None)
+
+    def failing(requests, hessian):
+        if any(request.setting == SEVERAL[2] for request in requests):
+            raise ValueError("a 16-bit column overflows")
+        return one_shot(requests, hessian)
+
+    monkeypatch.setattr(plan, "one_shot", failing)
+    stack = Stack(SEVERAL)
+    together = weights_at(resident, SEVERAL[:2], statistics, stack)
+    with pytest.raises(ValueError, match="overflows"):
+        resident.apply(SEVERAL[2], statistics, stack)
+    for (_, weights), (_, weights_alone) in zip(together, alone, strict=True):
+        assert all(map(torch.equal, weights, weights_alone))
 
 
 def test_packed_layers_are_those_of_the_sweep():

@@ -1,0 +1,57 @@
+"""Settings that are applied to a model one after another, and rounded by GPTQ in one go.
+
+Rows of GPTQ's column loop are independent, so what is stacked changes no bit of any setting's
+result: it is made earlier, and kept packed until its setting is applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+from quantizers.outliers import PackedMatrix
+from quantizers.setting import Setting
+
+# What settings of a stack may differ in: how weights are stored and rounded, not what else is done.
+_MAY_DIFFER = frozenset(
+    ("bits", "data_type", "exponent_bits", "block_size", "by_row", "centered", "outlier_fraction")
+    + ("scales", "clip_weighting", "gptq_order", "gptq_damping")
+)
+
+
+def shared(setting: Setting) -> tuple | None:
+    """Equal for settings that can be stacked; None for those that GPTQ does not round, and those
+    that fold: scales may depend on how weights are stored."""
+    if setting.method != "gptq" or setting.folding != "none":
+        return None
+    return tuple(getattr(setting, f.name) for f in fields(setting) if f.name not in _MAY_DIFFER)
+
+
+class Stack:
+    """Of one model and the statistics of one calibration."""
+
+    def __init__(self, settings: Sequence[Setting] = ()) -> None:
+        self._settings = tuple(dict.fromkeys(settings))
+        self._together = True
+        self._made: dict[tuple[Setting, str], PackedMatrix] = {}
+
+    def __contains__(self, setting: Setting) -> bool:
+        return setting in self._settings
+
+    def companions(self, setting: Setting) -> list[Setting]:
+        """The setting, then the others that can be rounded with it."""
+        kind = shared(setting)
+        if kind is None or not self._together:
+            return [setting]
+        return [setting, *(s for s in self._settings if s != setting and shared(s) == kind)]
+
+    def dissolve(self) -> None:
+        """Round no further settings together: one of them cannot be."""
+        self._together = False
+
+    def keep(self, setting: Setting, site: str, matrix: PackedMatrix) -> None:
+        self._made[setting, site] = matrix
+
+    def take(self, setting: Setting, site: str) -> PackedMatrix | None:
+        """A site's matrix at a setting, where it was made already; it is kept no longer."""
+        return self._made.pop((setting, site), None)
