@@ -21,7 +21,7 @@ from analysis.noise.errors import covariance
 
 SURE = 2.0  # a lead is clear above this many standard errors
 N_BUDGETS = 200
-_NEAR_CHANCE = 0.02  # above guessing, where no error is known
+NEAR_CHANCE = 0.02  # above guessing, where no error is known
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.intp]
@@ -190,7 +190,7 @@ def _at_chance(panel: Panel, budgets: FloatArray, best: FloatArray, winner: IntA
     if head.metric != "zero_shot":
         return np.zeros(len(budgets), dtype=bool)
     error = read_errors(panel, budgets)[winner, np.arange(len(budgets))]
-    margin = np.where(np.isfinite(error), SURE * error, _NEAR_CHANCE)
+    margin = np.where(np.isfinite(error), SURE * error, NEAR_CHANCE)
     with np.errstate(invalid="ignore"):
         return best <= chance_level(head.task) + margin
 

@@ -94,4 +94,4 @@ def _paired(
         )
     except ValueError:  # no items, or not the same
         return None
-    return found if np.isfinite(found.difference) else None
+    return found if np.isfinite(found.stderr) else None

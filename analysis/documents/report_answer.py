@@ -94,7 +94,8 @@ def _family_line(finding: Finding, family: str) -> str:
     of_best = shares[shares["bits"] == by_bits.index[0]]
     if len(of_best) > 1:
         line += f" (mostly {escape(of_best['setting'].iloc[0])})"
-    line += f", clear leads at {by_bits['clear_share'].sum():.0%}"
+    if family not in finding.errorless:
+        line += f", clear leads at {by_bits['clear_share'].sum():.0%}"
     complete = by_bits["complete_share"].dropna()
     if len(complete):
         line += f"; where every setting reaches, {complete.idxmax():g}-bit at {complete.max():.0%}"

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from analysis.answers.contest import NEAR_CHANCE, SURE
 from analysis.curves.metrics import chance_level, larger_is_better
 from analysis.curves.panel import make_panel, overlap_range
 from analysis.curves.points import curve_points
@@ -113,15 +114,17 @@ def compare_families(
 def collapses(results: pd.DataFrame, bits: int = 3, metric: str = "zero_shot") -> pd.DataFrame:
     """Which models collapse to chance at `bits` (section 5.1: the largest OPT and Pythia at 3).
 
-    Accuracy: within two standard errors of guessing. Losses: perplexity above 100, or diverged.
+    Accuracy: within two standard errors of guessing (of unknown errors, a margin of NEAR_CHANCE);
+    left out are tasks of which it is not known what guessing gives, and models that guess at 16
+    bit, too, and so have nothing to fall from. Losses: perplexity above 100, or diverged.
     Columns: family, model, n_params, setting, value, threshold, collapsed; by size.
     """
-    points = curve_points(results, metric)
-    points = points[points["bits"] == bits].sort_values(["family", "n_params"])
+    points = curve_points(results, metric).sort_values(["family", "n_params"])
     value = points["value"].to_numpy(dtype=np.float64)
     if metric == "zero_shot":
-        error = np.nan_to_num(points["stderr"].to_numpy(dtype=np.float64))
-        threshold = points["task"].map(chance_level).to_numpy(dtype=np.float64) + 2 * error
+        error = points["stderr"].to_numpy(dtype=np.float64)
+        margin = np.where(np.isfinite(error), SURE * error, NEAR_CHANCE)
+        threshold = points["task"].map(chance_level).to_numpy(dtype=np.float64) + margin
         fallen = ~(value > threshold)
     else:
         limit = RANDOM_LOSS if metric == "cross_entropy" else np.exp(RANDOM_LOSS)
@@ -129,7 +132,10 @@ def collapses(results: pd.DataFrame, bits: int = 3, metric: str = "zero_shot") -
     settings = [setting.label for setting in settings_of(points)]
     table = points.assign(setting=settings, threshold=threshold, collapsed=fallen)
     columns = ["family", "model", "n_params", "setting", "value", "threshold", "collapsed"]
-    return table[columns].reset_index(drop=True)
+    guesses = table.loc[(table["bits"] == 16) & table["collapsed"], ["family", "model"]]
+    names = pd.MultiIndex.from_frame(table[["family", "model"]])
+    judged = ~names.isin(pd.MultiIndex.from_frame(guesses)) & np.isfinite(threshold)
+    return table.loc[judged & (table["bits"] == bits), columns].reset_index(drop=True)
 
 
 def _main_curves(results: pd.DataFrame, metric: str, axis: str) -> dict[str, list[Curve]]:

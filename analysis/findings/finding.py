@@ -18,7 +18,8 @@ class Finding:
     nothing is decided; undecided: family -> why no budget has a winner; at_chance: family -> share
     of its budgets at which no setting is better than guessing, where there are any; paired,
     unknown: shares of the budgets with a winner whose lead has a paired error, and none at all
-    (means over families; NaN where nothing is decided).
+    (means over families; NaN where nothing is decided); errorless: families none of whose leads has
+    an error.
     """
 
     metric: str
@@ -29,6 +30,7 @@ class Finding:
     at_chance: dict[str, float]
     paired: float
     unknown: float
+    errorless: tuple[str, ...]
 
     @property
     def by_precision(self) -> pd.DataFrame:
@@ -60,6 +62,7 @@ def find(
         at_chance={family: share for family, share in chance.items() if share > 0},
         paired=_mean([c.paired[c.decided] for c in decided]),
         unknown=_mean([np.isnan(c.lead_stderr[c.decided]) for c in decided]),
+        errorless=tuple(c.family for c in decided if np.isnan(c.lead_stderr[c.decided]).all()),
     )
 
 

@@ -85,7 +85,10 @@ def verdict_sentence(answer: Universality, name: str) -> str:
         "unknown": "cannot be judged here",
     }[answer.verdict]
     known = answer.verdict != "unknown"
-    interval = f" (90% interval {answer.low:.0%} to {answer.high:.0%})" if known else ""
+    low, high = f"{answer.low:.0%}", f"{answer.high:.0%}"
+    # Budgets are counted: resampled items may leave all as it is, which is no interval of width 0.
+    interval = f"90% interval {low} to {high}" if low != high else "so do 90% of resamplings"
+    interval = f" ({interval})" if known else ""
     tied = f", and wins or cannot be told from the winner at {answer.tied_share:.0%}"
     return (
         f"“{answer.bits:g}-bit is almost universally optimal” {verdict} by {name}: "

@@ -13,16 +13,21 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.curves.metrics import Part
+from analysis.curves.scaling import FloatArray
 from analysis.curves.settings import settings_of
 from analysis.noise.bootstrap import N_REPLICATES, ItemScores, resampling_counts
 from evaluation.tasks.sets import SIZE_WEIGHTED, TASK_SETS
+
+_Z = 1.959963984540054  # of a normal 95 % interval
 
 
 @dataclass(frozen=True)
 class PairedDifference:
     """First minus second, in the metric's unit; all NaN but `n_items` where a model diverged.
 
-    `low` and `high` bound the bootstrap's 95 % interval; `test` is "McNemar" or "bootstrap".
+    `low` and `high` bound the bootstrap's 95 % interval; `test` is "McNemar" or "bootstrap". Where
+    no item tells the two apart there is nothing to draw from, but the error is not 0: of right or
+    wrong items it is that of one more item gained and one more lost, of others it is NaN.
     """
 
     difference: float
@@ -121,9 +126,8 @@ def _over_tasks(
     changes = {task: _change(task, *pair) for task, pair in pairs.items()}
     n_items = sum(len(change) for change in changes.values())
     weights = [len(c) / n_items if by_items else 1 / len(changes) for c in changes.values()]
-    binary = len(pairs) == 1 and all(
-        np.isin(items, (0, 1)).all() for pair in pairs.values() for items in pair
-    )
+    shares = all(np.isin(items, (0, 1)).all() for pair in pairs.values() for items in pair)
+    binary = shares and len(pairs) == 1
     test = "McNemar" if binary else "bootstrap"
     value = sum(w * c.mean() for w, c in zip(weights, changes.values(), strict=True))
     if not np.isfinite(value):
@@ -134,6 +138,8 @@ def _over_tasks(
     for weight, (task, change) in zip(weights, changes.items(), strict=True):
         noise += weight * _resampled(task, change)
     low, high = value + np.quantile(noise, (0.025, 0.975))
+    if not any(np.ptp(change) for change in changes.values()):
+        stderr, low, high = _of_constant(value, weights, list(changes.values()), shares)
     if binary:
         (change,) = changes.values()
         p_value = _mcnemar(int((change > 0).sum()), int((change < 0).sum()))
@@ -142,6 +148,17 @@ def _over_tasks(
     return PairedDifference(
         float(value), float(stderr), float(low), float(high), float(p_value), test, n_items
     )
+
+
+def _of_constant(
+    value: float, weights: Sequence[float], changes: Sequence[FloatArray], shares: bool
+) -> tuple[float, float, float]:
+    """stderr, low and high where all items of a task change alike."""
+    if not shares:
+        return np.nan, np.nan, np.nan
+    variances = [2 / (len(c) + 2) ** 2 for c in changes]
+    stderr = float(np.sqrt(sum(w**2 * v for w, v in zip(weights, variances, strict=True))))
+    return stderr, max(-1.0, value - _Z * stderr), min(1.0, value + _Z * stderr)
 
 
 def _change(

@@ -85,6 +85,11 @@ def _share_row(
     ]
 
 
+def _range(shares: Sequence[float]) -> str:
+    """ "16% to 60%", over comparisons; "16%" where they say the same."""
+    return " to ".join(dict.fromkeys(f"{share:.0%}" for share in (min(shares), max(shares))))
+
+
 def _universal(
     rows: list[list[str]], answers: list[tuple[str, Universality]], main: pd.DataFrame
 ) -> Claim:
@@ -95,7 +100,7 @@ def _universal(
     columns += ["4-bit wins", "90 % interval, items", "items and models", "Undetermined"]
     columns += ["Wins or tied", "Families led", "Claim"]
     by_axis = [
-        f"{min(shares):.0%} to {max(shares):.0%} counting {axis} bits"
+        f"{_range(shares)} counting {axis} bits"
         for axis in AXES
         if (shares := [a.share for counted, a in answers if counted == axis])
     ]

@@ -212,7 +212,17 @@ def test_without_errors_there_is_no_interval_and_no_verdict(tmp_path: Path) -> N
     (answer,) = optimal(results, 2e4, scores=no_item_scores)
     assert answer.determined and not answer.significant and answer.certainty is None
     page = write_report(results, tmp_path / "r.html").read_text()
-    assert "nan" not in re.sub(r"<script.*?</script>", "", page, flags=re.S)
+    shown = re.sub(r"<script.*?</script>", "", page, flags=re.S)
+    assert "nan" not in shown and "clear leads at" not in shown
+
+
+def test_budgets_that_no_resampling_changes_have_no_interval_of_width_zero() -> None:
+    results = rows(SHARES.format(0.6, 0.7, 0.8, n=100_000))
+    results.loc[results["bits"] == 4, "value"] -= 0.3
+    _, claim = certain_shares(results)
+    assert claim is not None and claim.low == claim.share == claim.high
+    said = verdict_sentence(claim, "accuracy on piqa")
+    assert "(so do 90% of resamplings)" in said and "interval" not in said
 
 
 def test_shares_of_counted_items_have_binomial_errors() -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from analysis.claims.claim import votes
+from analysis.claims.four_bit.factors import factor_claims
 from analysis.claims.four_bit.high_precision import high_precision_claims
 from analysis.claims.four_bit.optimum import linear_only
 from analysis.curves.metrics import COLUMNS
@@ -121,6 +122,20 @@ def test_what_cannot_be_tested_is_left_out(results: pd.DataFrame) -> None:
         assert absent not in text
     with pytest.raises(ValueError, match="no experiment has one"):
         study_document(*with_items(results[results["task"] != "sotu"]), "Nothing", {})
+
+
+def test_types_that_were_not_measured_are_not_beaten() -> None:
+    results, scores = with_items(rich_results())
+    four = results["bits"] == 4
+
+    def verdicts(*types: str) -> list[str]:
+        some = results[~four | results["data_type"].isin(types)]
+        found = factor_claims(linear_only(some), scores)
+        return [claim.verdict for claim in found if claim.title.startswith("Quantile and float")]
+
+    assert verdicts("int", "float", "quantile") == ["holds"]
+    assert verdicts("int", "float") == verdicts("int", "dynamic") == ["open"]
+    assert verdicts("int") == []
 
 
 def at_high_precision(of_four: float, error: float) -> str:

@@ -206,6 +206,10 @@ def test_collapse_to_chance_is_seen_by_size(results: pd.DataFrame) -> None:
     broken = results.copy()
     hit = (broken["model"] == "sotu-opt-64x4") & (broken["bits"] == 3)
     broken.loc[hit & (broken["metric"] == "cross_entropy"), "value"] = np.nan
+    small = broken["family"] == "sotu-opt"
+    guessing = results.assign(value=results["value"].where(~small, 0.0))  # at 16 bit, too
+    assert set(collapses(guessing, 2)["family"]) == {"sotu-neox"}
+    assert collapses(guessing.assign(task="unheard-of"), 2).empty
     by_loss = collapses(broken, 3, "cross_entropy")
     assert by_loss.loc[by_loss["collapsed"], "model"].tolist() == ["sotu-opt-64x4"]
 

@@ -32,9 +32,15 @@ def test_known_difference_of_right_or_wrong_items() -> None:
     assert backwards.difference == -found.difference and backwards.p_value == found.p_value
 
 
-def test_equal_answers_are_no_difference() -> None:
-    found = paired_difference([0, 1, 1, 0], [0, 1, 1, 0])
-    assert (found.difference, found.stderr, found.p_value) == (0, 0, 1)
+def test_equal_answers_are_no_difference_as_far_as_their_number_goes() -> None:
+    right = np.arange(80) % 2
+    found = paired_difference(right, right)
+    assert (found.difference, found.p_value) == (0, 1)
+    assert found.stderr == pytest.approx(np.sqrt(2) / 82)
+    assert found.low == -found.high and 0.03 < found.high < 3 / 80  # the rule of three
+    assert paired_difference([1] * 80, [0] * 80).high == 1
+    losses = paired_difference(right + 0.5, right + 0.5)  # one computation, it seems
+    assert losses.difference == 0 and np.isnan([losses.stderr, losses.low, losses.high]).all()
 
 
 def test_pairing_removes_the_common_luck() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, CohereConfig, MistralConfig
+from transformers import AutoModelForCausalLM, CohereConfig, MistralConfig, XLMConfig
 
 from evaluation.engine import scoring
 from evaluation.engine.scoring import TOKENS_PER_BATCH, Scorer
@@ -94,6 +94,15 @@ def test_models_with_a_window_of_attention_share_nothing():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(8 if parameter.dim() >= 2 else 1)
+    scorer = Scorer(model, CONTEXT)
+    assert scorer.layout.pair_cost is None
+    scores = scorer.score(Sequences.of(sequences))
+    np.testing.assert_allclose(scores.logprob, one_by_one(model, sequences)[0], atol=1e-4)
+
+
+def test_a_model_whose_own_code_refuses_our_masks_shares_nothing():
+    config = XLMConfig(vocab_size=VOCAB, emb_dim=32, n_layers=2, n_heads=4, causal=True)
+    model, sequences = AutoModelForCausalLM.from_config(config).eval(), branching_sequences(8)
     scorer = Scorer(model, CONTEXT)
     assert scorer.layout.pair_cost is None
     scores = scorer.score(Sequences.of(sequences))
