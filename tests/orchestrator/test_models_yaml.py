@@ -65,7 +65,7 @@ BLOOM = {
 BLOOMZ = {name.replace("bloom", "bloomz"): sizes for name, sizes in BLOOM.items()}
 SOTU = {
     family: [f"{family}-{h}x{n}" for h, n in LADDER]
-    for family in ("sotu-neox", "sotu-opt", "sotu-llama")
+    for family in ("sotu-neox", "sotu-opt", "sotu-llama", "sotu-bloom")
 }
 
 EXPECTED = {

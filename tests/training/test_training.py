@@ -20,7 +20,7 @@ from training.tokenizer import load_tokenizer
 from training.train import train
 
 MODELS = ROOT / "models"
-SHIPPED = ("sotu-neox", "sotu-opt", "sotu-llama")
+SHIPPED = ("sotu-neox", "sotu-opt", "sotu-llama", "sotu-bloom")
 
 
 def quiet(line: str) -> None:
