@@ -88,11 +88,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    try:
+        for text in (args.budget, args.memory):
+            if text is not None:
+                parse_budget(text)  # a mistake is said before a database is read
+    except ValueError as error:
+        raise InputError(str(error)) from None
     store = open_store(args.db)
     results = read_results(store, needed_rows(args.metric) | {(None, LATENCY)})
     if results.empty:
         raise InputError(
-            f"the database holds no {args.metric} results yet; run a sweep first, or see --metric"
+            f"{store.url}: no {args.metric} results yet; run a sweep first, or see --metric"
         )
     if note := screened_out(store, args.axis):
         print(note, file=sys.stderr)

@@ -42,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
     output = args.output
     if output is None:
         output = _beside(store.url)
+    if _is_database(output):  # this one, or another: no report is worth it
+        raise InputError(f"{output}: is a database, not to be overwritten; give another --output")
     if results.empty:
         raise InputError(f"{store.url}: no results yet; run a sweep first")
     seconds = attempts[["seconds_load", "seconds_quantize", "seconds_score"]].to_numpy().sum()
@@ -75,6 +77,13 @@ def _beside(url: str) -> Path:
         path = Path(url.removeprefix("sqlite:///")).with_suffix(".html")
         return path if os.access(path.parent, os.W_OK) else results_dir() / path.name
     return results_dir() / "report.html"
+
+
+def _is_database(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(16) == b"SQLite format 3\0"
 
 
 def _versions(attempts: pd.DataFrame) -> str:

@@ -7,6 +7,7 @@ import argparse
 from analysis.curves.settings import settings_of
 from kbit.database import add_db, open_store
 from kbit.output import add_format, print_frame
+from orchestrator.errors import InputError
 from quantizers.recipes import recipe_of
 
 EXAMPLE = "example: kbit results --family sotu-neox --bits 4 --metric cross_entropy --format csv"
@@ -36,10 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    rows = open_store(args.db).results()
+    store = open_store(args.db)
+    everything = rows = store.results()
     for name in FILTERS:
         wanted = getattr(args, name)
         if wanted is not None:
+            known = everything[name].dropna().unique()
+            if wanted not in known:  # a slip of the pen: an empty table would pass for an answer
+                asked, *there = (f"{v:g}" if name == "bits" else str(v) for v in (wanted, *known))
+                raise InputError(
+                    f"{store.url}: no {name} {asked}; there are {', '.join(there) or 'no rows'}"
+                )
             rows = rows[rows[name] == wanted]
     if args.format != "table":
         print_frame(rows, args.format)  # programs get all columns

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,25 @@ def test_report_is_one_offline_file(database, tmp_path):
     assert 'src="http' not in page and "<link" not in page
 
 
+def test_a_report_never_overwrites_a_database(database, tmp_path):
+    page = tmp_path / "t.html"  # as a database, its report would have the same name
+    shutil.copyfile(database, page)
+    for options in (["--db", database, "--output", database], ["--db", page]):
+        run = kbit("report", *options)
+        assert run.returncode == 2 and "is a database, not to be overwritten" in run.stderr
+    assert kbit("status", "--db", database).returncode == 0
+    assert page.read_bytes() == database.read_bytes()
+
+
+def test_a_value_that_no_row_has_is_said(database):
+    for option, value in (("--task", "sotuu"), ("--bits", 5), ("--family", "sotu-nex")):
+        run = kbit("results", "--db", database, option, value)
+        assert run.returncode == 2 and len(run.stderr.splitlines()) == 1
+        assert f"{value}; there are " in run.stderr and str(database) in run.stderr
+    two = kbit("results", "--db", database, "--task", "sotu_blank", "--metric", "cross_entropy")
+    assert two.returncode == 0  # each is there
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(command):
     run = kbit(command, "--help")
@@ -114,6 +134,7 @@ def test_every_command_has_help_with_an_example(command):
         (["optimal", "--budget", "3 apples"], "3 apples"),
         (["optimal", "--budget", "1MiB", "--family", "sotu-nex"], "sotu-nex"),
         (["results", "--db", "/nowhere/x.db"], "no such database"),
+        (["optimal", "--memory", "0", "--db", "/nowhere/x.db"], "at least one bit"),
         (["sweep", "/nowhere/x.yaml"], "no such file"),
         (["sweep", str(ROOT / "LICENSE")], "not valid YAML"),
         (["train", "sotu-neox-1x1", "--output", "/tmp/never"], "no usable recipe"),
