@@ -21,7 +21,7 @@ from quantizers.folding.norms import (
     fold_norms,
     narrow,
 )
-from quantizers.outliers import PackedMatrix, dequantize_matrix
+from quantizers.outliers import PackedMatrix, dequantize_matrix, quantize_matrix
 from quantizers.packed import sixteen_bit
 from quantizers.plan import check_plan, packed_sites
 from quantizers.proxies import Proxies
@@ -125,9 +125,15 @@ class ResidentModel:
         self, setting: Setting, statistics: Mapping[str, Statistics], stack: Stack | None
     ) -> ModelBits:
         wiring, activations = self.wiring, setting.activation_format
-        folding = NO_FOLDING
+        folding, nearest = NO_FOLDING, replace(setting, method="rtn", clip_weighting="plain")
         if (method := setting.folding_method) is not None:
-            folding = choose(method, wiring, statistics, to_be_folded(activations))
+            folding = choose(
+                method,
+                wiring,
+                statistics,
+                to_be_folded(activations),
+                lambda weight: dequantize_matrix(quantize_matrix(weight, nearest)),
+            )
             check_function(self.model, wiring, folding)
         formats = (
             {} if activations is None else site_formats(activations, wiring, statistics, folding)

@@ -12,8 +12,8 @@ from typing import Any
 
 from quantizers.activations.format import NONE as NO_ACTIVATIONS
 from quantizers.activations.format import Activations, activations_text
+from quantizers.folding.method import AWQ, Method, folding_text
 from quantizers.folding.method import NONE as NO_FOLDING
-from quantizers.folding.method import Method, folding_text
 from quantizers.granularity import Granularity
 
 DATA_TYPES = ("int", "float", "dynamic", "quantile")
@@ -102,6 +102,8 @@ class Setting:
             raise ValueError(f"clip_weighting: {weighting!r} is not one of {', '.join(WEIGHTINGS)}")
         if weighting != "plain" and self.scales == "absmax":
             raise ValueError("clip_weighting: only clipped scales have it; remove it")
+        if self.bits == 16 and self.folding == AWQ:
+            raise ValueError("folding: awq goes by how weights are rounded, which 16 bits are not")
         if not isinstance(self.gptq_order, bool):
             raise ValueError(f"rounding: order {self.gptq_order!r} is neither true nor false")
         if not _is_number(self.gptq_damping) or not 0 <= self.gptq_damping <= 1:

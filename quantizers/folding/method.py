@@ -8,22 +8,25 @@ from dataclasses import dataclass
 from typing import Any
 
 ALPHAS = {"smoothquant": 0.5, "logarithmic": 1.0}  # by method: its default
+AWQ = "awq"  # searches its exponents
 NONE = "none"
 
 
 @dataclass(frozen=True)
 class Method:
-    """How channel scales are chosen. Its text, "smoothquant 0.5", is what is stored."""
+    """How channel scales are chosen. Its text, "smoothquant 0.5" or "awq", is what is stored."""
 
-    name: str  # a key of ALPHAS
-    alpha: float
+    name: str  # a key of ALPHAS, or AWQ
+    alpha: float | None = None  # None: it takes none
 
     def __str__(self) -> str:
-        return f"{self.name} {self.alpha!r}"
+        return self.name if self.alpha is None else f"{self.name} {self.alpha!r}"
 
     @classmethod
     def parse(cls, text: str) -> Method:
         """From its text. Raises ValueError as `folding_text` does."""
+        if text == AWQ:
+            return cls(AWQ)
         name, _, alpha = text.partition(" ")
         try:
             return cls(name, float(alpha))
@@ -32,12 +35,14 @@ class Method:
 
 
 def folding_text(spelled: Any) -> str:
-    """What is stored for none, smoothquant, {smoothquant: 0.5} or a text that was stored.
+    """What is stored for none, awq, smoothquant, {smoothquant: 0.5} or a text that was stored.
 
     Raises ValueError, beginning with "folding: ", for any other and for an alpha outside [0, 2].
     """
     if spelled is None or spelled == NONE:
         return NONE
+    if spelled == AWQ:
+        return AWQ
     if isinstance(spelled, Mapping) and len(spelled) == 1:
         ((name, alpha),) = spelled.items()
     elif isinstance(spelled, str) and " " in spelled:
@@ -46,7 +51,7 @@ def folding_text(spelled: Any) -> str:
     else:
         name, alpha = spelled, None
     if not isinstance(name, str) or name not in ALPHAS:
-        raise ValueError(f"folding: {spelled!r} is not one of {', '.join((NONE, *ALPHAS))}")
+        raise ValueError(f"folding: {spelled!r} is not one of {', '.join((NONE, *ALPHAS, AWQ))}")
     alpha = ALPHAS[name] if alpha is None else alpha
     number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
     if not number or not math.isfinite(alpha) or not 0 <= alpha <= 2:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from quantizers.calibration import Statistics
+from quantizers.folding.awq import awq
 from quantizers.folding.logarithmic import logarithmic
 from quantizers.folding.method import Method
 from quantizers.folding.smoothquant import smoothquant
@@ -111,8 +112,11 @@ def choose(
     wiring: Wiring,
     statistics: Mapping[str, Statistics],
     wanted: Callable[[Statistics], bool] = lambda _: True,
+    rounded: Callable[[Tensor], Tensor] | None = None,
 ) -> Folding:
     """One s for each norm whose output's statistics are `wanted`, over all that read it.
+
+    rounded: what a matrix dequantizes to, in fp32, which AWQ asks for.
 
     Raises ValueError as `foldable` does, and where the calibration did not see the norm's output.
     """
@@ -125,8 +129,12 @@ def choose(
         seen = statistics[name]
         if not wanted(seen):
             continue
-        if method.name == "smoothquant":
-            scales[norm] = smoothquant(seen, (site.weight for site in readers), method.alpha)
+        weights = [site.weight for site in readers]
+        if method.alpha is None:
+            assert rounded is not None
+            scales[norm] = awq(seen, weights, rounded)
+        elif method.name == "smoothquant":
+            scales[norm] = smoothquant(seen, weights, method.alpha)
         else:
             scales[norm] = logarithmic(seen, method.alpha)
     return Folding(scales)

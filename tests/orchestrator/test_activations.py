@@ -50,7 +50,8 @@ def test_a_sweep_of_folding_and_activations(tmp_path):
     ("grid", "said"),
     [
         ({"folding": {"smoothquant": 3}}, "folding: smoothquant takes an alpha from 0 to 2, not 3"),
-        ({"folding": "awk"}, "folding: 'awk' is not one of none, smoothquant, logarithmic"),
+        ({"folding": "awk"}, "folding: 'awk' is not one of none, smoothquant, logarithmic, awq"),
+        ({"folding": "awq", "bits": 16}, "awq goes by how weights are rounded"),
         ({"activations": "tensor"}, "reads calibration text, none is named"),
         ({"activations": {"by_range": {"v0": 9, "v1": 9}}}, "v0 9 is not below v1 9"),
         ({"activations": [{"token": 9}]}, "activations: token takes 4 to 8 bits, not 9"),

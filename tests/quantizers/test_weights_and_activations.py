@@ -40,6 +40,7 @@ def distance(after, before):
         {"bits": 8, **ROW, "folding": "smoothquant", "activations": "tensor"},
         {"bits": 8, **ROW, "activations": {"decomposed": {"threshold": 2}}},
         {"bits": 8, "block_size": {"group": 8}, "folding": "logarithmic", "activations": "by_type"},
+        {"bits": 6, **ROW, "folding": "awq", "activations": "token"},
         {"bits": 16, "folding": "logarithmic", "activations": "by_type"},
     ],
     ids=lambda f: " ".join(str(f.get(k, "")) for k in ("bits", "folding", "activations")),

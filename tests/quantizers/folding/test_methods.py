@@ -1,7 +1,10 @@
 import pytest
 import torch
 
+from quantizers.blockwise import dequantize, quantize
 from quantizers.calibration import Statistics
+from quantizers.codebooks import codebook
+from quantizers.folding.awq import RATIOS, awq
 from quantizers.folding.logarithmic import logarithmic
 from quantizers.folding.method import Method, folding_text
 from quantizers.folding.smoothquant import smoothquant
@@ -44,6 +47,7 @@ def test_channels_at_zero_are_left_alone():
         ({"smoothquant": 0.85}, "smoothquant 0.85"),
         ({"logarithmic": 1}, "logarithmic 1.0"),
         ("logarithmic 0.5", "logarithmic 0.5"),
+        ("awq", "awq"),
     ],
 )
 def test_spellings(spelled, text):
@@ -55,7 +59,7 @@ def test_spellings(spelled, text):
 @pytest.mark.parametrize(
     ("spelled", "reason"),
     [
-        ("smooth", "folding: 'smooth' is not one of none, smoothquant, logarithmic"),
+        ("smooth", "folding: 'smooth' is not one of none, smoothquant, logarithmic, awq"),
         ({"awq": {}}, "folding: {'awq': {}} is not one of"),
         ({"smoothquant": 2.5}, "folding: smoothquant takes an alpha from 0 to 2, not 2.5"),
         ({"logarithmic": True}, "folding: logarithmic takes an alpha from 0 to 2, not True"),
@@ -68,3 +72,31 @@ def test_what_is_no_folding_is_one_line(spelled, reason):
     with pytest.raises(ValueError) as error:
         folding_text(spelled)
     assert reason in str(error.value) and "\n" not in str(error.value)
+
+
+def test_awq_takes_the_ratio_of_least_output_error():
+    """Against a plain search on the activations themselves."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 32, generator=generator) * torch.logspace(-1, 2, 32)
+    readers = [torch.randn(16, 32, generator=generator) for _ in range(2)]
+    table = codebook("int", 3)
+
+    def rounded(weight):
+        return dequantize(quantize(weight.contiguous(), table, 3))
+
+    mean = x.abs().mean(0)
+    seen = Statistics(400, x.abs().amax(0), mean, torch.zeros(0), 2 / 400 * x.T @ x)
+    errors = {}
+    for ratio in RATIOS:
+        s = mean**ratio / (mean.max() ** ratio * mean.min() ** ratio) ** 0.5
+        errors[ratio] = sum(
+            (x @ (rounded(w * s) / s - w).T).double().square().sum().item() for w in readers
+        )
+    best = min(errors, key=errors.get)
+    assert best > 0 and errors[best] < 0.8 * errors[0]
+    expected = mean**best / (mean.max() ** best * mean.min() ** best) ** 0.5
+    torch.testing.assert_close(awq(seen, readers, rounded), expected, rtol=1e-4, atol=0)
+    dead = Statistics(
+        400, x.abs().amax(0), mean * (torch.arange(32) > 0), seen.token_max, seen.hessian
+    )
+    assert awq(dead, readers, rounded)[0] == 1
