@@ -27,6 +27,7 @@ SHORT_COLUMNS = [
     "stderr",
     "n_items",
 ]
+VARIED_COLUMNS = ["method", "scales", "folding", "activations"]  # shown where rows differ in them
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
         print_frame(rows, args.format)  # programs get all columns
         return 0
     recipes = [recipe_of(setting) for setting in settings_of(rows)]
-    short = rows[SHORT_COLUMNS]
+    varied = [name for name in VARIED_COLUMNS if rows[name].nunique() > 1]
+    short = rows[[*SHORT_COLUMNS[:-7], *varied, *SHORT_COLUMNS[-7:]]]
     if any(recipes):
         short = short.assign(recipe=[name or "" for name in recipes])
     print_frame(short, args.format)

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from kbit.cli import main as kbit
 from orchestrator.grid import expand
 from orchestrator.models import load_models
 from orchestrator.spec import load_sweep
@@ -28,7 +29,7 @@ def swept(tmp_path, **changes):
     return main([str(path), "--db", str(tmp_path / "t.db"), "--executor", "local"])
 
 
-def test_a_sweep_of_folding_and_activations(tmp_path):
+def test_a_sweep_of_folding_and_activations(tmp_path, capsys):
     assert swept(tmp_path) == 0
     store = Store.open(f"sqlite:///{tmp_path / 't.db'}")
     attempts, results = store.attempts(), store.results()
@@ -44,6 +45,11 @@ def test_a_sweep_of_folding_and_activations(tmp_path):
     assert (values - values[16, "none", "16"]).abs().max() < 0.02
     read = loss.set_index(["bits", "folding", "activations"])["calibration"].notna()
     assert read.sum() == 4 and not read[8, "none", "token 8"]
+    capsys.readouterr()
+    kbit(["results", "--db", str(tmp_path / "t.db"), "--metric", "cross_entropy"])
+    shown = capsys.readouterr().out
+    assert "logarithmic 1.0" in shown and "by_type 8" in shown and "scales" not in shown
+    assert shown.count("vectorwise-w8a8") == 1
 
 
 @pytest.mark.parametrize(
