@@ -67,7 +67,7 @@ def test_planted_outliers_raise_what_follows_damage_and_are_found():
         rows = [row for row in analysis.sites() if row["kind"] in ("qkv", "up")]
         means.append({k: sum(r[k] for r in rows) / len(rows) for k in ACTIVATION_METRICS})
         means[-1]["spectral_norm"] = sum(r["spectral_norm"] for r in rows) / len(rows)
-        counts.append(len(analysis.findings.outliers()["above 6.0"].dimensions))
+        counts.append(len(analysis.outliers()["above 6.0"].dimensions))
         assert planted.keys() <= {f"gpt_neox.layers.{i}.{n}" for i in range(3) for n in NORMS}
     error = [row["relative_output_error"] for row in means]
     assert all(a < b for a, b in zip(error, error[1:], strict=False)) and error[-1] > 5 * error[0]
