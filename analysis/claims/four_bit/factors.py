@@ -77,9 +77,9 @@ _WORTH = [
 
 def _block_size(linear: pd.DataFrame, scores: ItemScores) -> Claim | None:
     effects = effects_of(at_blocks(linear, BLOCK, 1024), "block_size", scores)
-    four = effects[effects["bits"] == 4]
-    if four.empty:
+    if effects.empty or not (effects["bits"] == 4).any():
         return None
+    four = effects[effects["bits"] == 4]
     rows = [
         [r["family"], f"{r['bits']:g}-bit", *_worth(r), _from_reference(r)]
         for _, r in effects.iterrows()
@@ -121,9 +121,9 @@ def _block_size(linear: pd.DataFrame, scores: ItemScores) -> Claim | None:
 
 def _data_type(linear: pd.DataFrame, scores: ItemScores) -> Claim | None:
     effects = effects_of(at_blocks(linear, BLOCK), "data_type", scores)
-    four = effects[effects["bits"] == 4]
-    if four.empty:
+    if effects.empty or not (effects["bits"] == 4).any():
         return None
+    four = effects[effects["bits"] == 4]
     shown = effects[effects["bits"].isin([3, 4, 5])]
     rows = [
         [r["family"], f"{r['bits']:g}-bit", r["level"], *_worth(r)] for _, r in shown.iterrows()
