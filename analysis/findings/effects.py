@@ -19,6 +19,11 @@ from analysis.noise.spread import INTERVAL
 from quantizers.setting import Setting, default_exponent_bits
 
 FACTORS = ("block_size", "data_type", "exponent_bits", "centered", "outlier_fraction")
+_COLUMNS = (
+    *("family", "bits", "factor", "level", "reference"),
+    *("gain", "gain_low", "gain_high", "equivalent_bits", "equivalent_low", "equivalent_high"),
+    *("n_models", "n_better", "cost", "equivalent_at_reference", "any_low", "any_high"),
+)
 
 
 def factor_effects(
@@ -78,7 +83,7 @@ def factor_effects(
                 from_reference = _numbers(gain, beyond)
                 row["equivalent_at_reference"] = from_reference["equivalent_bits"]
                 rows.append(row | {"any_low": low, "any_high": high})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(_COLUMNS))  # these, where there is no row, too
 
 
 def _gain(panel: Panel, value: FloatArray, start: int, end: int) -> tuple[FloatArray, int, int]:

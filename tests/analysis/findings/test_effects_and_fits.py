@@ -176,6 +176,11 @@ def test_equivalent_bits_of_each_factor(rich: pd.DataFrame) -> None:
     assert np.isnan(rows.loc[(5, "block_size", "64"), "equivalent_bits"])
 
 
+def test_no_effect_has_the_columns_of_one(rich: pd.DataFrame) -> None:
+    without = factor_effects(rich[rich["bits"] == 16], "cross_entropy")
+    assert without.empty and list(without) == list(factor_effects(rich, "cross_entropy"))
+
+
 def test_five_bits_against_four(results: pd.DataFrame) -> None:
     linear = results[results["scope"] == "linear"].copy()
     loss = linear["metric"] == "cross_entropy"
