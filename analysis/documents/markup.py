@@ -7,7 +7,7 @@ import pandas as pd
 # fmt: off
 _TEXT_COLUMNS = (
     "source", "family", "model", "method", "data_type", "scope", "scales", "clip_weighting",
-    "calibration", "task", "metric",
+    "folding", "activations", "calibration", "task", "metric",
 )
 # fmt: on
 
