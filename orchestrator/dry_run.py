@@ -16,11 +16,12 @@ from orchestrator.spec import Sweep
 from orchestrator.store import Store, missing_protocols
 
 
-def dry_run(sweep: Sweep, families: dict[str, list[ModelEntry]], where: Path, url: str) -> None:
+def dry_run(sweep: Sweep, families: dict[str, list[ModelEntry]], where: Path, url: str) -> int:
     """Print it. Experiments count as stored in the compute dtype of the database's newest rows,
     unless the sweep names its device.
 
-    Raises InputError for bad input, and SweepStopped when the database does not answer.
+    Returns the exit code: 2 where some model cannot be used, as the sweep would. Raises InputError
+    for bad input, and SweepStopped when the database does not answer.
     """
     try:
         store = Store.open(url)
@@ -39,6 +40,7 @@ def dry_run(sweep: Sweep, families: dict[str, list[ModelEntry]], where: Path, ur
         print(f"worker-hours: unknown, no earlier rows to judge by ({absent})")
     else:
         _print_rest(plan, store)
+    return 2 if plan.broken else 0
 
 
 def _print_counts(plan: Plan, sweep: Sweep) -> None:

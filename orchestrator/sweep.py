@@ -85,8 +85,7 @@ def run(args: argparse.Namespace, worker: Callable[[], Any] | None = None) -> in
     if args.dry_run:
         from orchestrator.dry_run import dry_run
 
-        dry_run(sweep, families, args.sweep, database_url(args.db, sweep.name))
-        return 0
+        return dry_run(sweep, families, args.sweep, database_url(args.db, sweep.name))
     from orchestrator.device import find_device
     from orchestrator.stages import Workforce
 

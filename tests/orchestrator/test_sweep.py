@@ -164,6 +164,8 @@ def test_broken_model_does_not_stop_the_others(study, tmp_path, capsys):
         )
     )
     study.write_text(study.read_text().replace("[sotu-neox-32x2]", "f"))
+    assert sweep(study, "--models", str(models), "--dry-run") == 2
+    assert "model bad: " in capsys.readouterr().err
     assert sweep(study, "--models", str(models)) == 2
     assert "model bad: " in capsys.readouterr().err
     assert set(stored(study).results()["model"]) == {"sotu-neox-32x2"}
