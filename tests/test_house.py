@@ -15,8 +15,6 @@ MAY_IMPORT = {
     "training": {"quantizers", "evaluation", "orchestrator"},
     "kbit": {"quantizers", "evaluation", "orchestrator", "analysis", "training"},
 }
-# Inside analysis/, likewise.
-FLOORS = ["curves", "noise", "answers", "findings", "figures", "claims", "documents"]
 MOST_ARGUMENTS = 7  # `self` not counted
 # Loops that Numba compiles take their arrays one by one.
 COMPILED = {"_decode_group", "_attend"}
@@ -53,18 +51,6 @@ def test_arrows_run_down_only() -> None:
 
 def test_no_circle() -> None:
     TopologicalSorter({name: imported(tree) - {name} for name, tree in modules().items()}).prepare()
-
-
-def test_analysis_has_floors() -> None:
-    rooms = {floor: FLOORS[: i + 1] for i, floor in enumerate(FLOORS)}
-    up = [
-        f"{name} imports {other}"
-        for name, tree in modules().items()
-        for other in imported(tree)
-        if name.startswith("analysis.") and other.startswith("analysis.")
-        if other.split(".")[1] not in rooms[name.split(".")[1]]
-    ]
-    assert not up
 
 
 def test_no_function_takes_a_row_of_loose_arguments() -> None:
