@@ -36,6 +36,7 @@ class Interrupt:
     def __init__(self) -> None:
         self.asked = False
         self._begun = self._graceful = self._stopping = self._over = False
+        self._answering = False
 
     def __call__(self) -> bool:
         return self.asked
@@ -70,8 +71,15 @@ class Interrupt:
             signal.signal(number, signal.SIG_IGN)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self._over:
+        if self._over or self._answering:  # one in the middle of another would cut its line off
             return
+        self._answering = True
+        try:
+            self._answer(number)
+        finally:
+            self._answering = False
+
+    def _answer(self, number: int) -> None:
         if self._graceful and not self.asked and number == signal.SIGINT:
             self.asked = True
             _say(FINISHING)

@@ -95,13 +95,14 @@ def test_an_interrupt_says_whether_it_waits(study, folder, number, line):
 def test_any_command_ends_in_one_line(tmp_path, wait):
     Store.create(f"sqlite:///{tmp_path}/t.db").close()
     program = "import sys, time; from kbit.cli import main; main.__globals__['import_module'] = "
-    program += "lambda name: time.sleep(9); sys.exit(main())"
+    program += "lambda name: (print('imports', flush=True), time.sleep(9)); sys.exit(main())"
     process = subprocess.Popen(
         [sys.executable, "-c", program, "status", "--db", str(tmp_path / "t.db")],
         text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT,
         start_new_session=True,
     )  # fmt: skip
-    time.sleep(1.0 + wait)  # imports are through
+    assert process.stdout.readline() == "imports\n"
+    time.sleep(wait)
     send(process, signal.SIGINT, 2, gap=0)
     assert check_end(process) == STOPPED + "\n"
 
