@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestrator.job import Job
-from quantizers.stack import shared
+from quantizers.stackable import shared
 
 MOST = 32  # settings; a second worker that helps with a model rounds at most so many again
 

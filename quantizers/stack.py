@@ -7,24 +7,10 @@ result: it is made earlier, and kept packed until its setting is applied.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 from quantizers.outliers import PackedMatrix
 from quantizers.setting import Setting
-
-# What settings of a stack may differ in: how weights are stored and rounded, not what else is done.
-_MAY_DIFFER = frozenset(
-    ("bits", "data_type", "exponent_bits", "block_size", "by_row", "centered", "outlier_fraction")
-    + ("scales", "clip_weighting", "gptq_order", "gptq_damping")
-)
-
-
-def shared(setting: Setting) -> tuple | None:
-    """Equal for settings that can be stacked; None for those that GPTQ does not round, and those
-    that fold: scales may depend on how weights are stored."""
-    if setting.method != "gptq" or setting.folding != "none":
-        return None
-    return tuple(getattr(setting, f.name) for f in fields(setting) if f.name not in _MAY_DIFFER)
+from quantizers.stackable import shared
 
 
 class Stack:

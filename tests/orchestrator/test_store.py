@@ -375,7 +375,14 @@ WITHOUT_ATTEMPTS = (
 def make_version_1(store: Store) -> None:
     """The tables as the first version made them."""
     added = {
-        "attempts": ("stage", "seconds_store", "git_commit", "tokens_per_batch", "axes"),
+        "attempts": (
+            "stage",
+            "seconds_store",
+            "git_commit",
+            "tokens_per_batch",
+            "axes",
+            "arithmetic",
+        ),
         "protocols": ("context", '"limit"', "max_tokens"),
         "experiments": tuple(ADDED_COLUMNS),
     }
