@@ -7,7 +7,8 @@ import sys
 import pytest
 
 PROGRAM = """
-import resource, sys
+import ctypes, resource, sys
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # no huge pages: a fault is a page of 4 KiB
 from training.memory import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
