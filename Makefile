@@ -18,7 +18,7 @@ study: install
 	$(BIN)/kbit study --db results/embedded.db
 
 test: install lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -33,8 +33,8 @@ from analysis.curves.panel import overlap_range
 from analysis.curves.points import curve_points
 from analysis.noise.bootstrap import ItemScores
 from orchestrator.paths import ROOT, database_url
-from orchestrator.reading import read_item_scores, read_results
-from orchestrator.store import Store
+from orchestrator.store.reading import read_item_scores, read_results
+from orchestrator.store.store import Store
 from orchestrator.sweep import main as run_sweep
 
 BUDGETS = 200  # evenly in log(bits), where at least two curves of the full grid overlap

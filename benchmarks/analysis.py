@@ -22,15 +22,15 @@ import numpy as np
 from sqlalchemy import insert
 
 from evaluation.tasks.sets import TASK_SETS
-from orchestrator.item_scores import pack_scores
-from orchestrator.schema import (
+from orchestrator.store.item_scores import pack_scores
+from orchestrator.store.schema import (
     AttemptRow,
     ExperimentRow,
     ItemScoresRow,
     MeasurementRow,
     ProtocolRow,
 )
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from quantizers.setting import ADDED_COLUMNS, default_exponent_bits
 
 N_FAMILIES, N_SIZES, N_ITEMS = 5, 10, 500

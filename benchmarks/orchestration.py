@@ -25,16 +25,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import ray
 
 from evaluation.measurement import Measurement, Metric
-from orchestrator.connection import start_ray
-from orchestrator.experiment import Protocol
-from orchestrator.grid import expand
-from orchestrator.job import Job, JobResult
-from orchestrator.models import load_models
-from orchestrator.outcome import Status
 from orchestrator.paths import ROOT
-from orchestrator.pool import Pool
-from orchestrator.spec import Corpus, Grid, Sweep
-from orchestrator.store import Store, missing_protocols
+from orchestrator.run.connection import start_ray
+from orchestrator.run.pool import Pool
+from orchestrator.store.store import Store, missing_protocols
+from orchestrator.study.experiment import Protocol
+from orchestrator.study.grid import expand
+from orchestrator.study.job import Job, JobResult
+from orchestrator.study.models import load_models
+from orchestrator.study.outcome import Status
+from orchestrator.study.spec import Corpus, Grid, Sweep
 
 METRICS = 10  # measurements an experiment: five tasks with acc and acc_norm
 WORKERS = 2

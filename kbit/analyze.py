@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
     from evaluation.statistics.model_analysis import ModelAnalysis
     from kbit.model_windows import model_and_windows
     from kbit.record import find_models, store_measurements
-    from orchestrator.models import load_models
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
+    from orchestrator.study.models import load_models
     from quantizers.plant import plant
     from quantizers.setting import Setting
 

@@ -16,12 +16,12 @@ import pandas as pd
 from kbit.database import store_to_extend
 from kbit.output import add_format, print_frame
 from orchestrator.errors import InputError
-from orchestrator.models import load_models
+from orchestrator.study.models import load_models
 
 if TYPE_CHECKING:
     from evaluation.measurement import Measurement
     from evaluation.speed.decoding import StepTime
-    from orchestrator.models import ModelEntry
+    from orchestrator.study.models import ModelEntry
     from quantizers.setting import Setting
 
 EXAMPLE = (
@@ -124,7 +124,7 @@ def packed_model(entry: ModelEntry, setting: Setting, device: str) -> Any:
     """The model with its linear layers packed; on the CPU the rest computes in fp32."""
     import torch
 
-    from orchestrator.worker import quiet_libraries
+    from orchestrator.run.worker import quiet_libraries
     from quantizers.linear import pack_linears
     from quantizers.loading import load_model
 

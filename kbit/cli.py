@@ -15,7 +15,7 @@ from importlib import import_module
 
 from kbit import sources
 from orchestrator.errors import InputError, SweepStopped
-from orchestrator.interrupt import run_program, say_interrupted
+from orchestrator.run.interrupt import run_program, say_interrupted
 
 # Subcommand -> (module with add_arguments and run, one-line help). Modules are imported when used:
 # `kbit --help` must not wait for torch.

@@ -7,7 +7,7 @@ import argparse
 from kbit import sources
 from orchestrator.errors import InputError
 from orchestrator.paths import database_url, results_dir
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 
 def add_db(parser: argparse.ArgumentParser) -> None:

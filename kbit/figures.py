@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-    from orchestrator.store import Store
+    from orchestrator.store.store import Store
 
 EXAMPLE = (
     "example: kbit figures --db results/demo.db --format png --output results/figures\n"
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from analysis.claims.four_bit.figures import FIGURES
     from analysis.documents.markup import drawable
-    from orchestrator.reading import read_results
+    from orchestrator.store.reading import read_results
 
     if args.format != "html":
         need_renderer("or take html")
@@ -128,7 +128,7 @@ def weights_figure_of(store: Store, folder: Path | None = None) -> go.Figure:
     from safetensors.torch import load_file
 
     from analysis.figures.illustrations import codes_on_weights, weights_figure
-    from orchestrator.reading import model_sources
+    from orchestrator.store.reading import model_sources
 
     given = [folder] if folder else [Path(source) for source in model_sources(store).values()]
     found = [path for path in given if (path / "model.safetensors").is_file()]

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from orchestrator.errors import InputError
-from orchestrator.imported_row import KNOWN, REQUIRED
 from orchestrator.paths import database_url
+from orchestrator.store.imported_row import KNOWN, REQUIRED
 
 EXAMPLE = (
     "example: kbit import published.csv --db results/published.db --source paper-table-3\n"
@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from orchestrator.importing import read_import, store_rows
-    from orchestrator.store import Store
+    from orchestrator.store.importing import read_import, store_rows
+    from orchestrator.store.store import Store
 
     defaults = {}
     for text in args.set:

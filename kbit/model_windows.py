@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orchestrator.models import ModelEntry
+    from orchestrator.study.models import ModelEntry
 
 
 def model_and_windows(
@@ -22,7 +22,7 @@ def model_and_windows(
     from evaluation.protocols import perplexity_protocol
     from evaluation.text.corpora import load_corpus
     from evaluation.text.perplexity import token_stream
-    from orchestrator.worker import quiet_libraries
+    from orchestrator.run.worker import quiet_libraries
     from quantizers.loading import load_model
 
     quiet_libraries()

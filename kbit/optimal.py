@@ -35,8 +35,8 @@ from analysis.noise.bootstrap import ItemScores
 from kbit.database import add_db, open_store
 from kbit.output import add_format, print_frame
 from orchestrator.errors import InputError
-from orchestrator.reading import model_sources, read_item_scores, read_results, screened_axes
-from orchestrator.store import Store
+from orchestrator.store.reading import model_sources, read_item_scores, read_results, screened_axes
+from orchestrator.store.store import Store
 
 EXAMPLE = (
     "example: kbit optimal --budget 300KiB --family sotu-neox\n"

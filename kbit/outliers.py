@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from kbit.database import store_to_extend
     from kbit.model_windows import model_and_windows
     from kbit.record import find_models, store_measurements
-    from orchestrator.models import load_models
+    from orchestrator.study.models import load_models
     from quantizers.setting import Setting
 
     entries = find_models(args.model, load_models(args.models))

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 from evaluation.measurement import Measurement
 from orchestrator.errors import InputError
-from orchestrator.experiment import Experiment, Protocol
-from orchestrator.identity import identify
-from orchestrator.job import Job, JobResult
-from orchestrator.models import ModelEntry
-from orchestrator.outcome import Stage, Status
-from orchestrator.store import Store
+from orchestrator.store.store import Store
+from orchestrator.study.experiment import Experiment, Protocol
+from orchestrator.study.identity import identify
+from orchestrator.study.job import Job, JobResult
+from orchestrator.study.models import ModelEntry
+from orchestrator.study.outcome import Stage, Status
 from quantizers.setting import Setting
 
 

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from analysis.documents.report import Run, write_report
     from kbit.figures import illustrations
     from kbit.optimal import item_scores_of, screened_out
-    from orchestrator.reading import read_results
+    from orchestrator.store.reading import read_results
 
     store = open_store(args.db)
     results, attempts = read_results(store), store.attempts()

@@ -9,9 +9,9 @@ import pandas as pd
 
 from kbit.database import add_db, open_store
 from kbit.output import add_format, print_frame
-from orchestrator.outcome import Stage, Status
-from orchestrator.reading import imported_counts
-from orchestrator.verify import problems
+from orchestrator.store.reading import imported_counts
+from orchestrator.store.verify import problems
+from orchestrator.study.outcome import Stage, Status
 from quantizers.setting import SETTING_COLUMNS
 
 EXAMPLE = "example: kbit status --db results/demo.db"

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 def _renew(folder: Path, databases: list[str]) -> None:
     """Write the results of the databases, which must not share experiments, to the folder."""
     from analysis.documents.study_data import write_study
-    from orchestrator.reading import read_item_scores, read_results
+    from orchestrator.store.reading import read_item_scores, read_results
 
     stores = [open_store(db) for db in databases]
     frames = [read_results(store) for store in stores]

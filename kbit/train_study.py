@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import InputError, SweepStopped
-from orchestrator.models import first_problem, load_yaml
 from orchestrator.paths import ROOT
+from orchestrator.study.models import first_problem, load_yaml
 
 if TYPE_CHECKING:
     from training.run_study import Outcome, Place

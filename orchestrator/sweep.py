@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if __name__ == "__main__":  # started as a script: the sibling packages lie one folder up
     _root = Path(__file__).resolve().parent.parent
     sys.path.insert(0, str(_root))
-    from orchestrator.interrupt import program
+    from orchestrator.run.interrupt import program
 
     program.listen()  # the imports below take a second
     if find_spec("ray") is None:  # `ray start` was run without the environment activated
@@ -34,16 +34,16 @@ if __name__ == "__main__":  # started as a script: the sibling packages lie one 
         sys.exit(2)
 
 from orchestrator.errors import InputError, Rescued, SweepStopped
-from orchestrator.grid import Plan, as_stored, check_study, drop_unavailable, expand
-from orchestrator.interrupt import Stopped, current, run_program, say_interrupted
-from orchestrator.models import load_models
 from orchestrator.paths import ROOT, database_url
-from orchestrator.spec import Sweep, load_sweep
+from orchestrator.run.interrupt import Stopped, current, run_program, say_interrupted
+from orchestrator.study.grid import Plan, as_stored, check_study, drop_unavailable, expand
+from orchestrator.study.models import load_models
+from orchestrator.study.spec import Sweep, load_sweep
 
 if TYPE_CHECKING:  # heavy, or not needed for a sweep file with a mistake
-    from orchestrator.screening import Verdict
-    from orchestrator.stages import Workforce
-    from orchestrator.store import Store
+    from orchestrator.run.screening import Verdict
+    from orchestrator.run.stages import Workforce
+    from orchestrator.store.store import Store
 
 EXAMPLE = "example: kbit sweep sweeps/demo.yaml --db results/demo.db"
 
@@ -77,17 +77,17 @@ def run(args: argparse.Namespace, worker: Callable[[], Any] | None = None) -> in
 
     0: everything asked for is stored. 1: some experiments failed. 2: some model could not be used.
     3: the cluster or the database is gone. 130: interrupted. The same command then goes on.
-    `worker` makes what runs the jobs in each worker process; by default an orchestrator.worker.
+    `worker` makes what runs the jobs in each worker process; by default an orchestrator.run.worker.
     """
     sweep = load_sweep(args.sweep)
     families = load_models(args.models)
     check_study(sweep, families, args.sweep)  # a mistake is answered before anything else is loaded
     if args.dry_run:
-        from orchestrator.dry_run import dry_run
+        from orchestrator.run.dry_run import dry_run
 
         return dry_run(sweep, families, args.sweep, database_url(args.db, sweep.name))
-    from orchestrator.device import find_device
-    from orchestrator.stages import Workforce
+    from orchestrator.run.device import find_device
+    from orchestrator.run.stages import Workforce
 
     device = find_device(sweep.compute.device, args.executor)
     plan = expand(sweep, families, args.sweep, on_gpu=device == "cuda")
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace, worker: Callable[[], Any] | None = None) -> in
 
 
 def _default_worker() -> Any:
-    from orchestrator.worker import Worker  # imports torch: where it runs, not in the driver
+    from orchestrator.run.worker import Worker  # imports torch: where it runs, not in the driver
 
     return Worker()
 
@@ -104,9 +104,9 @@ def _default_worker() -> Any:
 def _run(
     sweep: Sweep, plan: Plan, device: str, workforce: Workforce, args: argparse.Namespace
 ) -> int:
-    from orchestrator.outcome import Cause
-    from orchestrator.stages import Stages
-    from orchestrator.store import missing_protocols
+    from orchestrator.run.stages import Stages
+    from orchestrator.store.store import missing_protocols
+    from orchestrator.study.outcome import Cause
 
     interrupt = current()
     with _database(database_url(args.db, sweep.name)) as store:
@@ -137,8 +137,8 @@ def _run(
 def _database(url: str) -> Iterator[Store]:
     """The database, to be written by this sweep alone. One that was made for nothing, since the
     sweep cannot be run, goes again: an empty file would be what every command reads by default."""
-    from orchestrator.engine import sqlite_file
-    from orchestrator.store import Store
+    from orchestrator.store.engine import sqlite_file
+    from orchestrator.store.store import Store
 
     file = sqlite_file(url)
     made = file is not None and not file.exists()
@@ -159,7 +159,7 @@ def _database(url: str) -> Iterator[Store]:
 
 
 def _print_outcome(plan: Plan, failed: int, verdict: Verdict | None, url: str) -> None:
-    from orchestrator.stages import dropped
+    from orchestrator.run.stages import dropped
 
     n = len(plan.experiments)
     if failed:

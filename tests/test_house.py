@@ -15,6 +15,11 @@ MAY_IMPORT = {
     "training": {"quantizers", "evaluation", "orchestrator"},
     "kbit": {"quantizers", "evaluation", "orchestrator", "analysis", "training"},
 }
+# Inside a folder: a file imports of its own floor and of those below.
+FLOORS = {
+    "analysis": ("curves", "noise", "answers", "findings figures", "claims", "documents"),
+    "orchestrator": ("study", "store", "run", "sweep"),
+}
 MOST_ARGUMENTS = 7  # `self` not counted
 # Loops that Numba compiles take their arrays one by one.
 COMPILED = {"_decode_group", "_attend"}
@@ -47,6 +52,19 @@ def test_arrows_run_down_only() -> None:
         if other.split(".")[0] not in {*MAY_IMPORT[name.split(".")[0]], name.split(".")[0]}
     ]
     assert not up
+
+
+def test_arrows_inside_a_folder_run_down_only() -> None:
+    for folder, floors in FLOORS.items():
+        floor = {name: i for i, names in enumerate(floors) for name in names.split()}
+        for name, tree in modules().items():
+            place = name.split(".")[1:2]
+            if not name.startswith(f"{folder}.") or place[0] not in floor:
+                continue
+            for other in imported(tree):
+                below = other.split(".")[1:2]
+                if other.startswith(f"{folder}.") and below[0] in floor and below != place:
+                    assert floor[below[0]] < floor[place[0]], f"{name} imports {other}"
 
 
 def test_no_circle() -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evaluation.sotu.corpus import heldout_addresses
 from evaluation.sotu.tasks import task_directory
 from orchestrator.paths import ROOT
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 from orchestrator.sweep import main
 
 MAX_TOKENS = 3000

@@ -97,8 +97,8 @@ def on_ray(
     import ray
     from ray.exceptions import RayTaskError
 
-    from orchestrator.cluster import check_alive, has_gpu
-    from orchestrator.connection import start_ray
+    from orchestrator.run.cluster import check_alive, has_gpu
+    from orchestrator.run.connection import start_ray
 
     start_ray()
     gpus = 1 if has_gpu() else 0

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from kbit.cli import main
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 ASK = ["analyze", "sotu-neox-32x2", "--windows", "2"]
 

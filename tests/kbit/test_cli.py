@@ -13,7 +13,7 @@ import pytest
 
 from kbit.cli import COMMANDS, main
 from orchestrator.paths import ROOT
-from orchestrator.schema import RESULT_COLUMNS
+from orchestrator.store.schema import RESULT_COLUMNS
 
 STUDY = """
 models: [sotu-neox-32x2, sotu-neox-64x2]

@@ -9,7 +9,7 @@ from evaluation.speed.roofline import bytes_a_step
 from kbit import bench
 from kbit.cli import main
 from kbit.doctor import PROBLEM
-from orchestrator.models import load_models
+from orchestrator.study.models import load_models
 from quantizers.kernels import build, cpu, cpu_vector, reference
 from quantizers.linear import KBitLinear
 from quantizers.setting import Setting

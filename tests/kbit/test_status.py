@@ -7,10 +7,10 @@ import pytest
 
 from kbit import cli
 from kbit.record import store_measurements
-from orchestrator.outcome import Status
-from orchestrator.store import Store
+from orchestrator.store.store import Store
+from orchestrator.study.outcome import Status
 from quantizers.setting import Setting
-from tests.orchestrator.test_store import experiment, result
+from tests.orchestrator.store.test_store import experiment, result
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from analysis.answers.latency import LATENCY, ROOFLINE
 from analysis.findings.outliers import PAIRS, TASK
 from kbit.optimal import _cache_bits
 from orchestrator.paths import ROOT
-from orchestrator.reading import read_results
-from orchestrator.store import Store
+from orchestrator.store.reading import read_results
+from orchestrator.store.store import Store
 from tests.kbit.test_import_and_figures import kbit
 
 MODEL = "sotu-neox-32x2"

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from kbit.cli import main
-from orchestrator.models import load_models
 from orchestrator.paths import ROOT
+from orchestrator.study.models import load_models
 
 WORDS = "the state of this union is strong and its people know that we have work to do"
 

@@ -17,14 +17,14 @@ from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":
-    from orchestrator.interrupt import program
+    from orchestrator.run.interrupt import program
 
     program.listen()  # before numpy is imported
 
 import numpy as np
 
 from evaluation.measurement import Measurement, Metric
-from orchestrator.job import Job, JobResult
+from orchestrator.study.job import Job, JobResult
 
 JOB_SECONDS = float(os.environ.get("KBIT_JOB_SECONDS", "0"))
 
@@ -70,7 +70,7 @@ def parse(faults: str) -> dict[int, str]:
 
 
 if __name__ == "__main__":
-    from orchestrator.interrupt import run_program
+    from orchestrator.run.interrupt import run_program
     from orchestrator.sweep import main
 
     marker = Path(sys.argv[sys.argv.index("--db") + 1])

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from orchestrator.paths import ROOT
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 BIN = Path(sys.executable).parent
 ENVIRONMENT = {

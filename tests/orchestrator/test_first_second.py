@@ -84,8 +84,8 @@ def test_planning_the_demo_takes_two_seconds_at_most():
     [
         ("import kbit.cli", set()),
         ("import orchestrator.sweep", set()),
-        ("import orchestrator.stages", {"pandas", "sqlalchemy"}),
-        ("import orchestrator.connection", set()),
+        ("import orchestrator.run.stages", {"pandas", "sqlalchemy"}),
+        ("import orchestrator.run.connection", set()),
     ],
 )
 def test_nothing_heavy_is_loaded_before_it_is_needed(statement, loaded):
@@ -93,9 +93,9 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(statement, loaded):
 
 
 def test_the_driver_is_imported_in_a_second_and_a_half():
-    loaded_after("import orchestrator.stages")  # compiles the modules of a fresh installation
+    loaded_after("import orchestrator.run.stages")  # compiles the modules of a fresh installation
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = "import orchestrator.sweep, orchestrator.stages, orchestrator.dry_run"
+    command = "import orchestrator.sweep, orchestrator.run.stages, orchestrator.run.dry_run"
     subprocess.run([sys.executable, "-c", command], cwd=ROOT, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5

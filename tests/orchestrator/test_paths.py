@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.errors import InputError
 from orchestrator.paths import database_url
-from orchestrator.store import Store
+from orchestrator.store.store import Store
 
 
 @pytest.fixture

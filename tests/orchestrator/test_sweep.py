@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator import worker
-from orchestrator.job import JobResult
 from orchestrator.paths import ROOT
-from orchestrator.store import Store
+from orchestrator.run import worker
+from orchestrator.run.worker import Worker
+from orchestrator.store.store import Store
+from orchestrator.study.job import JobResult
 from orchestrator.sweep import main
-from orchestrator.worker import Worker
 from quantizers.resident import ResidentModel
 
 

@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from orchestrator.models import load_models
 from orchestrator.paths import ROOT
+from orchestrator.study.models import load_models
 from training.loop import Diverged
 from training.run_table import COLUMNS, RunTable, Source, write_models_file
 from training.study import StudyFile, expand

@@ -6,7 +6,7 @@ from lm_eval.api.metrics import aggregate_subtask_metrics, pooled_sample_stderr
 from analysis.curves.metrics import COLUMNS
 from analysis.curves.points import curve_points, mean_zero_shot
 from evaluation.tasks.sets import TASK_SETS
-from orchestrator.schema import RESULT_COLUMNS
+from orchestrator.store.schema import RESULT_COLUMNS
 
 TASKS = TASK_SETS["sotu"]
 

@@ -1,0 +1,200 @@
+"""Runs jobs on a resident model: quantize in place, score, put the weights back, take the next.
+
+The same class serves the local executor and, as an actor, Ray. Everything that goes wrong inside a
+job becomes part of its result; after a broken CUDA context the result says `lost`, and whoever
+gave the job must end this process.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from evaluation.data.errors import DataError
+from evaluation.engine.encoding import Encoder
+from evaluation.engine.engine import Engine
+from evaluation.measurement import Measurement
+from evaluation.tasks.zero_shot import evaluate_zero_shot
+from evaluation.text.perplexity import evaluate_perplexity
+from orchestrator.run.calibrating import Calibrated
+from orchestrator.run.provenance import device_name, here, peak_memory, reset_peak_memory
+from orchestrator.study.experiment import Protocol, as_sample
+from orchestrator.study.job import Job, JobResult
+from orchestrator.study.models import ModelEntry
+from orchestrator.study.outcome import Cause, Failure, Status
+from quantizers.checkpoint import UnusableModel
+from quantizers.loading import load_model
+from quantizers.resident import ResidentModel
+from quantizers.soundness import check_causal
+
+
+@contextmanager
+def _timed(result: JobResult, phase: str) -> Iterator[None]:
+    """Note the seconds of a phase, also of one that fails."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        setattr(result, phase, time.perf_counter() - started)
+
+
+class Worker:
+    """Holds one model resident and runs jobs on it."""
+
+    def __init__(self) -> None:
+        quiet_libraries()
+        self._entry: ModelEntry | None = None
+        self._calibrated: Calibrated | None = None
+        self._engine: Engine | None = None
+        self._unusable: tuple[ModelEntry, Exception] | None = None  # the latest that did not load
+
+    def run(self, job: Job) -> JobResult:
+        """Run one job to its end. Never raises.
+
+        Status `lost`: a CUDA error, after which nothing works in this process any more.
+        """
+        torch.set_num_threads(job.threads)
+        result = JobResult(job, Status.DONE, **here())
+        try:
+            reset_peak_memory(job.device)
+            result.device = device_name(job.device)
+            self._run(job, result)
+        except Exception as error:
+            result.status = Status.LOST if _cuda_context_is_broken(error) else Status.FAILED
+            failure = _failure(error)
+            result.error, result.cause = failure.error, failure.cause
+        if result.status != Status.LOST:
+            result.peak_memory = peak_memory(job.device)
+        return result
+
+    def _run(self, job: Job, result: JobResult) -> None:
+        with _timed(result, "seconds_load"):
+            calibrated, engine = self._load(job)
+            if job.tokens_per_batch is not None:
+                engine.limit_tokens_per_batch(job.tokens_per_batch)
+        with _timed(result, "seconds_quantize"):
+            result.bits = calibrated.apply(job.experiment, job.together)
+            result.arithmetic = calibrated.resident.arithmetic
+        with _timed(result, "seconds_score"):
+            budget = None
+            while budget != engine.tokens_per_batch:  # halved on the way: all again
+                budget = engine.tokens_per_batch
+                result.tokens_per_batch = budget
+                result.measurements.clear()
+                result.failures.clear()
+                result.status, result.error = Status.DONE, None
+                for protocol in job.protocols:
+                    _add(result, engine, protocol)
+
+    def _load(self, job: Job) -> tuple[Calibrated, Engine]:
+        entry = job.experiment.model
+        if entry != self._entry or self._calibrated is None or self._engine is None:
+            if self._unusable is not None and self._unusable[0] == entry:
+                raise self._unusable[1]  # not read again for each of its experiments
+            encoder = self._engine.encoder if self._engine else None
+            self._entry = self._calibrated = self._engine = None  # free before loading the next
+            try:
+                self._calibrated, self._engine = self._read(job, encoder)
+            except torch.OutOfMemoryError:  # there may be more the next time
+                raise
+            except Exception as error:
+                error.__cause__ = error.__context__ = None  # their frames hold the model
+                self._unusable = (entry, error.with_traceback(None))
+                raise
+            self._entry = entry
+        return self._calibrated, self._engine
+
+    def _read(self, job: Job, encoder: Encoder | None) -> tuple[Calibrated, Engine]:
+        entry = job.experiment.model
+        model, tokenizer = load_model(entry.checkpoint, job.device)
+        try:
+            resident = ResidentModel(
+                model,
+                load_dtype=getattr(torch, entry.dtype),
+                compute_dtype=getattr(torch, job.experiment.compute_dtype),
+            )
+            check_causal(resident.model)
+        except ValueError as error:
+            raise UnusableModel(f"model {entry.name}: {error}") from None
+        engine = Engine(resident.model, tokenizer, encoder)
+        return Calibrated(resident, engine, job.device), engine
+
+
+def _add(result: JobResult, engine: Engine, protocol: Protocol) -> None:
+    """Add one protocol's scores to the result, or why there are none: others may have."""
+    try:
+        result.measurements.append((protocol, measure(engine, protocol)))
+    except ValueError as error:
+        failure = _failure(error)
+        result.failures[protocol.id] = failure
+        result.status, result.error, result.cause = Status.FAILED, failure.error, failure.cause
+
+
+def measure(engine: Engine, protocol: Protocol) -> Measurement:
+    """One task or corpus on the model as it stands.
+
+    Raises ValueError for a context the model cannot read, for data that changed on the way, and
+    where the protocol was planned without what the model's config says of how it is scored.
+    """
+    if not engine.mended.items() <= protocol.settings.items():
+        raise ValueError(
+            f"{protocol.task}: planned before the model's config.json was here; start the sweep "
+            "again"
+        )
+    score = _score_task if "task" in protocol.settings else _score_corpus
+    measured = score(engine, protocol)
+    if measured.protocol["data"] != protocol.settings["data"]:
+        raise DataError(
+            f"{protocol.task}: its data changed since the sweep started; start the sweep again"
+        )
+    return as_sample(measured) if protocol.kind == "sample" else measured
+
+
+def _score_task(engine: Engine, protocol: Protocol) -> Measurement:
+    settings, name = protocol.settings, protocol.source
+    local = {name: protocol.data_files} if protocol.data_files else {}
+    return evaluate_zero_shot(engine, [name], settings["limit"], local, settings["context"])[0]
+
+
+def _score_corpus(engine: Engine, protocol: Protocol) -> Measurement:
+    settings = protocol.settings
+    return evaluate_perplexity(
+        engine,
+        protocol.source,
+        settings["context"],
+        settings["max_tokens"],
+        protocol.data_files,
+        settings.get("bos", False),
+        settings.get("spread"),
+    )
+
+
+def _failure(error: Exception) -> Failure:
+    """What an exception says, and whose fault it is."""
+    cause = Cause.ASKED
+    if isinstance(error, UnusableModel):
+        cause = Cause.MODEL
+    elif isinstance(error, DataError | OSError):
+        cause = Cause.DATA
+    return Failure(cause, f"{type(error).__name__}: {error}")
+
+
+def _cuda_context_is_broken(error: Exception) -> bool:
+    """Out of memory is survivable; any other CUDA error poisons the process."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return False
+    return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
+
+
+def quiet_libraries() -> None:
+    """Progress bars and notices of the libraries would drown the sweep's own lines."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

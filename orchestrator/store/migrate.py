@@ -1,0 +1,121 @@
+"""Bring a database that an older version wrote up to date, in one transaction."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+
+from sqlalchemy import Connection, insert, select, text, update
+
+from orchestrator.store.perplexities import add_logarithms
+from orchestrator.store.recording import protocol_limits
+from orchestrator.store.schema import (
+    RESULTS_VIEW,
+    SCHEMA_VERSION,
+    AttemptRow,
+    FailureRow,
+    Meta,
+    ProtocolRow,
+)
+
+Step = str | Callable[[Connection], None]
+
+
+def _limits_as_columns(connection: Connection) -> None:
+    """Copy what readers ask of a protocol out of its JSON."""
+    stored = connection.execute(select(ProtocolRow.number, ProtocolRow.settings)).all()
+    for number, settings in stored:
+        row = update(ProtocolRow).where(ProtocolRow.number == number)
+        connection.execute(row.values(protocol_limits(settings)))
+
+
+def _batch_sizes_as_column(connection: Connection) -> None:
+    """They stood among the versions."""
+    stored = connection.execute(select(AttemptRow.number, AttemptRow.versions)).all()
+    for number, versions in stored:
+        if (size := versions.get("tokens_per_batch", "")).isdigit():
+            row = update(AttemptRow).where(AttemptRow.number == number)
+            connection.execute(row.values(tokens_per_batch=int(size)))
+
+
+def _make_failures(connection: Connection) -> None:
+    """Empty: which protocols failed is not known, and what failed is tried again once."""
+    FailureRow.__table__.create(connection)  # type: ignore[attr-defined]
+
+
+# The attempt of each measurement, where there was but one of its stage that scored.
+_MEASURED_BY = """
+UPDATE measurements SET attempt = (
+    SELECT CASE WHEN count(*) = 1 THEN min(a.number) END
+    FROM attempts a JOIN experiments e ON e.number = a.experiment
+    WHERE a.experiment = measurements.experiment
+      AND a.status IN ('done', 'failed', 'outgrown')
+      AND (a.stage = 'full') = (measurements.metric NOT LIKE '%_sample')
+)
+"""
+
+
+def _give_identity(connection: Connection) -> None:
+    """What tells this database from another at the same place."""
+    connection.execute(insert(Meta).values(key="identity", value=uuid.uuid4().hex))
+
+
+def _bits_as_numbers(connection: Connection) -> None:
+    """Other people's precisions may be fractions. SQLite's columns take them as they are."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("ALTER TABLE experiments ALTER COLUMN bits TYPE FLOAT"))
+
+
+# From version -> statements that lead to the next one. Columns are only ever added (or widened), so
+# that a reader of the older version goes on working beside it.
+STEPS: dict[int, tuple[Step, ...]] = {
+    1: (
+        "ALTER TABLE attempts ADD COLUMN stage VARCHAR(16) NOT NULL DEFAULT 'full'",
+        "ALTER TABLE attempts ADD COLUMN seconds_store FLOAT",
+        "ALTER TABLE attempts ADD COLUMN git_commit VARCHAR(64)",
+    ),
+    2: (
+        "ALTER TABLE protocols ADD COLUMN context INTEGER",
+        'ALTER TABLE protocols ADD COLUMN "limit" INTEGER',
+        "ALTER TABLE protocols ADD COLUMN max_tokens INTEGER",
+        _limits_as_columns,
+        "ALTER TABLE attempts ADD COLUMN tokens_per_batch INTEGER",
+        _batch_sizes_as_column,
+        "ALTER TABLE attempts ADD COLUMN axes VARCHAR(64)",
+        "UPDATE attempts SET axes = 'total' WHERE status = 'dropped'",
+        "ALTER TABLE measurements ADD COLUMN attempt INTEGER REFERENCES attempts (number)",
+        _MEASURED_BY,
+        _make_failures,
+        _give_identity,
+        _bits_as_numbers,
+        "ALTER TABLE experiments ADD COLUMN by_row BOOLEAN NOT NULL DEFAULT false",
+        "ALTER TABLE experiments ADD COLUMN scales VARCHAR(16) NOT NULL DEFAULT 'absmax'",
+        "ALTER TABLE experiments ADD COLUMN clip_weighting VARCHAR(16) NOT NULL DEFAULT 'plain'",
+        "ALTER TABLE experiments ADD COLUMN gptq_order BOOLEAN NOT NULL DEFAULT true",
+        "ALTER TABLE experiments ADD COLUMN gptq_damping FLOAT NOT NULL DEFAULT 0.01",
+        "ALTER TABLE experiments ADD COLUMN folding VARCHAR(64) NOT NULL DEFAULT 'none'",
+        "ALTER TABLE experiments ADD COLUMN activations VARCHAR(64) NOT NULL DEFAULT '16'",
+        "ALTER TABLE experiments ADD COLUMN calibration VARCHAR(128)",
+        "ALTER TABLE attempts ADD COLUMN arithmetic VARCHAR(16)",
+        add_logarithms,
+    ),
+}
+
+
+def migrate(connection: Connection, version: int) -> None:
+    """Apply every step from `version` on. The caller commits: all of it happens, or nothing.
+
+    The view is made anew: a server alters no column that a view reads.
+    """
+    connection.execute(text("DROP VIEW results"))
+    for number in range(version, SCHEMA_VERSION):
+        for step in STEPS[number]:
+            if isinstance(step, str):
+                connection.execute(text(step))
+            else:
+                step(connection)
+    connection.execute(text(RESULTS_VIEW))
+    connection.execute(
+        text("UPDATE kbit_meta SET value = :version WHERE key = 'schema_version'"),
+        {"version": str(SCHEMA_VERSION)},
+    )

@@ -1,0 +1,1 @@
+"""A study in: what is asked for, as values."""

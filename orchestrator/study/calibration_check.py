@@ -1,0 +1,71 @@
+"""What of a sweep's calibrations can be found wrong before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evaluation.text.corpora import CORPORA, check_corpus, corpus_version
+from orchestrator.errors import InputError
+from orchestrator.study.calibrations import RANDOM, Calibration, Source
+from orchestrator.study.experiment import Experiment
+from orchestrator.study.model_config import context_of
+
+if TYPE_CHECKING:
+    from evaluation.calibration_text import CalibrationText
+
+
+def check_calibrations(
+    calibrations: dict[str, Calibration], corpora: Iterable[tuple[str, str | None]], where: Path
+) -> None:
+    """Raises InputError for text that cannot be read, and for text that the sweep scores, too.
+
+    corpora: name and local copy of what is scored.
+    """
+    scored = {corpus_version(*corpus): corpus[0] for corpus in corpora}
+    names = set(scored.values()) - {"sotu"}  # which is other addresses in a calibration
+    for name, calibration in calibrations.items():
+        corpus = calibration.corpus
+        place = f"{where}: calibrations.{name}"
+        try:
+            found = calibration.text_version
+            if corpus.name not in (RANDOM, "sotu"):
+                check_corpus(corpus.name, corpus.data_files)
+        except ValueError as error:
+            raise InputError(f"{place}: {error}") from None
+        if found in scored or corpus.name in names:
+            raise InputError(
+                f"{place}: {corpus.name} is scored by this sweep (corpora); calibrate on other text"
+            )
+
+
+def check_windows(experiments: Iterable[Experiment], where: Path) -> None:
+    """Raises InputError where a text is too short or a window too long for a model, as far as
+    config, tokenizer and text are local files: what else there is, workers find."""
+    checked: set[tuple[CalibrationText, str]] = set()
+    for experiment in experiments:
+        entry, calibration = experiment.model, experiment.calibration
+        context = context_of(entry)
+        if calibration is None or context is None:
+            continue
+        try:
+            text = calibration.text(context)
+            tokenizer = entry.tokenizer or entry.path
+            if tokenizer is None or not Path(tokenizer).is_dir() or (text, tokenizer) in checked:
+                continue
+            checked.add((text, tokenizer))
+            _cut(calibration.corpus, text, tokenizer)
+        except ValueError as error:
+            raise InputError(f"{where}: model {entry.name}: {error}") from None
+
+
+def _cut(corpus: Source, text: CalibrationText, tokenizer: str) -> None:
+    on_hub = corpus.data_files is None and corpus.name in CORPORA and corpus.name != "sotu"
+    if corpus.name == RANDOM or on_hub:
+        return
+    from transformers import AutoTokenizer
+
+    from evaluation.calibration_text import calibration_windows
+
+    calibration_windows(text, AutoTokenizer.from_pretrained(tokenizer), 0)

@@ -1,0 +1,130 @@
+"""Signals and servers that end a sweep: real processes, at moments spread over their lives."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.paths import ROOT
+from orchestrator.run.interrupt import FINISHING, STOPPED
+from orchestrator.store.store import Store
+from tests.orchestrator import processes
+from tests.orchestrator.postgres import server
+
+STUDY = """
+models: [sotu-neox-32x2]
+grids:
+  - {bits: [8, 7, 6, 5, 4, 3, 2], data_type: [float, int], block_size: [64, 128]}
+tasks: [sotu_blank]
+limit: 20
+compute: {workers: 1}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+@pytest.fixture
+def folder():
+    with processes.ray_folder() as path:
+        yield path
+
+
+def send(process: subprocess.Popen, number: signal.Signals, times: int, gap: float) -> None:
+    """As a terminal does for Ctrl-C: to all of the group. SIGTERM to the driver alone."""
+    kill = os.killpg if number == signal.SIGINT else os.kill
+    for _ in range(times):
+        if process.poll() is None:
+            kill(process.pid, number)
+            time.sleep(gap)
+
+
+def check_end(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output and "Exception ignored" not in output
+    assert len(re.findall("^interrupted", output, re.MULTILINE)) == 1
+    return output
+
+
+@pytest.mark.parametrize("times", [2, 3, 8])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_come_several_times_whenever(study, folder, number, times):
+    """From the imports to the middle of the work: half a second to three on a quiet machine."""
+    rng = random.Random(f"{number} {times}")
+    process = processes.start(folder, study, "none", "--executor", "local", KBIT_JOB_SECONDS="0.3")
+    time.sleep(rng.uniform(0.3, 4.0))
+    send(process, number, times, gap=rng.choice([0.0, 0.01, 0.3]))
+    check_end(process)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", range(12))
+def test_signals_come_several_times_with_ray(study, folder, trial):
+    """While the cluster starts, works, and is being closed; nothing is left of it."""
+    rng = random.Random(trial)
+    process = processes.start(folder, study, KBIT_JOB_SECONDS="0.2")
+    time.sleep(rng.uniform(0.3, 14.0))
+    number = rng.choice([signal.SIGINT, signal.SIGTERM])
+    send(process, number, rng.choice([2, 3, 8]), gap=rng.choice([0.0, 0.01, 0.3, 1.0]))
+    check_end(process)
+    assert processes.left_after(folder, 10) == {}
+
+
+@pytest.mark.parametrize(
+    ("number", "line"), [(signal.SIGINT, FINISHING), (signal.SIGTERM, STOPPED)]
+)
+def test_an_interrupt_says_whether_it_waits(study, folder, number, line):
+    process = processes.start(folder, study, "none", "--executor", "local", KBIT_JOB_SECONDS="1.5")
+    assert processes.wait_until(lambda: processes.attempts(study) > 0)
+    send(process, number, 1, gap=0)
+    assert line in check_end(process)
+
+
+@pytest.mark.parametrize("wait", [0.15, 0.6])
+def test_any_command_ends_in_one_line(tmp_path, wait):
+    Store.create(f"sqlite:///{tmp_path}/t.db").close()
+    program = "import sys, time; from kbit.cli import main; main.__globals__['import_module'] = "
+    program += "lambda name: (print('imports', flush=True), time.sleep(9)); sys.exit(main())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "status", "--db", str(tmp_path / "t.db")],
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT,
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "imports\n"
+    time.sleep(wait)
+    send(process, signal.SIGINT, 2, gap=0)
+    assert check_end(process) == STOPPED + "\n"
+
+
+def test_a_server_that_is_gone_ends_a_sweep_in_one_line(study, folder):
+    with server() as pattern:
+        url = pattern.format("postgres")
+        program = Path(__file__).parent.parent / "faulty.py"
+        process = subprocess.Popen(
+            [sys.executable, program, "none", study, "--db", url, "--executor", "local"],
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT,
+            env={**processes.ENVIRONMENT, "KBIT_JOB_SECONDS": "0.3"},
+        )  # fmt: skip
+
+        def stored() -> bool:
+            return len(Store.open(url).attempts()) >= 2
+
+        assert processes.wait_until(stored, 30)
+        data = Path(url.partition("host=")[2]) / "data" / "postmaster.pid"
+        os.kill(int(data.read_text().splitlines()[0]), signal.SIGQUIT)  # at once, with all of it
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 3, output
+    assert "Traceback" not in output
+    assert len(re.findall("^error: ", output, re.MULTILINE)) == 1
+    assert output.splitlines()[-1].startswith("error: postgresql+psycopg://")

@@ -1,0 +1,246 @@
+"""Calibrations of sweep files: what they expand to, one line for a mistake, one pass for all."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from orchestrator.errors import InputError
+from orchestrator.paths import ROOT
+from orchestrator.run import calibrating, stacking
+from orchestrator.store.store import Store
+from orchestrator.study.grid import expand
+from orchestrator.study.models import load_models
+from orchestrator.study.spec import load_sweep
+from orchestrator.sweep import main
+from quantizers import kept_statistics
+from quantizers.calibration import collect
+
+SWEEP = {
+    "models": ["sotu-neox-32x2"],
+    "grids": [
+        {"bits": [16, 3], "data_type": "int", "block_size": [64, None],
+         "rounding": ["nearest", "gptq"], "calibration": "own"},
+    ],
+    "calibrations": {"own": {"corpus": "sotu", "windows": 4, "length": 64}},
+    "corpora": [{"name": "sotu", "max_tokens": 600}],
+}  # fmt: skip
+
+
+def written(tmp_path: Path, **changes) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({**SWEEP, **changes}))
+    return path
+
+
+def experiments(tmp_path: Path, **changes):
+    path = written(tmp_path, **changes)
+    return expand(load_sweep(path), load_models(), path, on_gpu=False).experiments
+
+
+def grid(**factors):
+    return [{"bits": 3, "data_type": "int", "calibration": "own", **factors}]
+
+
+def test_a_calibration_enters_ids_only_where_it_is_read(tmp_path):
+    found = experiments(tmp_path)
+    without = experiments(tmp_path, grids=[{"bits": [16, 3], "data_type": "int",
+                                            "block_size": [64, None]}])  # fmt: skip
+    plain = [e for e in found if not e.setting.needs_statistics]
+    assert {e.id for e in plain} == {e.id for e in without} and len(found) == 5
+    assert all(e.calibration is None and e.setting.calibration is None for e in plain)
+    read = [e for e in found if e.setting.needs_statistics]
+    assert {e.setting.calibration.partition(" #")[0] for e in read} == {"sotu 4x64"}
+    assert {e.calibration.windows for e in read} == {4}
+
+
+def test_ids_follow_the_text_not_its_name(tmp_path):
+    def ids(name="own", **options):
+        text = {"corpus": "sotu", "windows": 4, "length": 64} | options
+        grids = grid(rounding="gptq", calibration=name)
+        return {e.id for e in experiments(tmp_path, grids=grids, calibrations={name: text})}
+
+    ids_ = [ids(), ids(seed=1), ids(windows=5), ids(length=65), ids(corpus="random")]
+    assert ids("another") == ids_[0]
+    assert len(set.union(*ids_)) == 5
+    several = grid(rounding="gptq", calibration=["own", "rand"])
+    both = SWEEP["calibrations"] | {"rand": {"corpus": "random", "windows": 4, "length": 64}}
+    found = {e.id for e in experiments(tmp_path, grids=several, calibrations=both)}
+    assert found == ids_[0] | ids_[4]
+
+
+def test_a_local_text_goes_by_its_content(tmp_path):
+    text = tmp_path / "text.txt"
+    calibrations = {"own": {"corpus": "text.txt", "windows": 2, "length": 64}}
+
+    def ids(content):
+        text.write_text(content)
+        return {e.id for e in experiments(
+            tmp_path, grids=grid(rounding="gptq"), calibrations=calibrations
+        )}  # fmt: skip
+
+    one = ids("of the people, by the people. " * 100)
+    assert ids("for the people, by the people. " * 100) != one
+    assert ids("of the people, by the people. " * 100) == one
+
+
+def test_every_option_of_rounding_is_a_factor(tmp_path):
+    rounding = ["nearest", "gptq", {"gptq": {"order": False}}, {"gptq": {"damping": 0.1}}]
+    scales = {"scales": ["absmax", "clipped"], "clip_weighting": ["plain", "hessian"]}
+    found = experiments(tmp_path, grids=grid(rounding=rounding, **scales))
+    assert len({e.id for e in found}) == 4 * 3  # absmax has no weighting
+    nearest = [e for e in found if e.setting.method == "rtn"]
+    assert sum(e.setting.calibration is not None for e in nearest) == 1  # clipped by the Hessian
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"grids": grid(rounding="gptq", calibration=None)}, "add `calibration: NAME`"),
+        ({"grids": grid(rounding="gptq", calibration="pile")}, "'pile' is not among"),
+        ({"grids": grid(rounding="gptq2")}, "rounding: 'gptq2' is not one of nearest, gptq"),
+        ({"grids": grid(rounding={"gptq": {"act": 1}})}, "rounding: gptq has no option 'act'"),
+        ({"grids": grid(rounding={"gptq": {"damping": 2}})}, "damping 2 is not from 0 to 1"),
+        ({"grids": grid(rounding={"gptq": {"order": 3}})}, "order 3 is neither true nor false"),
+        ({"calibrations": {"own": {"corpus": "sotu", "length": 257}}},
+         "windows of 257 tokens exceed the 256"),
+        ({"calibrations": {"own": {"corpus": "sotu", "windows": 10**6}}},
+         "1000000 windows of 256 take 256000000"),
+        ({"calibrations": {"own": {"corpus": "no.txt"}}}, "'no.txt' is neither a file nor one"),
+        ({"calibrations": {"own": {"corpus": "sotu", "sentences": 3}}}, "sentences: unknown key"),
+        ({"calibrations": {"own": {"corpus": "sotu", "windows": 0}}}, "calibrations.own.windows"),
+        ({"calibrations": {"own": {"corpus": "scored.txt"}}, "corpora": ["scored.txt"]},
+         "calibrations.own: "),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line_before_any_model(tmp_path, capsys, monkeypatch, changes, said):
+    monkeypatch.setattr("orchestrator.run.stages.Stages.run", lambda _: pytest.fail("work began"))
+    (tmp_path / "scored.txt").write_text("Fellow citizens. " * 1000)
+    path = written(tmp_path, **changes)
+    assert main([str(path), "--db", str(tmp_path / "t.db"), "--executor", "local"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1, error
+
+
+def test_the_same_text_under_another_name_is_scored_text(tmp_path):
+    for name in ("scored.txt", "copy.txt"):
+        (tmp_path / name).write_text("Fellow citizens. " * 1000)
+    calibrations = {"own": {"corpus": "copy.txt", "windows": 1, "length": 8}}
+    with pytest.raises(InputError, match="is scored by this sweep"):
+        experiments(tmp_path, calibrations=calibrations, corpora=["scored.txt"])
+
+
+RAY_PROGRAM = """
+import sys
+from pathlib import Path
+from orchestrator.sweep import main
+from tests.orchestrator.study.test_calibrations import Counted
+log = Path(sys.argv[1])
+sys.exit(main(sys.argv[2:], lambda: Counted(log)))
+"""
+
+
+class Counted:
+    """A worker; every collection of statistics adds a line to a file."""
+
+    def __init__(self, log: Path) -> None:
+        self.log, self.worker = log, None
+
+    def run(self, job):
+        if self.worker is None:
+            from orchestrator.run.worker import Worker
+
+            self.worker, log = Worker(), self.log
+
+            def counted(*args):
+                with log.open("a") as file:
+                    file.write("collected\n")
+                return collect(*args)
+
+            calibrating.collect = counted
+        return self.worker.run(job)
+
+
+def losses(url: str) -> pd.Series:
+    rows = Store.open(url).results()
+    return rows[rows["metric"] == "cross_entropy"].set_index("experiment_id")["value"].sort_index()
+
+
+def test_one_pass_for_all_settings_and_workers(tmp_path, monkeypatch):
+    cache, log = tmp_path / "cache", tmp_path / "log"
+    monkeypatch.setenv("KBIT_CACHE", str(cache))
+    monkeypatch.setattr(calibrating, "collect", collect)  # to be put back
+    grids = [{"bits": [16, 2, 3], "data_type": ["int", "float"], "block_size": [64, None],
+              "rounding": ["nearest", "gptq"], "calibration": "own"}]  # fmt: skip
+    path = written(tmp_path, grids=grids, compute={"workers": 2})
+
+    def swept(db: str, executor: str = "local") -> pd.Series:
+        arguments = [str(path), "--db", str(tmp_path / db), "--executor", executor]
+        if executor == "ray":  # which leaves its token and connection in the process that starts it
+            subprocess.run(
+                [sys.executable, "-c", RAY_PROGRAM, log, *arguments], cwd=ROOT, check=True
+            )
+        else:
+            assert main(arguments, lambda: Counted(log)) == 0
+        return losses(f"sqlite:///{tmp_path / db}")
+
+    def collected() -> int:
+        return len(log.read_text().splitlines())
+
+    first = swept("one.db", "ray")
+    assert len(first) == 17 and collected() == 1
+    again = swept("two.db")
+    assert collected() == 1
+    pd.testing.assert_series_equal(again, first, check_exact=True)
+    sorted((cache / "calibration").rglob("*.npz"))[3].unlink()
+    monkeypatch.setattr(stacking, "MOST", 1)  # nor do settings that are rounded together differ
+    once_more = swept("three.db")
+    assert collected() == 2
+    pd.testing.assert_series_equal(once_more, first, check_exact=True)
+
+
+def test_what_is_lost_on_the_way_is_collected_of_the_16_bit_model(tmp_path, monkeypatch):
+    cache, path = tmp_path / "cache", written(tmp_path)
+    monkeypatch.setenv("KBIT_CACHE", str(cache))
+    assert main([str(path), "--db", str(tmp_path / "one.db"), "--executor", "local"]) == 0
+    read, lost = kept_statistics._read, []
+
+    def losing(file: Path):
+        """Of the second setting's pass the fourth file is gone: three sites are rounded by then."""
+        lost.append(file)
+        return None if len(lost) == 12 else read(file)
+
+    monkeypatch.setattr(kept_statistics, "_read", losing)
+    assert main([str(path), "--db", str(tmp_path / "two.db"), "--executor", "local"]) == 0
+    assert len(lost) > 12
+    one, two = (losses(f"sqlite:///{tmp_path / db}.db") for db in ("one", "two"))
+    pd.testing.assert_series_equal(two, one, check_exact=True)
+
+
+def test_what_a_calibration_fails_of_is_stored(tmp_path, monkeypatch):
+    calls = []
+
+    def failing(*_):
+        calls.append(1)
+        raise ValueError("calibration: what gpt_neox.layers.0 reads is not finite")
+
+    monkeypatch.setattr(calibrating, "collect", failing)
+    monkeypatch.setenv("KBIT_CACHE", str(tmp_path / "cache"))
+    path = written(tmp_path)
+    assert main([str(path), "--db", str(tmp_path / "t.db"), "--executor", "local"]) == 1
+    attempts = Store.open(f"sqlite:///{tmp_path / 't.db'}").attempts()
+    failed = attempts[attempts["status"] == "failed"]
+    assert set(failed["method"]) == {"gptq"} and len(failed) == 2 and len(calls) == 1
+    assert failed["error"].str.contains("gpt_neox.layers.0 reads is not finite").all()
+    assert set(attempts.loc[attempts["status"] == "done", "method"]) == {"none", "rtn"}
+
+
+@pytest.mark.parametrize(("name", "experiments"), [("gptq", 408), ("gptq-embedded", 4620)])
+def test_the_sweeps_that_ship_can_be_planned(name, experiments):
+    path = ROOT / "sweeps" / f"{name}.yaml"
+    found = expand(load_sweep(path), load_models(), path, on_gpu=False).experiments
+    assert len({e.id for e in found}) == experiments
+    assert all((e.calibration is None) != e.setting.needs_statistics for e in found)
