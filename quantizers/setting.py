@@ -21,6 +21,8 @@ SCOPES = ("linear", "all")
 SCALES = ("absmax", "clipped")
 WEIGHTINGS = ("plain", "hessian")
 GPTQ_OPTIONS = ("order", "damping")
+HESSIANS = ("original", "sequential")
+DEAD = ("nearest", "zero")
 
 
 def default_exponent_bits(bits: float) -> int:
@@ -45,6 +47,8 @@ class Setting:
     clip_weighting: str = "plain"  # one of WEIGHTINGS: what an error counts, by column
     gptq_order: bool = True  # columns by descending diagonal of the Hessian, not as they come
     gptq_damping: float = 0.01  # added to that diagonal, as a share of its mean
+    gptq_hessian: str = "original"  # one of HESSIANS: of the 16-bit model, or of blocks rounded
+    gptq_dead: str = "nearest"  # one of DEAD: what weights become whose input is always 0
     folding: str = NO_FOLDING  # the text of a `folding.method.Method`
     activations: str = NO_ACTIVATIONS  # the text of an `activations.format.Activations`
     calibration: str | None = None  # what names its text for good, where a method reads any
@@ -108,6 +112,13 @@ class Setting:
             raise ValueError(f"rounding: order {self.gptq_order!r} is neither true nor false")
         if not _is_number(self.gptq_damping) or not 0 <= self.gptq_damping <= 1:
             raise ValueError(f"rounding: damping {self.gptq_damping!r} is not from 0 to 1")
+        if self.gptq_hessian not in HESSIANS:
+            known = ", ".join(HESSIANS)
+            raise ValueError(f"rounding: hessian {self.gptq_hessian!r} is not one of {known}")
+        if self.gptq_dead not in DEAD:
+            raise ValueError(f"rounding: dead {self.gptq_dead!r} is not one of {', '.join(DEAD)}")
+        if self.is_sequential and self.folding != NO_FOLDING:
+            raise ValueError("rounding: hessian sequential takes no folding; use original")
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Setting:
@@ -147,6 +158,8 @@ class Setting:
             clip_weighting=str(given.get("clip_weighting", "plain")),
             gptq_order=_flag({"gptq_order": True} | given, "gptq_order"),
             gptq_damping=_number({"gptq_damping": 0.01} | given, "gptq_damping"),
+            gptq_hessian=str(given.get("gptq_hessian", "original")),
+            gptq_dead=str(given.get("gptq_dead", "nearest")),
         )
 
     @property
@@ -181,6 +194,11 @@ class Setting:
     def needs_hessians(self) -> bool:
         """Whether weights are rounded with the Hessians of what they multiply."""
         return self.method == "gptq" or self.clip_weighting == "hessian"
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether each block's Hessians are those of inputs from the blocks already rounded."""
+        return self.method == "gptq" and self.gptq_hessian == "sequential"
 
     @property
     def granularity(self) -> Granularity:
@@ -225,6 +243,8 @@ class Setting:
         parts += [self.method] if self.method != "rtn" else []
         parts += [] if self.gptq_order else ["unordered"]
         parts += [f"damping {self.gptq_damping:g}"] if self.gptq_damping != 0.01 else []
+        parts += [self.gptq_hessian] if self.gptq_hessian != "original" else []
+        parts += [f"dead {self.gptq_dead}"] if self.gptq_dead != "nearest" else []
         return parts
 
     def row(self) -> dict[str, Any]:

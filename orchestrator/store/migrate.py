@@ -16,6 +16,7 @@ from orchestrator.store.schema import (
     FailureRow,
     Meta,
     ProtocolRow,
+    SiteRecordRow,
 )
 
 Step = str | Callable[[Connection], None]
@@ -41,6 +42,11 @@ def _batch_sizes_as_column(connection: Connection) -> None:
 def _make_failures(connection: Connection) -> None:
     """Empty: which protocols failed is not known, and what failed is tried again once."""
     FailureRow.__table__.create(connection)  # type: ignore[attr-defined]
+
+
+def _make_site_records(connection: Connection) -> None:
+    """Empty: nothing was recorded of single matrices."""
+    SiteRecordRow.__table__.create(connection)  # type: ignore[attr-defined]
 
 
 # The attempt of each measurement, where there was but one of its stage that scored.
@@ -98,6 +104,11 @@ STEPS: dict[int, tuple[Step, ...]] = {
         "ALTER TABLE experiments ADD COLUMN calibration VARCHAR(128)",
         "ALTER TABLE attempts ADD COLUMN arithmetic VARCHAR(16)",
         add_logarithms,
+    ),
+    3: (
+        _make_site_records,
+        "ALTER TABLE experiments ADD COLUMN gptq_hessian VARCHAR(16) NOT NULL DEFAULT 'original'",
+        "ALTER TABLE experiments ADD COLUMN gptq_dead VARCHAR(16) NOT NULL DEFAULT 'nearest'",
     ),
 }
 

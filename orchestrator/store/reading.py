@@ -13,13 +13,16 @@ from orchestrator.store.item_scores import unpack_scores
 from orchestrator.store.schema import (
     PROTOCOL_COLUMNS,
     RESULT_COLUMNS,
+    AttemptRow,
     ExperimentRow,
     ItemScoresRow,
     MeasurementRow,
     ProtocolRow,
+    SiteRecordRow,
 )
 from orchestrator.store.store import Store
 from orchestrator.study.outcome import Stage, Status
+from quantizers.setting import SETTING_COLUMNS
 
 _IDS_A_QUERY = 500  # SQLite allows 32,766 parameters, other databases fewer
 
@@ -143,6 +146,29 @@ def screened_axes(store: Store) -> set[str] | None:
     if dropped.empty:
         return None
     return set.intersection(*[set((axes or "").split(",")) for axes in dropped["axes"].unique()])
+
+
+def read_site_records(store: Store, quantities: Collection[str]) -> pd.DataFrame:
+    """What the newest attempt of each experiment that recorded any found of single matrices: one
+    row each, with `experiment_id`, `model`, the setting's columns, `site`, `quantity`, `value`
+    (NaN: none) and `label` (words)."""
+    record = SiteRecordRow
+    query = (
+        select(
+            ExperimentRow.id.label("experiment_id"),
+            ExperimentRow.model,
+            *[ExperimentRow.__table__.c[name] for name in SETTING_COLUMNS],
+            *[record.attempt, record.site, record.quantity, record.value, record.label],
+        )
+        .join(AttemptRow, AttemptRow.number == record.attempt)
+        .join(ExperimentRow, ExperimentRow.number == AttemptRow.experiment)
+        .where(record.quantity.in_(quantities))
+        .order_by(record.attempt)
+    )
+    with store.reading() as connection:
+        rows = typed(pd.read_sql(query, connection))
+    newest = rows.groupby("experiment_id")["attempt"].transform("max")
+    return rows[rows["attempt"] == newest].drop(columns="attempt")
 
 
 def imported_counts(store: Store) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from orchestrator.store.schema import (
     ItemScoresRow,
     MeasurementRow,
     ProtocolRow,
+    SiteRecordRow,
 )
 from orchestrator.study.job import unmeasured
 
@@ -56,7 +57,7 @@ def write_results(connection: Connection, results: Sequence[JobResult]) -> None:
         row = _attempt_row(result, experiments[result.job.experiment.id])
         made = connection.execute(insert(AttemptRow).values(row)).inserted_primary_key
         attempts.append(made[0] if made else None)
-    metrics, scores, failures = [], [], []
+    metrics, scores, failures, sites = [], [], [], []
     for result, attempt in zip(results, attempts, strict=True):
         failures += [
             {
@@ -67,6 +68,7 @@ def write_results(connection: Connection, results: Sequence[JobResult]) -> None:
             }
             for id_, failure in unmeasured(result).items()
         ]
+        sites += _site_rows(result, attempt)
         for protocol, measurement in result.measurements:
             key = {
                 "experiment": experiments[result.job.experiment.id],
@@ -90,6 +92,7 @@ def write_results(connection: Connection, results: Sequence[JobResult]) -> None:
     insert_new(connection, MeasurementRow, metrics)
     insert_new(connection, ItemScoresRow, scores)
     insert_new(connection, FailureRow, failures)
+    insert_new(connection, SiteRecordRow, sites)
     seconds = (time.perf_counter() - started) / len(results)  # all but the commit
     cost = update(AttemptRow).where(AttemptRow.number.in_(attempts))
     connection.execute(cost.values(seconds_store=seconds))
@@ -155,6 +158,25 @@ def _protocol_row(protocol: Protocol) -> dict[str, Any]:
 def protocol_limits(settings: Mapping[str, Any]) -> dict[str, int | None]:
     """The columns that say how much of a task or corpus was read, and how far back."""
     return {name: settings.get(name) for name in PROTOCOL_COLUMNS}
+
+
+def _site_rows(result: JobResult, attempt: int | None) -> list[dict[str, Any]]:
+    """What was found of each matrix: words as labels, numbers as values."""
+    rows = []
+    for site, quantities in result.sites.items():
+        for quantity, found in quantities.items():
+            words = isinstance(found, str)
+            value = None if isinstance(found, str) else null_for_nan(float(found))
+            rows.append(
+                {
+                    "attempt": attempt,
+                    "site": site,
+                    "quantity": quantity,
+                    "value": value,
+                    "label": found if words else None,
+                }
+            )
+    return rows
 
 
 def _attempt_row(result: JobResult, experiment: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from orchestrator.study.outcome import Cause, Stage, Status
 from quantizers.setting import SETTING_COLUMNS
 
-SCHEMA_VERSION = 3  # orchestrator/store/migrate.py leads here from older ones
+SCHEMA_VERSION = 4  # orchestrator/store/migrate.py leads here from older ones
 
 
 class Base(DeclarativeBase):
@@ -62,6 +62,8 @@ class ExperimentRow(Base):
     clip_weighting: Mapped[str] = mapped_column(String(16), server_default="plain")
     gptq_order: Mapped[bool] = mapped_column(server_default=true())
     gptq_damping: Mapped[float] = mapped_column(server_default="0.01")
+    gptq_hessian: Mapped[str] = mapped_column(String(16), server_default="original")
+    gptq_dead: Mapped[str] = mapped_column(String(16), server_default="nearest")
     folding: Mapped[str] = mapped_column(String(64), server_default="none")
     activations: Mapped[str] = mapped_column(String(64), server_default="16")
     calibration: Mapped[str | None] = mapped_column(String(128))
@@ -150,6 +152,19 @@ class FailureRow(Base):
     protocol: Mapped[int] = mapped_column(ForeignKey("protocols.number"), primary_key=True)
     cause: Mapped[Cause] = mapped_column(_names(Cause))
     error: Mapped[str] = mapped_column(Text)
+
+
+class SiteRecordRow(Base):
+    """A quantity of one matrix of a model, as an attempt found it: how its rounding went, the range
+    of what it reads. `value` NULL: not a number, or `label` has it in words.
+    """
+
+    __tablename__ = "site_records"
+    attempt: Mapped[int] = mapped_column(ForeignKey("attempts.number"), primary_key=True)
+    site: Mapped[str] = mapped_column(String(256), primary_key=True)
+    quantity: Mapped[str] = mapped_column(String(32), primary_key=True)
+    value: Mapped[float | None]
+    label: Mapped[str | None] = mapped_column(String(64))
 
 
 RESULT_COLUMNS = (

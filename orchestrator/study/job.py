@@ -38,6 +38,7 @@ class JobResult:
     failures: dict[str, Failure] = field(default_factory=dict)  # by protocol id, where they differ
     bits: ModelBits | None = None
     arithmetic: str | None = None  # of rounded activations, see quantizers.resident
+    sites: dict[str, dict[str, float | str]] = field(default_factory=dict)  # name -> what was found
     measurements: list[tuple[Protocol, Measurement]] = field(default_factory=list)
     seconds_load: float = 0.0
     seconds_quantize: float = 0.0

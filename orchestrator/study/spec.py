@@ -20,7 +20,7 @@ from quantizers.setting import Setting
 
 # What a grid may list, and what it has otherwise. The method follows from bits and rounding,
 # whether blocks cross rows from how their size is spelled; options of GPTQ stand with it.
-_FOLLOW = ("method", "by_row", "gptq_order", "gptq_damping")
+_FOLLOW = ("method", "by_row", "gptq_order", "gptq_damping", "gptq_hessian", "gptq_dead")
 FACTORS: dict[str, Any] = {
     **{field.name: field.default for field in fields(Setting) if field.name not in _FOLLOW},
     "rounding": "nearest",

@@ -1,5 +1,6 @@
 """The database: what is recorded comes back, twice is once, foreign files are refused."""
 
+import math
 import multiprocessing
 import sqlite3
 import uuid
@@ -14,7 +15,7 @@ from evaluation.measurement import Measurement, Metric
 from orchestrator.errors import InputError, SweepStopped
 from orchestrator.store import migrate
 from orchestrator.store.engine import connect, schema_version
-from orchestrator.store.reading import read_results
+from orchestrator.store.reading import read_results, read_site_records
 from orchestrator.store.schema import RESULT_COLUMNS, MeasurementRow
 from orchestrator.store.store import Store, missing_protocols
 from orchestrator.study.experiment import Experiment, Protocol
@@ -97,6 +98,18 @@ class TestStore:
         assert store.discard_larger_batches("full", asked) == 0  # once
         with pytest.raises(KeyError):
             store.item_scores(experiment(3).id, PROTOCOL.task, "acc")
+
+    def test_what_was_found_of_matrices_is_that_of_the_newest_attempt(self, url):
+        store, made = Store.create(url), result()
+        for loss in (2.0, 1.0):
+            made.sites = {"h.0.q": {"loss": loss, "policy": "token"}, "h.0.o": {"loss": math.nan}}
+            store.record(made)
+        records = read_site_records(store, ["loss", "policy"])
+        assert records["bits"].unique().tolist() == [4]
+        found = records.set_index(["site", "quantity"])[["value", "label"]]
+        assert found.loc[("h.0.q", "loss"), "value"] == 1.0
+        assert found.loc[("h.0.q", "policy"), "label"] == "token"
+        assert math.isnan(found.loc[("h.0.o", "loss"), "value"]) and len(found) == 3
 
     def test_recorded_result_comes_back_in_the_flat_view(self, url):
         store = Store.create(url)
@@ -389,6 +402,7 @@ def make_version_1(store: Store) -> None:
     with store.engine.connect() as connection:
         connection.execute(text("DROP VIEW results"))
         connection.execute(text("DROP TABLE failures"))
+        connection.execute(text("DROP TABLE site_records"))
         for statement in WITHOUT_ATTEMPTS:  # a column that refers to another is not dropped
             connection.execute(text(statement))
         for table, columns in added.items():
