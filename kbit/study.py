@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analysis.claims.papers import PAPERS
 from kbit.database import open_store
 from kbit.figures import need_renderer, write_figures
 from orchestrator.errors import InputError
@@ -18,9 +19,9 @@ from orchestrator.paths import ROOT
 EXAMPLE = (
     "example: kbit study --db results/embedded.db\n"
     "         kbit study                          # again, from the committed results alone\n"
+    "         kbit study --paper gptq             # another paper's claims, on its own results\n"
     "Writes FOLDER.md. FOLDER holds results.csv.gz and items.npz, which --db renews, and figures."
 )
-EMBEDDED = ROOT / "docs" / "embedded-study"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder",
         type=Path,
         nargs="?",
-        default=EMBEDDED,
-        help="where the study's results lie (default: docs/embedded-study)",
+        help="where the study's results lie (default: the paper's own, below docs/)",
+    )
+    parser.add_argument(
+        "--paper",
+        choices=tuple(PAPERS),
+        default="four-bit",
+        help="whose claims are tested (default: four-bit)",
     )
     parser.add_argument(
         "--db", action="append", help="take the results from this database (may be repeated)"
@@ -41,11 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from analysis.claims.four_bit.optimum import linear_only
-    from analysis.documents.study import STUDY_FIGURES, study_document
-    from analysis.documents.study_data import read_study
+    from analysis.claims.paper import Study
+    from analysis.documents.study import study_document
+    from analysis.documents.study_data import read_study, read_tables
 
-    folder: Path = args.folder.resolve()
+    paper = PAPERS[args.paper]
+    usual = ROOT / "docs" / paper.folder
+    folder: Path = (args.folder or usual).resolve()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; give the folder that holds results.csv.gz")
     if not args.text_only:
@@ -53,20 +61,18 @@ def run(args: argparse.Namespace) -> int:
     if args.db:
         _renew(folder, args.db)
     try:
-        results, scores = read_study(folder)
+        study = Study(*read_study(folder), read_tables(folder))
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: no such file; give --db to take results") from None
     except ValueError as error:
         raise InputError(f"{error}; give --db to take the results anew") from None
     if not args.text_only:
-        linear = linear_only(results)
-        draw = {name: partial(make, linear) for name, make in STUDY_FIGURES.items()}
+        draw = {name: partial(make, study) for name, make in paper.figures.items()}
         write_figures(draw, folder, "svg")
     shown = {path.stem: f"{folder.name}/{path.name}" for path in sorted(folder.glob("*.svg"))}
     try:
-        usual = "The embedded study" if folder == EMBEDDED else folder.name.replace("-", " ")
-        title = args.title or usual[0].upper() + usual[1:]
-        text = study_document(results, scores, title, shown)
+        named = paper.title if folder == usual else folder.name.replace("-", " ")
+        text = study_document(paper, study, args.title or named[0].upper() + named[1:], shown)
     except ValueError as error:
         raise InputError(f"{folder}: {error}") from None
     document = folder.with_suffix(".md")
@@ -82,10 +88,10 @@ def _renew(folder: Path, databases: list[str]) -> None:
 
     stores = [open_store(db) for db in databases]
     frames = [read_results(store) for store in stores]
-    of = [set(frame["experiment_id"]) for frame in frames]
-    for i, ids in enumerate(of):
+    ids_in = [set(frame["experiment_id"]) for frame in frames]
+    for i, ids in enumerate(ids_in):
         for j in range(i):
-            if ids & of[j]:
+            if ids & ids_in[j]:
                 raise InputError(f"{databases[j]} and {databases[i]} hold the same experiments")
     results = pd.concat(frames, ignore_index=True)
     if results.empty:

@@ -1,9 +1,10 @@
-"""A claim tested: statistic, verdict, evidence and tables, made once for whoever renders it."""
+"""Claims tested, and exhibits: made once, as values, for whoever renders them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 HOLDS, FAILS, OPEN, PARTLY = "holds", "does not hold", "open", "holds in part"
+UNRESOLVED = "not resolved"
 UNKNOWN = "errors unknown"
 
 
@@ -36,6 +37,16 @@ class Claim:
     figures: Sequence[str] = field(default=())
 
 
+@dataclass(frozen=True)
+class Exhibit:
+    """A table, a figure or a passage of the paper on these results: no claim, so no verdict."""
+
+    title: str
+    source: str
+    body: Sequence[Block]
+    figures: Sequence[str] = field(default=())
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1) -> Table:
     """A table of a claim; its rows are read at once."""
     return Table(columns, [list(row) for row in rows], text)
@@ -54,6 +65,17 @@ def sign(low: float, high: float) -> int:
 def judged(verdict: str, ends: Iterable[float]) -> str:
     """The verdict, or UNKNOWN where an end of an interval that it rests on is not known."""
     return verdict if all(end == end for end in ends) else UNKNOWN
+
+
+def resolved(low: float, high: float, margin: float = 0.0) -> str:
+    """What the interval of an advantage says of the claim that it is above -`margin`.
+
+    HOLDS or FAILS where the whole interval lies on one side, UNRESOLVED where it does not, UNKNOWN
+    where an end is not known.
+    """
+    if not (low == low and high == high):
+        return UNKNOWN
+    return HOLDS if low > -margin else FAILS if high < -margin else UNRESOLVED
 
 
 VOTES = (

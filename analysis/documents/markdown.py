@@ -1,8 +1,8 @@
-"""Claims as Markdown, for documents that are kept with the code."""
+"""Claims and exhibits as Markdown, for documents that are kept with the code."""
 
 from collections.abc import Mapping, Sequence
 
-from analysis.claims.claim import Block, Claim, Table
+from analysis.claims.claim import Block, Claim, Exhibit, Table
 
 
 def text(block: Block) -> str:
@@ -21,14 +21,27 @@ def summary(claims: Sequence[Claim]) -> str:
 
 def section(claim: Claim, figures: Mapping[str, str]) -> list[str]:
     """One claim under its heading; `figures`: name -> address."""
-    shown = [f"![{name}]({figures[name]})" for name in claim.figures if name in figures]
     return [
         f"## {claim.title}",
         f"Claim ({claim.source}): {claim.claim}",
         f"**Here: {claim.verdict}.** {claim.evidence[0].upper()}{claim.evidence[1:]}.",
         *(text(block) for block in claim.body),
-        *shown,
+        *_shown(claim, figures),
     ]
+
+
+def exhibit(made: Exhibit, figures: Mapping[str, str]) -> list[str]:
+    """A table, figure or passage of the paper under its heading."""
+    return [
+        f"## {made.title}",
+        f"As {made.source}.",
+        *(text(block) for block in made.body),
+        *_shown(made, figures),
+    ]
+
+
+def _shown(made: Claim | Exhibit, figures: Mapping[str, str]) -> list[str]:
+    return [f"![{name}]({figures[name]})" for name in made.figures if name in figures]
 
 
 def anchor(title: str) -> str:

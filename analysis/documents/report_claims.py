@@ -1,12 +1,13 @@
-"""The paper's claims on these results as HTML, and what each factor is worth."""
+"""The papers' claims on these results as HTML, and what each factor is worth."""
 
 import pandas as pd
 
-from analysis.claims.claim import Block, Claim, between
+from analysis.claims.claim import Block, Claim, Exhibit, between
+from analysis.claims.paper import Study
+from analysis.claims.papers import PAPERS
 from analysis.curves.names import METRIC_NAMES
 from analysis.documents.markup import escape
 from analysis.documents.page import dot, table
-from analysis.documents.study import paper_claims
 from analysis.findings.effects import factor_effects
 from analysis.noise.bootstrap import ItemScores
 
@@ -23,11 +24,17 @@ _MOST_EFFECTS = 400  # rows; a study with more has them in `kbit results`
 def claim_sections(
     results: pd.DataFrame, metrics: list[str], axis: str, scores: ItemScores
 ) -> list[str]:
-    """HTML: the claims that these results can test, each with its verdict and its tables."""
+    """HTML: by paper, the claims that these results can test, each with verdict and tables."""
     metric = "cross_entropy" if "cross_entropy" in metrics else metrics[0]
-    claims = [section(claim) for claim in paper_claims(results, scores, [axis])]
-    parts = [*claims, *_effects(results, metric, scores)]
-    return ["<h2>The paper's claims on these results</h2>", *parts] if parts else []
+    study = Study(results, scores, axes=[axis])
+    parts = []
+    for paper in PAPERS.values():
+        claims = [section(claim) for claim in paper.claims(study)]
+        made = [*claims, *(exhibit(made) for made in paper.exhibits(study))] if claims else []
+        made += _effects(results, metric, scores) if paper.name == "four-bit" else []
+        heading = f"<h2>{escape(paper.citation.replace('*', ''))}: claims on these results</h2>"
+        parts += [heading, *made] if made else []
+    return parts
 
 
 def section(claim: Claim) -> str:
@@ -38,6 +45,14 @@ def section(claim: Claim) -> str:
         f'<p class="muted small">Claim ({escape(claim.source)}): {escape(claim.claim)}</p>'
         f"<p>{escape(evidence)}.</p><details><summary>How this was judged</summary>"
         f"{''.join(_block(block) for block in claim.body)}</details>"
+    )
+
+
+def exhibit(made: Exhibit) -> str:
+    """A table or passage of the paper, folded."""
+    return (
+        f"<h3>{escape(made.title)}</h3><details><summary>As {escape(made.source)}</summary>"
+        f"{''.join(_block(block) for block in made.body)}</details>"
     )
 
 

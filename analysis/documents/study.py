@@ -3,79 +3,45 @@
 Every number is computed from the results; verdicts follow from rules that the text states.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
-from analysis.claims.claim import Block, Claim, table
-from analysis.claims.four_bit.additions import addition_claims
-from analysis.claims.four_bit.factors import factor_claims
-from analysis.claims.four_bit.figures import FIGURES, LOSS
-from analysis.claims.four_bit.fits import fit_claims
-from analysis.claims.four_bit.high_precision import high_precision_claims
-from analysis.claims.four_bit.optimum import linear_only, optimum_claims
-from analysis.claims.four_bit.tuning import tuning_claims
+from analysis.claims.claim import Block, table
+from analysis.claims.paper import Paper, Study
 from analysis.curves.names import listed
 from analysis.curves.points import curve_points
 from analysis.curves.remembering import remembered
-from analysis.curves.scaling import AXES
 from analysis.curves.settings import settings_of
-from analysis.documents.markdown import section, summary, text
+from analysis.documents.markdown import exhibit, section, summary, text
 from analysis.documents.study_method import method
-from analysis.noise.bootstrap import ItemScores
 from quantizers.setting import default_exponent_bits
 
 _FACTORS = ["bits", "data_type", "exponent_bits", "block_size", "outlier_fraction", "centered"]
 _FACTORS += ["scope"]
-# Effects of factors are drawn by loss, as they are tested.
-STUDY_FIGURES: dict[str, Callable[[pd.DataFrame], go.Figure]] = {
-    "figure-02-total-bits": FIGURES["figure-02-total-bits"],
-    "figure-04-proxy-outliers": partial(FIGURES["figure-04-proxy-outliers"], metric=LOSS),
-    "figure-12-exponent-bits": partial(FIGURES["figure-12-exponent-bits"], metric=LOSS),
-    "figure-13-total-bits-loss": FIGURES["figure-13-total-bits-loss"],
-    "figure-14-data-type-loss": FIGURES["figure-14-data-type-loss"],
-    "figure-15-block-size-loss": FIGURES["figure-15-block-size-loss"],
-}
-"""The figures a study shows, from its rows of scope `linear`."""
+_METHODS = {"method": "rounding", "scales": "scales", "folding": "folding"}
+_METHODS |= {"activations": "activations", "calibration": "calibration"}
 
 
-def paper_claims(
-    results: pd.DataFrame, scores: ItemScores, axes: Sequence[str] = tuple(AXES)
-) -> list[Claim]:
-    """Every claim that these results can test; `axes`: the sizes counted in section 5.1."""
-    linear = linear_only(results)
-    return [
-        *optimum_claims(results, scores, axes),
-        *factor_claims(linear, scores),
-        *high_precision_claims(linear, scores),
-        *addition_claims(results, scores),
-        *tuning_claims(linear),
-        *fit_claims(linear),
-    ]
+def study_document(paper: Paper, study: Study, title: str, figures: Mapping[str, str]) -> str:
+    """A paper's claims, and its tables and figures, on a study's results, as Markdown.
 
-
-def study_document(
-    results: pd.DataFrame, scores: ItemScores, title: str, figures: Mapping[str, str]
-) -> str:
-    """The study as Markdown; `figures`: name in STUDY_FIGURES -> address to show it from.
-
-    `results` is the flat view, `scores` gives its per-item scores. Raises ValueError where no
-    experiment has a cross-entropy.
+    `figures`: name in `paper.figures` -> address to show it from. Raises ValueError where no
+    experiment has a score that claims are made of.
     """
-    if curve_points(results, "cross_entropy").empty:
-        raise ValueError("a study needs cross-entropies: no experiment has one")
+    results, scores = study.results, study.scores
+    if all(curve_points(results, metric).empty for metric in ("cross_entropy", "zero_shot")):
+        raise ValueError("a study needs cross-entropies or accuracies: no experiment has one")
     with remembered():
-        claims = paper_claims(results, scores)
+        claims = paper.claims(study)
+        exhibits = paper.exhibits(study)
     parts = [
         f"# {title}",
-        "The claims of Dettmers & Zettlemoyer 2023, *The case for 4-bit precision*, tested on "
-        "these models. Generated from stored results by `kbit study`: every number and verdict on "
-        "them is computed, none is typed.",
+        f"The claims of {paper.citation}, tested on these models. Generated from stored results "
+        "by `kbit study`: every number and verdict on them is computed, none is typed.",
         "## In short",
-        summary(claims),
+        summary(claims) if claims else "These results can test none of its claims.",
         "## What was measured",
         *(text(block) for block in _data(results)),
         "## Where the numbers come from",
@@ -83,6 +49,8 @@ def study_document(
     ]
     for claim in claims:
         parts += section(claim, figures)
+    for made in exhibits:
+        parts += exhibit(made, figures)
     return "\n\n".join(parts) + "\n"
 
 
@@ -104,6 +72,10 @@ def _data(results: pd.DataFrame) -> list[Block]:
         for factor in _FACTORS
         for rows in [experiments if factor == "bits" else quantized]
     ]
+    for column, name in _METHODS.items():  # said where they vary
+        there = sorted(map(str, experiments[column].dropna().unique()))
+        if len(there) > (column == "method") + (column != "calibration"):  # 16 bit has method none
+            levels.append([name, ", ".join(there)])
     return [
         f"{len(experiments):,} experiments: {experiments['model'].nunique()} models at "
         f"{len(set(settings_of(experiments)))} precision settings. Not the full product of the "

@@ -1,7 +1,8 @@
 """A study's results as two files to commit: the flat rows, and compact per-item scores.
 
 `results.csv.gz` has the columns of every CSV here. `items.npz` holds what paired comparisons need:
-an array per task and metric, a row per experiment in the CSV's order of first appearance.
+an array per task and metric, a row per experiment in the CSV's order of first appearance. Other
+CSV files beside them are the study's tables of what is no score.
 """
 
 import gzip
@@ -73,6 +74,16 @@ def read_study(folder: Path) -> tuple[pd.DataFrame, ItemScores]:
         return {id_: row for id_, row in known.items() if np.isfinite(row).all()}
 
     return results, scores
+
+
+def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """What else a study keeps: its other CSV files, by name (`sites.csv.gz` -> sites)."""
+    paths = [*folder.glob("*.csv"), *folder.glob("*.csv.gz")]
+    return {
+        path.name.split(".")[0]: _intact(pd.read_csv, path)
+        for path in sorted(paths)
+        if path.name != "results.csv.gz"
+    }
 
 
 def _intact(read: Callable[[Path], _T], path: Path) -> _T:

@@ -12,16 +12,25 @@ from analysis.claims.claim import votes
 from analysis.claims.four_bit.factors import factor_claims
 from analysis.claims.four_bit.high_precision import high_precision_claims
 from analysis.claims.four_bit.optimum import linear_only
+from analysis.claims.paper import Study
+from analysis.claims.papers import PAPERS
 from analysis.curves.metrics import COLUMNS
 from analysis.curves.scaling import scaling_curves
-from analysis.documents.study import STUDY_FIGURES, study_document
-from analysis.documents.study_data import read_study, write_study
+from analysis.documents import study as study_module
+from analysis.documents.study_data import read_study, read_tables, write_study
 from analysis.documents.study_method import method
 from analysis.noise.bootstrap import ItemScores
 from tests.analysis.rich import BLOCK_GAIN, OUTLIER_GAIN, rich_results, with_table_2
 
+PAPER = PAPERS["four-bit"]
 STUDY = Path(__file__).parents[3] / "docs" / "embedded-study"
 N_ITEMS = 40
+
+
+def study_document(
+    results: pd.DataFrame, scores: ItemScores, title: str, figures: Mapping[str, str]
+) -> str:
+    return study_module.study_document(PAPER, Study(results, scores), title, figures)
 
 
 def with_items(results: pd.DataFrame) -> tuple[pd.DataFrame, ItemScores]:
@@ -121,7 +130,7 @@ def test_what_cannot_be_tested_is_left_out(results: pd.DataFrame) -> None:
     for absent in ("Smaller blocks", "Centering does not", "Proxy outliers", "Weight deviation"):
         assert absent not in text
     with pytest.raises(ValueError, match="no experiment has one"):
-        study_document(*with_items(results[results["task"] != "sotu"]), "Nothing", {})
+        study_document(*with_items(results.assign(metric="seconds")), "Nothing", {})
 
 
 def test_types_that_were_not_measured_are_not_beaten() -> None:
@@ -202,9 +211,21 @@ def test_neighbouring_windows_that_resemble_each_other_are_told(stored: Path) ->
 
 
 def test_every_figure_of_a_study_can_be_drawn() -> None:
-    linear = linear_only(rich_results())
-    for name, draw in STUDY_FIGURES.items():
-        assert draw(linear).data, name
+    study = Study(rich_results())
+    for name, draw in PAPER.figures.items():
+        assert draw(study).data, name
+
+
+def test_a_study_s_other_tables_lie_beside_its_results(stored: Path, tmp_path: Path) -> None:
+    assert read_tables(stored) == {}
+    rows = pd.DataFrame({"model": ["a"], "weight_decay": [0.1]})
+    rows.to_csv(tmp_path / "runs.csv", index=False)
+    rows.to_csv(tmp_path / "sites.csv.gz", index=False)
+    tables = read_tables(tmp_path)
+    assert set(tables) == {"runs", "sites"} and tables["runs"].equals(rows)
+    (tmp_path / "sites.csv.gz").write_bytes(b"no gzip at all")
+    with pytest.raises(ValueError, match="sites.csv.gz cannot be read"):
+        read_tables(tmp_path)
 
 
 def test_the_committed_study_is_what_was_asked_for() -> None:
