@@ -117,7 +117,7 @@ def _measurement(
 def _config(bits: int, data_type: str, block_size: int) -> Setting:
     from quantizers.setting import Setting
 
-    return Setting.make(bits, data_type if bits < 16 else None, block_size=block_size)
+    return Setting.make(bits, data_type, block_size=block_size)
 
 
 def packed_model(entry: ModelEntry, setting: Setting, device: str) -> Any:

@@ -95,7 +95,7 @@ def pack_linears(
         raise ValueError(f"scope: packed layers replace linear ones only, not {setting.scope!r}")
     if not setting.is_weight_only:
         raise ValueError(f"{setting.label}: packed layers neither fold nor round what they read")
-    if setting.bits == 16:
+    if setting.is_baseline:
         return []
     wiring = wiring_of(model)
     if any(site.expert is not None for site in wiring.linear):

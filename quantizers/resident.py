@@ -161,7 +161,7 @@ class ResidentModel:
         fold_norms(self.model, folding, self._log, sixteen_bit(self.load_dtype))
         for layer in self.layers.values():
             install(layer, self._log)
-        bits = self._baseline_bits() if setting.bits == 16 else size.model_bits(self.n_params)
+        bits = self._baseline_bits() if setting.keeps_weights else size.model_bits(self.n_params)
         return replace(bits, total_bits=bits.total_bits + extra_bits)
 
     def _sites(
@@ -172,7 +172,7 @@ class ResidentModel:
         stack: Stack | None,
     ) -> Iterator[tuple[Site, PackedMatrix | None]]:
         """Every site that changes, with its packed matrix if it has one."""
-        if setting.bits == 16:
+        if setting.keeps_weights:
             return ((site, None) for site in self.wiring.linear)
 
         def weight(site: Site) -> Tensor:

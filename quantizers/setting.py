@@ -79,7 +79,7 @@ class Setting:
         }
         setting = cls(method, bits, data_type, **blocks, **options, **beside, **factors)
         setting._check_factors()
-        if bits == 16:
+        if setting.keeps_weights:
             setting = cls("none", 16, **beside, calibration=setting.calibration)
         elif data_type is None:
             raise ValueError(
@@ -87,7 +87,7 @@ class Setting:
             )
         return replace(
             setting,
-            exponent_bits=None if bits == 16 else _exponent_bits(setting),
+            exponent_bits=None if setting.keeps_weights else _exponent_bits(setting),
             outlier_fraction=float(setting.outlier_fraction),
             calibration=setting.calibration if setting.needs_statistics else None,
         )
@@ -106,7 +106,7 @@ class Setting:
             raise ValueError(f"clip_weighting: {weighting!r} is not one of {', '.join(WEIGHTINGS)}")
         if weighting != "plain" and self.scales == "absmax":
             raise ValueError("clip_weighting: only clipped scales have it; remove it")
-        if self.bits == 16 and self.folding == AWQ:
+        if self.keeps_weights and self.folding == AWQ:
             raise ValueError("folding: awq goes by how weights are rounded, which 16 bits are not")
         if not isinstance(self.gptq_order, bool):
             raise ValueError(f"rounding: order {self.gptq_order!r} is neither true nor false")
@@ -140,7 +140,7 @@ class Setting:
             activations=_activations(given),
             calibration=str(given["calibration"]) if "calibration" in given else None,
         )
-        if bits == 16:
+        if setting.keeps_weights:
             return setting
         fraction = _number(given, "outlier_fraction") if "outlier_fraction" in given else 0.0
         if not 0 <= fraction < 1:
@@ -164,8 +164,13 @@ class Setting:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it is the 16-bit model as it was loaded."""
-        return self.bits == 16 and self.is_weight_only
+        """Whether it is the 16-bit model as it was loaded: no factor is at work."""
+        return self == Setting(self.method, 16)
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether weights stay in 16 bit, whatever is done to what they multiply."""
+        return self.bits == 16
 
     @property
     def is_weight_only(self) -> bool:
@@ -221,7 +226,7 @@ class Setting:
     @property
     def label(self) -> str:
         """Short and unique: "16-bit", "4-bit float E2 B64", "3-bit int per tensor p=2%"."""
-        parts = ["16-bit"] if self.bits == 16 else self._weight_labels
+        parts = ["16-bit"] if self.keeps_weights else self._weight_labels
         parts += [f"folded {self.folding}"] if self.folding_method is not None else []
         parts += [a.label] if (a := self.activation_format) is not None else []
         parts += [f"on {self.calibration}"] if self.calibration else []

@@ -8,13 +8,11 @@ import pandas as pd
 from analysis.answers.contest import SURE
 from analysis.curves.metrics import Part, larger_is_better
 from analysis.curves.points import curve_points
-from analysis.curves.settings import settings_of
+from analysis.curves.settings import is_baseline, settings_of
 from analysis.noise.bootstrap import ItemScores, no_item_scores
 from analysis.noise.paired import PairedDifference, compare_parts
-from quantizers.setting import Setting
 
 _Z = 1.959963984540054  # of a normal 95 % interval
-_BASELINE = Setting.make(16).label
 
 COLUMNS = ["family", "model", "setting", "bits", "size_bits", "value", "stderr", "difference"]
 COLUMNS += ["difference_stderr", "low", "high", "errors", "clear"]
@@ -42,7 +40,7 @@ def setting_costs(
     points = points.assign(setting=[setting.label for setting in settings_of(points)])
     rows = []
     for _, model in points.groupby(["family", "model"], sort=False):
-        full = model[model["setting"] == _BASELINE]
+        full = model[is_baseline(model)]
         if full.empty:
             continue
         base = full.iloc[0]

@@ -2,6 +2,8 @@
 
 import pandas as pd
 
+from analysis.curves.settings import is_baseline
+
 LATENCY = "ms_per_token"
 """Metric: milliseconds that a step takes, which adds a token to each sequence of the batch."""
 ROOFLINE = "roofline_ms_per_token"
@@ -42,9 +44,10 @@ def speedups(results: pd.DataFrame) -> pd.DataFrame:
         kind=rows["metric"].map({LATENCY: "measured", ROOFLINE: "roofline"}),
     )
     key = ["kind", "batch", "model", "protocol"]
-    fastest = rows.groupby([*key, "bits", "n_params"], as_index=False)["value"].min()
-    full = fastest[fastest["bits"] == 16].set_index(key)["value"]
-    fastest = fastest[fastest["bits"] < 16]
+    baseline = is_baseline(rows)
+    full = rows[baseline].groupby(key)["value"].min()
+    others = rows[~baseline & (rows["bits"] < 16)]
+    fastest = others.groupby([*key, "bits", "n_params"], as_index=False)["value"].min()
     base = full.reindex(pd.MultiIndex.from_frame(fastest[key])).to_numpy()
     fastest = fastest.assign(speedup=base / fastest["value"]).dropna(subset="speedup")
     if fastest.empty:

@@ -24,13 +24,19 @@ def settings_of(rows: pd.DataFrame) -> list[Setting]:
     return [distinct[i] for i in group]
 
 
+def is_baseline(rows: pd.DataFrame) -> pd.Series:
+    """Which rows of results are of the 16-bit model as it is: bool, with the index of `rows`."""
+    known = [setting.is_baseline for setting in settings_of(rows)]
+    return pd.Series(known, rows.index, dtype=bool)
+
+
 def main_settings(settings: Sequence[Setting]) -> set[Setting]:
     """The settings drawn solid: one a precision, of the most common data type and block size.
 
     `settings` may repeat (one entry a curve): counts decide. Only plain round-to-nearest over the
     linear layers qualifies where there is any.
     """
-    quantized = [s for s in settings if s.bits < 16]
+    quantized = [s for s in settings if not s.keeps_weights]
     plain = [s for s in quantized if is_plain(s)] or quantized
     common = Counter((s.data_type, s.granularity) for s in plain).most_common(1)
     main = {s for s in settings if s.is_baseline}

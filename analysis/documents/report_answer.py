@@ -68,7 +68,7 @@ def _main_alone(results: pd.DataFrame, finding: Finding, scores: ItemScores) -> 
     task = finding.tasks[0] if len(finding.tasks) == 1 else None
     settings = [c.setting for c in scaling_curves(results, finding.metric, finding.axis, task)]
     main = main_settings(settings)
-    example = next((s for s in main if s.bits < 16), None)
+    example = next((s for s in main if not s.keeps_weights), None)
     if main == set(settings) or example is None:
         return ""
     alone = find(with_settings(results, main), finding.metric, finding.axis, task, scores)

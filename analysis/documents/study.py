@@ -66,7 +66,7 @@ def _data(results: pd.DataFrame) -> list[Block]:
         ]
         for family, part in families
     ]
-    quantized = experiments[experiments["bits"] < 16]
+    quantized = experiments[[not s.keeps_weights for s in settings_of(experiments)]]
     levels = [
         [factor.replace("_", " "), ", ".join(_level(v, factor) for v in _sorted(rows[factor]))]
         for factor in _FACTORS

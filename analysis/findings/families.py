@@ -8,7 +8,7 @@ from analysis.curves.metrics import chance_level, larger_is_better
 from analysis.curves.panel import make_panel, overlap_range
 from analysis.curves.points import curve_points
 from analysis.curves.scaling import Curve, scaling_curves
-from analysis.curves.settings import main_settings, settings_of
+from analysis.curves.settings import is_baseline, main_settings, settings_of
 from analysis.noise.bootstrap import ItemScores, item_noise, no_item_scores
 from analysis.noise.spread import INTERVAL
 
@@ -77,7 +77,7 @@ def quantization_loss(results: pd.DataFrame, metric: str = "zero_shot") -> pd.Da
         base = dict(zip(full.models, zip(full.value, full.stderr, strict=True), strict=True))
         for curve in curves:
             for i, model in enumerate(curve.models):
-                if curve.setting.bits < 16 and model in base:
+                if curve is not full and model in base:
                     value, error = base[model]
                     loss = better * (value - curve.value[i])
                     stderr = np.hypot(error, curve.stderr[i])
@@ -132,7 +132,7 @@ def collapses(results: pd.DataFrame, bits: int = 3, metric: str = "zero_shot") -
     settings = [setting.label for setting in settings_of(points)]
     table = points.assign(setting=settings, threshold=threshold, collapsed=fallen)
     columns = ["family", "model", "n_params", "setting", "value", "threshold", "collapsed"]
-    guesses = table.loc[(table["bits"] == 16) & table["collapsed"], ["family", "model"]]
+    guesses = points.loc[is_baseline(points) & fallen, ["family", "model"]]
     names = pd.MultiIndex.from_frame(table[["family", "model"]])
     judged = ~names.isin(pd.MultiIndex.from_frame(guesses)) & np.isfinite(threshold)
     return table.loc[judged & (table["bits"] == bits), columns].reset_index(drop=True)

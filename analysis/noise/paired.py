@@ -6,15 +6,13 @@ else the bootstrap over items.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from analysis.curves.metrics import Part
 from analysis.curves.scaling import FloatArray
-from analysis.curves.settings import settings_of
 from analysis.noise.bootstrap import N_REPLICATES, ItemScores, resampling_counts
 from evaluation.tasks.sets import SIZE_WEIGHTED, TASK_SETS
 
@@ -80,34 +78,6 @@ def compare_parts(
     return _over_tasks(pairs, task_set in SIZE_WEIGHTED)
 
 
-def differences_from_baseline(
-    results: pd.DataFrame, scores: ItemScores, task: str, metric: str, bits: int = 16
-) -> pd.DataFrame:
-    """Every experiment against the same model's at `bits`: one row each, with the columns of
-    PairedDifference after `experiment_id, family, model, bits, setting`.
-
-    `results` is the flat view. Experiments that lack item scores, or have them of another number
-    of items, are left out; where a model has several experiments at `bits`, the first counts.
-    """
-    experiments = results[results["source"] == "kbit"].drop_duplicates("experiment_id")
-    labels = [setting.label for setting in settings_of(experiments)]
-    experiments = experiments.assign(setting=labels)
-    rows = []
-    for _, same_model in experiments.groupby(["family", "model"], sort=False):
-        ids = list(same_model["experiment_id"])
-        found = {name: scores(ids, name, its, None) for name, its in _parts(task, metric).items()}
-        sizes = {i: [len(x[i]) for x in found.values() if i in x] for i in ids}
-        baseline = next(iter(same_model.loc[same_model["bits"] == bits, "experiment_id"]), None)
-        if baseline is None or len(sizes[baseline]) < len(found):
-            continue
-        for row in same_model.to_dict("records"):
-            id_ = row["experiment_id"]
-            if id_ != baseline and sizes[id_] == sizes[baseline]:
-                change = compare(lambda _, t, *__: found[t], id_, baseline, task, metric)  # noqa: B023
-                rows.append({name: row[name] for name in _NAMES} | asdict(change))
-    return pd.DataFrame(rows, columns=[*_NAMES, *PairedDifference.__dataclass_fields__])
-
-
 def _parts(task: str, metric: str) -> dict[str, str]:
     """Task -> metric of the items that are compared."""
     if metric != "zero_shot":
@@ -115,9 +85,6 @@ def _parts(task: str, metric: str) -> dict[str, str]:
     if task not in TASK_SETS:
         raise ValueError(f"no task set {task!r}; known: {', '.join(TASK_SETS)}")
     return TASK_SETS[task]
-
-
-_NAMES = ("experiment_id", "family", "model", "bits", "setting")
 
 
 def _over_tasks(

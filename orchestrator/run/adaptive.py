@@ -45,6 +45,7 @@ class Sample:
     model: str
     setting: str
     precision: float
+    is_baseline: bool
     scope: str
     size: dict[str, float]
     losses: np.ndarray
@@ -68,7 +69,7 @@ def _on_every_axis(
 ) -> set[str]:
     """16 bit stays, as what all else is compared with; and all where there is no contest."""
     everything = {sample.experiment_id for sample in samples}
-    kept = {sample.experiment_id for sample in samples if sample.precision == 16}
+    kept = {sample.experiment_id for sample in samples if sample.is_baseline}
     if len({sample.model for sample in samples}) < 2:
         return everything  # one model: no curve, each setting's cost is the answer
     for axis in AXES:

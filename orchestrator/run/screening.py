@@ -94,8 +94,15 @@ def _samples(plan: Plan, corpus: Plan, store: Store) -> dict[str, Sample]:
         if experiment.id in stored:
             setting = experiment.setting
             name = json.dumps(setting.identity(), sort_keys=True)
-            place = (experiment.id, experiment.model.name, name, float(setting.bits), setting.scope)
-            samples[experiment.id] = Sample(*place, *stored[experiment.id])
+            samples[experiment.id] = Sample(
+                experiment.id,
+                experiment.model.name,
+                name,
+                float(setting.bits),
+                setting.is_baseline,
+                setting.scope,
+                *stored[experiment.id],
+            )
     return samples
 
 

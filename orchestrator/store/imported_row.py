@@ -101,7 +101,7 @@ def _setting(row: Mapping[str, Any]) -> Setting:
         bits = _bits_from_size(row)
     names = {c: _name(row, c, 32) for c in ("method", "data_type") if row.get(c)}
     setting = Setting.from_row({**row, "bits": row.get("bits") or bits, **names})
-    if setting.bits < 16 and setting.data_type is None:
+    if not setting.keeps_weights and setting.data_type is None:
         known = ", ".join(DATA_TYPES)
         raise ValueError(f"data_type is missing at {setting.bits} bit (for example one of {known})")
     exponent = setting.exponent_bits

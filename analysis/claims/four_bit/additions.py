@@ -10,6 +10,7 @@ from analysis.claims.four_bit.factors import BLOCK, effects_of
 from analysis.claims.four_bit.figures import LOSS
 from analysis.claims.four_bit.optimum import linear_only
 from analysis.curves.scaling import scaling_curves
+from analysis.curves.settings import is_baseline
 from analysis.findings.families import curve_lead
 from analysis.noise.bootstrap import ItemScores
 from quantizers.setting import DATA_TYPES, default_exponent_bits
@@ -29,7 +30,7 @@ def _cells(
     for block in blocks:
         same = linear["block_size"].isna() if block is None else linear["block_size"] == block
         for data_type in DATA_TYPES:
-            wanted = (linear["bits"] == 16) | (same & (linear["data_type"] == data_type))
+            wanted = is_baseline(linear) | (same & (linear["data_type"] == data_type))
             found = effects_of(linear[wanted], factor, scores)
             name = "tensor" if block is None else str(block)
             parts.append(found.assign(data_type=data_type, block=name))

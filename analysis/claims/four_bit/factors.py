@@ -22,6 +22,7 @@ from analysis.claims.claim import (
 )
 from analysis.claims.four_bit.figures import LOSS
 from analysis.curves.names import listed
+from analysis.curves.settings import is_baseline
 from analysis.findings.effects import factor_effects
 from analysis.noise.bootstrap import ItemScores
 from quantizers.setting import default_exponent_bits
@@ -39,7 +40,7 @@ def factor_claims(linear: pd.DataFrame, scores: ItemScores) -> Iterator[Claim]:
 
 def at_blocks(linear: pd.DataFrame, *blocks: int) -> pd.DataFrame:
     """The unquantized rows and those of these block sizes."""
-    return linear[(linear["bits"] == 16) | linear["block_size"].isin(blocks)]
+    return linear[is_baseline(linear) | linear["block_size"].isin(blocks)]
 
 
 def effects_of(rows: pd.DataFrame, factor: str, scores: ItemScores) -> pd.DataFrame:

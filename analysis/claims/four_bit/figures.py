@@ -49,7 +49,7 @@ def bits_figure(
         bits = curve.setting.bits
         return Look(f"{bits:g}-bit", colour(bits), marker(bits))
 
-    used = next((s for s in main if s.bits < 16), None)
+    used = next((s for s in main if not s.keeps_weights), None)
     kind = f" ({used.data_type}, {_block(used.block_size)})" if used else ""
     title = f"Bit-level scaling of {METRIC_NAMES[metric]} by precision{kind}"
     return draw_curves(curves, look, title, columns=columns)
@@ -150,7 +150,7 @@ def method_figure(
 def _comparable(one_shot: list[Curve], main: set[Setting]) -> list[Curve]:
     usual = Counter(c.setting.calibration for c in one_shot).most_common(1)[0][0]
     found = [c for c in one_shot if c.setting.calibration == usual]
-    wanted = {(s.data_type, s.granularity) for s in main if s.bits < 16}
+    wanted = {(s.data_type, s.granularity) for s in main if not s.keeps_weights}
     types = {data_type for data_type, _ in wanted}
     blocks = {TENSOR} | {granularity for _, granularity in wanted}
     tests: list[Callable[[Setting], bool]] = [

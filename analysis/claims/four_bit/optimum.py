@@ -24,7 +24,7 @@ from analysis.claims.claim import (
 )
 from analysis.curves.names import METRIC_NAMES, listed
 from analysis.curves.scaling import AXES, scaling_curves
-from analysis.curves.settings import main_settings, with_settings
+from analysis.curves.settings import is_baseline, main_settings, with_settings
 from analysis.findings.families import collapses, precision_duel
 from analysis.noise.bootstrap import ItemScores
 
@@ -93,7 +93,7 @@ def _range(shares: Sequence[float]) -> str:
 def _universal(
     rows: list[list[str]], answers: list[tuple[str, Universality]], main: pd.DataFrame
 ) -> Claim:
-    example = main[main["bits"] < 16].iloc[0]
+    example = main[~is_baseline(main)].iloc[0]
     whole = pd.isna(example["block_size"])
     block = "one block a tensor" if whole else f"blocks of {example['block_size']}"
     columns = ["Settings", "Size counted", "By", "Most frequent winner", "Judged at"]

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 import pytest
 from statsmodels.stats.contingency_tables import mcnemar
 
-from analysis.noise.paired import compare, differences_from_baseline, paired_difference
+from analysis.noise.paired import compare, paired_difference
 from evaluation.tasks.sets import TASK_SETS
-from tests.analysis.conftest import make_results
 
 
 def correlated(n: int, shift: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -126,19 +124,3 @@ def test_missing_items_and_unknown_sets_are_named() -> None:
         compare(scores, "missing-4-", "a-16-", "piqa", "acc")
     with pytest.raises(ValueError, match="no task set 'papers'; known: paper"):
         compare(scores, "a-4-", "a-16-", "papers", "zero_shot")
-
-
-def test_every_precision_against_16_bit() -> None:
-    results = make_results(("sotu-neox",), bits=(3, 4, 16))
-    lost = results["experiment_id"].str.contains("64x2-4-linear")
-    results.loc[lost, "experiment_id"] = "missing-4-linear"
-    scores = Items(dict.fromkeys(TASK_SETS["sotu"], 400))
-    table = differences_from_baseline(results, scores, "sotu", "zero_shot")
-    assert len(table) == 6 * 3 - 1  # 3 bit, 4 bit and 4 bit with scope all
-    assert set(table["setting"]) == {"3-bit float E2 B64", "4-bit float E2 B64"} | {
-        "4-bit float E2 B64 scope all"
-    }
-    assert (table["difference"] < 0).all() and (table["p_value"] < 0.01).all()
-    assert isinstance(table, pd.DataFrame) and (table["n_items"] == 1600).all()
-    without = results[results["bits"] != 16]
-    assert differences_from_baseline(without, scores, "sotu", "zero_shot").empty

@@ -27,8 +27,9 @@ def made(setting: str, i: int, size: float, losses: np.ndarray, precision=None) 
     """Model i's sample. Each setting is of a precision of its own, unless one is given."""
     bits = sum(map(ord, setting)) if precision is None else precision
     return Sample(
-        f"{setting}-{i}", f"m{i}", setting, bits, "linear", dict.fromkeys(AXES, size), losses
-    )
+        f"{setting}-{i}", f"m{i}", setting, bits, bits == 16 and not setting.endswith("A8"),
+        "linear", dict.fromkeys(AXES, size), losses
+    )  # fmt: skip
 
 
 def curve(setting: str, factor: float, loss: float, noise: float = 0.0, seed: int = 0, bits=None):
@@ -68,6 +69,12 @@ def test_the_baseline_always_stays():
     samples = curve("good", 1, 0) + curve("close", 1, 0.004) + baseline
     assert not ids(baseline) & dropped(samples)
     assert ids(baseline) <= near_by_loss(samples, SHARE)
+
+
+def test_16_bit_weights_that_read_8_bit_are_no_baseline():
+    read = curve("none A8", 4, 3.0, bits=16)
+    samples = curve("good", 1, 0) + curve("close", 1, 0.004) + curve("none", 4, 0, bits=16) + read
+    assert ids(read) == dropped(samples)
 
 
 def test_of_a_single_model_nothing_is_dropped():
@@ -170,7 +177,7 @@ def test_too_few_windows_rule_nothing_out():
 def test_every_axis_is_asked():
     """By total bits `wide` loses; counted by its quantized matrices alone it is the smallest."""
     wide = [
-        Sample(s.experiment_id, s.model, "wide", s.precision, s.scope,
+        Sample(s.experiment_id, s.model, "wide", s.precision, s.is_baseline, s.scope,
                {"total": s.size["total"] * 4, "quantized": s.size["total"] / 2, "nominal": 1e6 + i},
                s.losses)
         for i, s in enumerate(curve("wide", 1, 0.0))
