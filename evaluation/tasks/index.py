@@ -137,6 +137,7 @@ def _index_file() -> Path:
     return cache_directory() / f"{HARNESS.replace(' ', '-')}-index.json"
 
 
+@cache
 def _words() -> set[str]:
     """All that can be a name in the harness's task files, read in a second as plain text."""
     words: set[str] = set()
