@@ -42,13 +42,17 @@ class Panel:
         query = np.log(budgets)
         width = self.log_bits.shape[1]
         exists = np.isfinite(self.log_bits) if keep is None else keep & np.isfinite(self.log_bits)
-        below = self.log_bits[:, :, None] <= query + SAME_PLACE  # [S, M, m]
-        place = np.arange(width)[:, None]
-        low = np.where(exists[..., None] & below, place, -1).max(axis=-2)
-        high = np.where(exists[..., None] & ~below, place, width).min(axis=-2)
+        # Points lie in order: how many are at or below each budget, [S, m].
+        count = (self.log_bits[:, :, None] <= query + SAME_PLACE).sum(axis=1)
+        place = np.arange(width)
+        last = np.maximum.accumulate(np.where(exists, place, -1), axis=-1)
+        following = np.where(exists, place, width)[..., ::-1]
+        following = np.minimum.accumulate(following, axis=-1)[..., ::-1]
+        row = np.arange(len(self.curves))[:, None]
+        low = np.where(count > 0, last[..., row, np.maximum(count, 1) - 1], -1)
+        high = np.where(count < width, following[..., row, np.minimum(count, width - 1)], width)
         reached, ends = low >= 0, high == width
         low = np.maximum(low, 0)
-        row = np.arange(len(self.curves))[:, None]
         start = self.log_bits[row, low]
         stop = self.log_bits[row, np.where(ends, low, high)]
         with np.errstate(invalid="ignore", divide="ignore"):

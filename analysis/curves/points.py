@@ -21,6 +21,7 @@ from analysis.curves.metrics import (
     tasks_in,
 )
 from analysis.curves.protocols import one_protocol
+from analysis.curves.remembering import once
 from evaluation.tasks.sets import CHANCE, SIZE_WEIGHTED, TASK_SETS
 
 
@@ -34,11 +35,10 @@ def curve_points(results: pd.DataFrame, metric: str, task: str | None = None) ->
     `parts` says what each value is made of, as a tuple of Part.
     Raises ValueError for an unknown metric, a task that no experiment has, or missing columns.
     """
-    rows = metric_rows(results, metric)
-    kept = one_measurement_each(one_protocol(rows)[0])
+    kept = once(_comparable, results, metric)
     points = _accuracies(kept, task) if metric == "zero_shot" else kept
     if task is not None:
-        if points.empty or task not in set(points["task"]):
+        if points.empty or task not in set(points["task"].unique()):
             singles = set(kept["task"]) if metric == "zero_shot" else set()
             known = ", ".join(sorted(set(points["task"]) | singles)) or "none"
             raise ValueError(f"no experiment has {metric} on {task!r}: results have {known}")
@@ -47,6 +47,10 @@ def curve_points(results: pd.DataFrame, metric: str, task: str | None = None) ->
         scored_on = points.groupby("family")["task"].agg(_usual_task)
         points = points[points["task"] == points["family"].map(scored_on)]
     return _with_parts(points.reset_index(drop=True), kept, metric)
+
+
+def _comparable(results: pd.DataFrame, metric: str) -> pd.DataFrame:
+    return one_measurement_each(one_protocol(metric_rows(results, metric))[0])
 
 
 def metric_rows(results: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -97,7 +101,7 @@ def mean_zero_shot(
     """
     results = one_measurement_each(results)
     sets = [results.iloc[:0]]
-    measured = set(results["task"])
+    measured = set(results["task"].unique())
     for name, tasks in task_sets.items():
         if not tasks.keys() <= measured:
             continue
@@ -156,7 +160,7 @@ def _one_task(rows: pd.DataFrame, task: str) -> pd.DataFrame:
 
 def _metric_of(rows: pd.DataFrame, task: str) -> str:
     """The metric that stands for a task's accuracy, of those that its `rows` have."""
-    there = set(rows["metric"])
+    there = set(rows["metric"].unique())
     usual = accuracy_of(task)
     return usual if usual in there else next((name for name in ACCURACIES if name in there), usual)
 
@@ -167,9 +171,9 @@ def _losses(results: pd.DataFrame, metric: str) -> pd.DataFrame:
     A perplexity that a task reports beside its accuracy (LAMBADA's last word) is of no corpus.
     """
     rows = results[results["metric"].isin(["cross_entropy", "perplexity"])]
-    measured = set(results.loc[results["metric"] == "cross_entropy", "task"])
-    tasks = set(results.loc[results["metric"].isin(ACCURACIES), "task"]) | set(CHANCE)
-    rows = rows[rows["task"].isin(measured | (set(rows["task"]) - tasks))]
+    measured = set(results.loc[results["metric"] == "cross_entropy", "task"].unique())
+    tasks = set(results.loc[results["metric"].isin(ACCURACIES), "task"].unique()) | set(CHANCE)
+    rows = rows[rows["task"].isin(measured | (set(rows["task"].unique()) - tasks))]
     given, other = rows[rows["metric"] == metric], rows[rows["metric"] != metric]
     key = ["experiment_id", "task", *(["protocol"] if "protocol" in rows else [])]
     if len(given):

@@ -20,7 +20,8 @@ def settings_of(rows: pd.DataFrame) -> list[Setting]:
         return []
     group = rows.groupby(list(SETTING_COLUMNS), dropna=False, sort=False).ngroup().to_numpy()
     _, first = np.unique(group, return_index=True)
-    distinct = [setting_of(rows.iloc[i]) for i in first]
+    told = rows[list(SETTING_COLUMNS)].iloc[first].to_dict("records")
+    distinct = [Setting.from_row(row) for row in told]
     return [distinct[i] for i in group]
 
 
