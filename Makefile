@@ -6,9 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo study test lint install clean
 
 demo: install
-	$(BIN)/kbit sweep sweeps/demo.yaml --db results/demo.db
-	$(BIN)/kbit optimal --db results/demo.db
-	$(BIN)/kbit report --db results/demo.db --output results/demo.html
+	$(BIN)/kbit demo
 
 # The study of docs/embedded-study.md from the beginning: hours on two cores. `kbit study` alone
 # writes the document again from the committed results.

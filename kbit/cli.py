@@ -20,6 +20,7 @@ from orchestrator.run.interrupt import run_program, say_interrupted
 # Subcommand -> (module with add_arguments and run, one-line help). Modules are imported when used:
 # `kbit --help` must not wait for torch.
 COMMANDS = {
+    "demo": ("kbit.demo", "the main job on the embedded models: sweep, answer, report"),
     "sweep": ("orchestrator.sweep", "run the experiments a sweep file asks for"),
     "status": ("kbit.status", "what a database holds: done, failed, by family and precision"),
     "results": ("kbit.results", "the rows of the flat results view"),

@@ -14,7 +14,7 @@ from analysis.claims.papers import PAPERS
 from kbit.database import open_store
 from kbit.figures import need_renderer, write_figures
 from orchestrator.errors import InputError
-from orchestrator.paths import ROOT
+from orchestrator.paths import IS_CHECKOUT, ROOT, results_dir
 
 EXAMPLE = (
     "example: kbit study --db results/embedded.db\n"
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from analysis.documents.study_data import read_study, read_tables
 
     paper = PAPERS[args.paper]
-    usual = ROOT / "docs" / paper.folder
+    usual = (ROOT / "docs" if IS_CHECKOUT else results_dir()) / paper.folder
     folder: Path = (args.folder or usual).resolve()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; give the folder that holds results.csv.gz")

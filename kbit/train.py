@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from orchestrator.errors import InputError
-from orchestrator.paths import ROOT
+from orchestrator.paths import SHIPPED
 
 EXAMPLE = (
     "example: kbit train sotu-neox-32x2 --output /tmp/sotu-neox-32x2\n"
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer",
         type=Path,
-        default=ROOT / "models" / "tokenizer",
+        default=SHIPPED / "models" / "tokenizer",
         help="default: the shared one; trained on the text where there is none",
     )
 

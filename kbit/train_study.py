@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import InputError, SweepStopped
-from orchestrator.paths import ROOT
+from orchestrator.paths import find_sweep, writable
 from orchestrator.study.models import first_problem, load_yaml
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ GPU_FLOPS, GPU_SHARE = 989e12, 0.4  # H100, bf16, dense
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("study", type=Path, nargs="?", default=ROOT / "sweeps" / "training.yaml")
+    parser.add_argument("study", type=Path, nargs="?", default=Path("training"))
     parser.add_argument("--dry-run", action="store_true", help="print what is missing and stop")
     parser.add_argument("--executor", choices=("ray", "local"), default="ray")
     parser.add_argument("--runs", type=Path, help="the table of runs (default: in the output)")
@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from training.text import load_text
     from training.tokenizer import train_tokenizer
 
+    args.study = find_sweep(args.study)
     study = load_study(args.study)
     try:
         runs = expand(study)
@@ -96,7 +97,7 @@ def _place(study: StudyFile, path: Path) -> Place:
     from training.run_study import Place
 
     def resolved(value: str) -> Path:
-        return (path.resolve().parent / Path(value).expanduser()).resolve()
+        return writable((path.resolve().parent / Path(value).expanduser()).resolve())
 
     text = study.text if study.text == "sotu" else str(resolved(study.text))
     return Place(text, resolved(study.tokenizer), resolved(study.output))

@@ -1,4 +1,4 @@
-"""Where things lie: the repository root, the results folder, relative database paths."""
+"""Where things lie: what kbit ships, the results folder, relative database paths."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 
 from orchestrator.errors import InputError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent  # of the packages
+IS_CHECKOUT = (ROOT / "models.yaml").is_file()
+# models.yaml, sweeps/ and models/: setup.py puts them into wheels
+SHIPPED = ROOT if IS_CHECKOUT else ROOT / "kbit" / "shipped"
 
 
 def runs_from_ray_package() -> bool:
@@ -16,13 +19,29 @@ def runs_from_ray_package() -> bool:
 
 
 def results_dir() -> Path:
-    """Folder for databases and reports: $KBIT_RESULTS, else `results/` of the repository.
+    """Folder for databases and reports: $KBIT_RESULTS, else `results/` of the repository, or of
+    the current folder where kbit is not run from a checkout.
 
     In Ray's unpacked copy that folder would be lost with the job: there it is ~/kbit-results.
     """
     if configured := os.environ.get("KBIT_RESULTS"):
         return Path(configured).expanduser().resolve()
-    return Path.home() / "kbit-results" if runs_from_ray_package() else ROOT / "results"
+    if runs_from_ray_package():
+        return Path.home() / "kbit-results"
+    return (ROOT if IS_CHECKOUT else Path.cwd()) / "results"
+
+
+def find_sweep(named: Path) -> Path:
+    """A sweep file as it is named, else the shipped one of that name: demo, sweeps/demo.yaml."""
+    shipped = SHIPPED / "sweeps" / Path(named.name).with_suffix(".yaml")
+    unnamed = named.parent in (Path("."), Path("sweeps")) and named.suffix in ("", ".yaml")
+    return shipped if unnamed and not named.is_file() and shipped.is_file() else named
+
+
+def writable(path: Path) -> Path:
+    """Where to write what a shipped study file has in `../results`: never among installed files."""
+    beside = SHIPPED / "results"
+    return results_dir() / path.relative_to(beside) if path.is_relative_to(beside) else path
 
 
 def database_url(db: str | None, name: str = "kbit") -> str:

@@ -34,7 +34,7 @@ if __name__ == "__main__":  # started as a script: the sibling packages lie one 
         sys.exit(2)
 
 from orchestrator.errors import InputError, Rescued, SweepStopped
-from orchestrator.paths import ROOT, database_url
+from orchestrator.paths import database_url, find_sweep
 from orchestrator.run.interrupt import Stopped, current, run_program, say_interrupted
 from orchestrator.study.grid import Plan, as_stored, check_study, drop_unavailable, expand
 from orchestrator.study.models import load_models
@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sweep",
         nargs="?",
         type=Path,
-        default=ROOT / "sweeps" / "demo.yaml",
-        help="the sweep file (default: sweeps/demo.yaml)",
+        default=Path("demo"),
+        help="the sweep file, or the name of one that kbit ships (default: demo)",
     )
     parser.add_argument(
         "--db", help="database path or SQLAlchemy URL (default: results/<sweep>.db)"
@@ -79,6 +79,7 @@ def run(args: argparse.Namespace, worker: Callable[[], Any] | None = None) -> in
     3: the cluster or the database is gone. 130: interrupted. The same command then goes on.
     `worker` makes what runs the jobs in each worker process; by default an orchestrator.run.worker.
     """
+    args.sweep = find_sweep(args.sweep)
     sweep = load_sweep(args.sweep)
     families = load_models(args.models)
     check_study(sweep, families, args.sweep)  # a mistake is answered before anything else is loaded

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from orchestrator.paths import ROOT
+from orchestrator.paths import IS_CHECKOUT, ROOT
 
 _PACKAGES = ("kbit-scaling", "torch", "transformers", "lm-eval", "numpy")
 
@@ -35,6 +35,8 @@ def _versions() -> dict[str, str]:
 @cache
 def _git_commit() -> str | None:
     """The commit this code runs from, `-dirty` with local changes; None outside a checkout."""
+    if not IS_CHECKOUT:  # an environment may lie in somebody else's
+        return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         git = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)

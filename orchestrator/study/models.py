@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from orchestrator.errors import InputError
-from orchestrator.paths import ROOT
+from orchestrator.paths import SHIPPED
 from quantizers.checkpoint import Checkpoint
 
 
@@ -117,7 +117,7 @@ def load_models(path: Path | None = None) -> dict[str, list[ModelEntry]]:
 
     Relative `path` and `tokenizer` values are taken from the file's own folder. Raises InputError.
     """
-    path = path or ROOT / "models.yaml"
+    path = path or SHIPPED / "models.yaml"
     content = load_yaml(path)
     if not isinstance(content, dict) or not isinstance(content.get("families"), dict):
         raise InputError(f"{path}: expected a mapping `families:` of family names")
