@@ -9,18 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantizers.activations.layer import QuantizedInput, install
+from quantizers.activations.layer import QuantizedInput
 from quantizers.activations.policy import site_formats, to_be_folded
 from quantizers.activations.products import integer_weight
 from quantizers.calibration import Statistics
-from quantizers.folding.norms import (
-    NO_FOLDING,
-    Folding,
-    check_function,
-    choose,
-    fold_norms,
-    narrow,
-)
+from quantizers.folding.fold import Fold, narrow
+from quantizers.folding.norms import choose
+from quantizers.folding.rotation import rotate
+from quantizers.folding.scales import NO_FOLDING
 from quantizers.outliers import PackedMatrix, dequantize_matrix, quantize_matrix
 from quantizers.packed import sixteen_bit
 from quantizers.plan import check_plan, packed_sites
@@ -99,8 +95,8 @@ class ResidentModel:
         round, put in place, round what the matrices read.
 
         statistics: of the 16-bit model on calibration text, by `Site.input`, for the settings that
-        need them; stack: settings that follow, rounded together with this one. On an error the
-        originals are back in place.
+        need them (at `setting.basis`: those that rotate read those of the rotated model); stack:
+        settings that follow, rounded together with this one. On an error the originals are back.
 
         Raises ValueError for NaN or inf in a weight, for an absmax or a folded parameter beyond 16
         bit, for outliers, folding or a policy in an architecture whose wiring does not allow them,
@@ -125,16 +121,7 @@ class ResidentModel:
         self, setting: Setting, statistics: Mapping[str, Statistics], stack: Stack | None
     ) -> ModelBits:
         wiring, activations = self.wiring, setting.activation_format
-        folding, nearest = NO_FOLDING, replace(setting, method="rtn", clip_weighting="plain")
-        if (method := setting.folding_method) is not None:
-            folding = choose(
-                method,
-                wiring,
-                statistics,
-                to_be_folded(activations),
-                lambda weight: dequantize_matrix(quantize_matrix(weight, nearest)),
-            )
-            check_function(self.model, wiring, folding)
+        folding = self._folding(setting, statistics)
         formats = (
             {} if activations is None else site_formats(activations, wiring, statistics, folding)
         )
@@ -148,7 +135,7 @@ class ResidentModel:
             rounded = self._weight(site, folding) if packed is None else self._restored(packed)
             twice = packed is not None and site_format is not None and site_format.keeps_originals
             held = self._weight(site, folding) if twice else rounded
-            if packed is not None or folding.scale(site) is not None:
+            if packed is not None or folding.touches(site):
                 self._put(site, held)
             if site_format is None:
                 continue
@@ -156,18 +143,38 @@ class ResidentModel:
             self.layers[site.name] = QuantizedInput(site.module, site_format, integers, apart)
             extra_bits += 16 * twice * rounded.numel() + 32 * (site_format.maximum is not None)
         for router in wiring.routers:
-            if folding.scale(router) is not None:
+            if folding.touches(router):
                 self._put(router, self._weight(router, folding))
-        fold_norms(self.model, folding, self._log, sixteen_bit(self.load_dtype))
+        extra_bits += folding.put(self.model, self._log, sixteen_bit(self.load_dtype))
         for layer in self.layers.values():
-            install(layer, self._log)
+            self._log.set_forward(layer.module, layer)
         bits = self._baseline_bits() if setting.keeps_weights else size.model_bits(self.n_params)
         return replace(bits, total_bits=bits.total_bits + extra_bits)
+
+    def _folding(self, setting: Setting, statistics: Mapping[str, Statistics]) -> Fold:
+        """What the setting makes of norms and their readers, checked to be the same function."""
+        method = setting.folding_method
+        if method is None:
+            return NO_FOLDING
+        nearest = replace(setting, method="rtn", clip_weighting="plain")
+        chosen: Fold
+        if method.seed is not None:
+            chosen = rotate(self.model, self.wiring, method.seed)
+        else:
+            chosen = choose(
+                method,
+                self.wiring,
+                statistics,
+                to_be_folded(setting.activation_format),
+                lambda weight: dequantize_matrix(quantize_matrix(weight, nearest)),
+            )
+        chosen.check(self.model, self.wiring)
+        return chosen
 
     def _sites(
         self,
         setting: Setting,
-        folding: Folding,
+        folding: Fold,
         statistics: Mapping[str, Statistics],
         stack: Stack | None,
     ) -> Iterator[tuple[Site, PackedMatrix | None]]:
@@ -176,7 +183,7 @@ class ResidentModel:
             return ((site, None) for site in self.wiring.linear)
 
         def weight(site: Site) -> Tensor:
-            touched = folding.scale(site) is not None
+            touched = folding.touches(site)
             return folding.weight(site).contiguous() if touched else self._weight(site, folding)
 
         seen = folding.statistics(statistics, self.wiring)
@@ -198,10 +205,10 @@ class ResidentModel:
         n_linear = sum(s.weight.numel() for s in self.wiring.linear) if known else None
         return baseline_bits(self.n_params, n_linear)
 
-    def _weight(self, site: Site, folding: Folding) -> Tensor:
+    def _weight(self, site: Site, folding: Fold) -> Tensor:
         """What a site holds in 16 bit, while the model holds the originals: [d_out, d_in] row-major
         in the load dtype."""
-        if folding.scale(site) is None:
+        if not folding.touches(site):
             return site.weight.to(self.load_dtype).contiguous()
         return narrow(folding.weight(site), self.load_dtype, site.weight_name).contiguous()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from quantizers.activations.format import NONE as NO_ACTIVATIONS
 from quantizers.activations.format import Activations, activations_text
-from quantizers.folding.method import AWQ, Method, folding_text
+from quantizers.folding.method import AWQ, HADAMARD, Method, folding_text
 from quantizers.folding.method import NONE as NO_FOLDING
 from quantizers.granularity import Granularity
 
@@ -108,6 +108,8 @@ class Setting:
             raise ValueError("clip_weighting: only clipped scales have it; remove it")
         if self.keeps_weights and self.folding == AWQ:
             raise ValueError("folding: awq goes by how weights are rounded, which 16 bits are not")
+        if self.is_rotated:
+            self._check_rotation()
         if not isinstance(self.gptq_order, bool):
             raise ValueError(f"rounding: order {self.gptq_order!r} is neither true nor false")
         if not _is_number(self.gptq_damping) or not 0 <= self.gptq_damping <= 1:
@@ -119,6 +121,17 @@ class Setting:
             raise ValueError(f"rounding: dead {self.gptq_dead!r} is not one of {', '.join(DEAD)}")
         if self.is_sequential and self.folding != NO_FOLDING:
             raise ValueError("rounding: hessian sequential takes no folding; use original")
+
+    def _check_rotation(self) -> None:
+        if self.scope != "linear":
+            raise ValueError(f"folding: hadamard takes scope linear, not {self.scope}")
+        if self.outlier_fraction:
+            raise ValueError(
+                "folding: hadamard leaves no units whose weights tell proxy outliers; set "
+                "outlier_fraction to 0"
+            )
+        if (a := self.activation_format) is not None and a.name == "by_range":
+            raise ValueError("folding: hadamard turns all channels, by_range asks which to fold")
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Setting:
@@ -182,6 +195,16 @@ class Setting:
         return None if self.folding == NO_FOLDING else Method.parse(self.folding)
 
     @property
+    def is_rotated(self) -> bool:
+        """Whether the residual stream is in another basis."""
+        return (method := self.folding_method) is not None and method.name == HADAMARD
+
+    @property
+    def basis(self) -> Setting:
+        """The 16-bit setting whose statistics it reads: as loaded, or rotated."""
+        return Setting("none", 16, folding=self.folding if self.is_rotated else NO_FOLDING)
+
+    @property
     def activation_format(self) -> Activations | None:
         return None if self.activations == NO_ACTIVATIONS else Activations.parse(self.activations)
 
@@ -191,7 +214,7 @@ class Setting:
         activations = self.activation_format
         return (
             self.needs_hessians
-            or self.folding_method is not None
+            or ((folding := self.folding_method) is not None and folding.needs_statistics)
             or (activations is not None and activations.needs_statistics)
         )
 

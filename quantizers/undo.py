@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,26 @@ class UndoLog:
     def add(self, action: Callable[[], object]) -> None:
         """Call `action` on undo: a hook's `remove`, say."""
         self._actions.append(action)
+
+    def set_forward(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        """Let a module compute something else."""
+        attributes: dict[str, Any] = module.__dict__
+        before = attributes.get("forward")
+
+        def remove() -> None:
+            if before is None:
+                del attributes["forward"]
+            else:
+                attributes["forward"] = before
+
+        attributes["forward"] = forward
+        self.add(remove)
+
+    def set_parameter(self, module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        """Give a module a parameter that it has not, or one in place of another."""
+        before = getattr(module, name)
+        setattr(module, name, parameter)
+        self.add(lambda: setattr(module, name, before))
 
     def original(self, parameter: nn.Parameter) -> Tensor:
         """The values before any change, in the 16-bit type, on the CPU if they were changed."""

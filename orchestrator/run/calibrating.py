@@ -38,7 +38,7 @@ class Calibrated:
         self._engine = engine
         self._device = device
         self._stack = Stack()
-        self._kept: dict[Calibration, KeptStatistics | ValueError] = {}
+        self._kept: dict[tuple[Calibration, Setting], KeptStatistics | ValueError] = {}
         self._may_collect = False
 
     def apply(self, experiment: Experiment, together: Sequence[Setting] = ()) -> ModelBits:
@@ -56,7 +56,7 @@ class Calibrated:
         try:
             return resident.apply(experiment.setting, statistics, self._stack)
         except _Lost:
-            self._complete(statistics)
+            self._complete(statistics, experiment.setting.basis)
             return resident.apply(experiment.setting, statistics, self._stack)
 
     def _fitting(self, setting: Setting, together: Sequence[Setting]) -> list[Setting]:
@@ -72,14 +72,15 @@ class Calibrated:
         return list(together[first : first + max(1, room)])
 
     def _statistics(self, experiment: Experiment, calibration: Calibration) -> KeptStatistics:
-        if calibration not in self._kept:
+        basis = experiment.setting.basis
+        if (calibration, basis) not in self._kept:
             try:
                 statistics = self._make(experiment, calibration)
-                self._complete(statistics)
-                self._kept[calibration] = statistics
+                self._complete(statistics, basis)
+                self._kept[calibration, basis] = statistics
             except ValueError as error:
-                self._kept[calibration] = error.with_traceback(None)
-        kept = self._kept[calibration]
+                self._kept[calibration, basis] = error.with_traceback(None)
+        kept = self._kept[calibration, basis]
         if isinstance(kept, ValueError):
             raise kept
         return kept
@@ -94,8 +95,10 @@ class Calibrated:
                 f"calibration: its text has token {int(windows.max())}, the model has "
                 f"{n_embeddings} embeddings; give the matching `tokenizer:` in models.yaml"
             )
+        basis = experiment.setting.basis
+        turned = "" if basis.is_baseline else f" {basis.folding}"
         key = statistics_key(
-            f"{entry.identity}@{experiment.revision}",
+            f"{entry.identity}@{experiment.revision}{turned}",
             windows,
             f"{entry.dtype} {experiment.compute_dtype}",
             "cpu" if self._device == "cpu" else device_name(self._device),
@@ -106,9 +109,10 @@ class Calibrated:
             lambda: self._collect(windows),
         )
 
-    def _complete(self, statistics: KeptStatistics) -> None:
-        """Read everything once, so that what is missing is collected of the 16-bit model."""
-        self.resident.undo()
+    def _complete(self, statistics: KeptStatistics, basis: Setting) -> None:
+        """Read everything once, so that what is missing is collected of the 16-bit model at
+        `basis`."""
+        self.resident.apply(basis)
         self._may_collect = True
         try:
             for name in statistics:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from quantizers.activations.codes import Codes, tensor_codes, token_codes
 from quantizers.activations.policy import SiteFormat
 from quantizers.activations.products import IntegerWeight, integer_product
-from quantizers.undo import UndoLog
 
 
 class QuantizedInput:
@@ -77,18 +74,3 @@ class QuantizedInput:
     def _bias(self) -> Tensor | float:
         bias = self.module.bias
         return bias.float() if isinstance(bias, Tensor) else 0.0
-
-
-def install(layer: QuantizedInput, log: UndoLog) -> None:
-    """Let the layer's module compute what the layer says, until the log is undone."""
-    attributes: dict[str, Any] = layer.module.__dict__
-    before = attributes.get("forward")
-
-    def remove() -> None:
-        if before is None:
-            del attributes["forward"]
-        else:
-            attributes["forward"] = before
-
-    attributes["forward"] = layer
-    log.add(remove)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from quantizers.activations.format import Activations
 from quantizers.calibration import Statistics
-from quantizers.folding.norms import NO_FOLDING, Folding
+from quantizers.folding.fold import Fold
+from quantizers.folding.scales import NO_FOLDING
 from quantizers.wiring import Site, Wiring
 
 
@@ -28,7 +29,7 @@ def site_formats(
     activations: Activations,
     wiring: Wiring,
     statistics: Mapping[str, Statistics] | None = None,
-    folding: Folding = NO_FOLDING,
+    folding: Fold = NO_FOLDING,
 ) -> dict[str, SiteFormat]:
     """The format of every linear site, by its name.
 
@@ -68,11 +69,11 @@ def to_be_folded(activations: Activations | None) -> Callable[[Statistics], bool
     return lambda seen: activations.v0 < seen.maximum < activations.v1
 
 
-def _name(activations: Activations, site: Site, seen: Statistics | None, folding: Folding) -> str:
+def _name(activations: Activations, site: Site, seen: Statistics | None, folding: Fold) -> str:
     if activations.name == "by_type":
         return "tensor" if site.kind in ("qkv", "attention_output", "up") else "token"
     if activations.name == "by_range" and seen is not None:
-        v, folded = seen.maximum, folding.scale(site) is not None
+        v, folded = seen.maximum, folding.reads_folded(site)
         static = v <= activations.v0 or (v < activations.v1 and folded)
         return "tensor" if static else "token"
     return activations.name

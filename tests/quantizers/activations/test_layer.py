@@ -6,7 +6,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from quantizers.activations.format import Activations
-from quantizers.activations.layer import QuantizedInput, install
+from quantizers.activations.layer import QuantizedInput
 from quantizers.activations.policy import SiteFormat
 from quantizers.activations.products import integer_weight
 from quantizers.outliers import dequantize_matrix, quantize_matrix
@@ -54,7 +54,7 @@ def test_it_stands_for_the_module_and_is_close(kind, data_type):
         with torch.no_grad():
             exact = module(X)
             log = UndoLog(torch.float16)
-            install(quantized(module, activations, maximum, data_type), log)
+            log.set_forward(module, quantized(module, activations, maximum, data_type))
             found = module(X)
         assert found.shape == exact.shape and found.dtype == exact.dtype
         error = (found - exact).norm() / exact.norm()

@@ -5,7 +5,8 @@ import torch
 
 from quantizers.calibration import collect
 from quantizers.folding.method import Method
-from quantizers.folding.norms import Folding, check_function, choose, fold_norms
+from quantizers.folding.norms import choose
+from quantizers.folding.scales import Folding
 from quantizers.plant import plant
 from quantizers.undo import UndoLog
 from quantizers.wiring import wiring_of
@@ -36,11 +37,11 @@ def prepared(name, method=METHODS[1]):
 def test_the_function_is_unchanged_and_undo_is_bit_for_bit(name, method):
     model, wiring, statistics, folding = prepared(name, method)
     assert len(folding.scales) == len({site.norm for site in wiring.linear} - {None})
-    check_function(model, wiring, folding)
+    folding.check(model, wiring)
     before, parameters = logits(model), [p.detach().clone() for p in model.parameters()]
     log = UndoLog(torch.float16)
     matrices = {site.name: folding.weight(site) for site in wiring.linear}
-    fold_norms(model, folding, log, torch.float32)
+    folding.put(model, log, torch.float32)
     with torch.no_grad():
         for site in wiring.linear:
             log.will_change(site.parameter)
@@ -73,7 +74,7 @@ def test_logarithmic_leaves_logarithms_of_channel_maxima():
     wiring = wiring_of(model)
     statistics = dict(collect(model, wiring, WINDOWS))
     folding = choose(METHODS[1], wiring, statistics)
-    check_function(model, wiring, folding)
+    folding.check(model, wiring)
     site = wiring.linear[0]
     m = statistics[site.input].channel_max
     folded = folding.statistics(statistics, wiring)[site.input]
@@ -83,14 +84,14 @@ def test_logarithmic_leaves_logarithms_of_channel_maxima():
 
 def test_a_reader_left_out_is_noticed():
     model, wiring, _, folding = prepared("gpt_neox")
-    check_function(model, wiring, Folding({}))
+    Folding({}).check(model, wiring)
 
     class Forgetful(Folding):
         def weight(self, site):
             return site.weight.float() if site.kind == "up" else super().weight(site)
 
     with pytest.raises(ValueError, match=r"mlp\.dense_h_to_4h behind .*post_att.* changes by"):
-        check_function(model, wiring, Forgetful(folding.scales))
+        Forgetful(folding.scales).check(model, wiring)
 
 
 @pytest.mark.parametrize(
@@ -114,4 +115,4 @@ def test_a_gain_that_overflows_is_named():
     model, _, _, folding = prepared("gpt2")
     tiny = {norm: torch.full_like(s, 1e-8) for norm, s in folding.scales.items()}
     with pytest.raises(ValueError, match=r"h\.0\.ln_1\.weight: overflows float16 when folded"):
-        fold_norms(model, Folding(tiny), UndoLog(torch.float16), torch.float16)
+        Folding(tiny).put(model, UndoLog(torch.float16), torch.float16)
