@@ -78,6 +78,29 @@ def resolved(low: float, high: float, margin: float = 0.0) -> str:
     return HOLDS if low > -margin else FAILS if high < -margin else UNRESOLVED
 
 
+def alike(low: float, high: float, margin: float) -> str:
+    """What the interval of a difference says of the claim that it is no larger than `margin`."""
+    if not (low == low and high == high and margin == margin):
+        return UNKNOWN
+    if -margin < low and high < margin:
+        return HOLDS
+    return FAILS if high < -margin or low > margin else UNRESOLVED
+
+
+JOINTLY = (
+    "Over several comparisons a claim holds if it holds in each, does not hold if it does not in "
+    "one, and is not resolved otherwise."
+)
+
+
+def jointly(verdicts: Sequence[str]) -> str:
+    """One verdict on a claim about every one of several cases, by the rule that JOINTLY states."""
+    for verdict in (FAILS, UNKNOWN, UNRESOLVED):
+        if verdict in verdicts:
+            return verdict
+    return HOLDS if verdicts else UNRESOLVED
+
+
 VOTES = (
     "Over several comparisons a claim holds if it holds in all, in part if in half or more, does "
     "not hold if more than half say so, and is open otherwise."

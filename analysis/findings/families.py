@@ -7,7 +7,7 @@ from analysis.answers.contest import NEAR_CHANCE, SURE
 from analysis.curves.metrics import chance_level, larger_is_better
 from analysis.curves.panel import make_panel, overlap_range
 from analysis.curves.points import curve_points
-from analysis.curves.scaling import Curve, scaling_curves
+from analysis.curves.scaling import Curve, FloatArray, scaling_curves
 from analysis.curves.settings import is_baseline, main_settings, settings_of
 from analysis.noise.bootstrap import ItemScores, item_noise, no_item_scores
 from analysis.noise.spread import INTERVAL
@@ -47,6 +47,19 @@ def curve_lead(
     Over log-spaced budgets that both reach (None where there are none); positive: `first` is
     better. The interval is paired over items.
     """
+    found = lead_replicates(first, second, scores)
+    if found is None:
+        return None
+    lead, replicates, share = found
+    low, high = np.quantile(replicates, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
+    return lead, float(low), float(high), share
+
+
+def lead_replicates(
+    first: Curve, second: Curve, scores: ItemScores = no_item_scores
+) -> tuple[float, FloatArray, float] | None:
+    """As curve_lead: the mean lead, what it is with other items ([R], the same items for every
+    pair of curves, so that leads of families may be averaged), and the share ahead."""
     span = overlap_range([first, second])
     if span is None:
         return None
@@ -59,8 +72,7 @@ def curve_lead(
     if not lead.size:
         return None
     mean = lead.mean(axis=1)
-    low, high = np.quantile(mean[1:], [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
-    return float(mean[0]), float(low), float(high), float((lead[0] > 0).mean())
+    return float(mean[0]), mean[1:], float((lead[0] > 0).mean())
 
 
 def quantization_loss(results: pd.DataFrame, metric: str = "zero_shot") -> pd.DataFrame:
