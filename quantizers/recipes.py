@@ -55,7 +55,7 @@ RECIPES: dict[str, Recipe] = {
     "sq-w4a8-fine": _smooth(_FINE_4, "by_type", "table 10, row 3"),
     "fptq": Recipe(_FPTQ + ", table 10, row 4", {**_FINE_4, **_EQUALIZED}),
     "fptq-gptq": Recipe(_FPTQ + ", table 7", {**_FINE_4, **_EQUALIZED, "rounding": "gptq"}),
-    "awq": Recipe("AWQ (Lin et al. 2023), folded into norms only", {**_FINE_4, "folding": "awq"}),
+    "awq": Recipe("AWQ (Lin et al. 2023)", {**_FINE_4, "folding": "awq"}),
     "gptq": Recipe("GPTQ (Frantar et al. 2022)", {**_WEIGHTS_4, "rounding": "gptq"}),
 }
 

@@ -1,16 +1,17 @@
-"""Which norms can be folded, and the channel scales that a method gives them."""
+"""Which norms can be folded, and the channel scales that a method gives what reads them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from quantizers.calibration import Statistics
 from quantizers.folding.awq import awq
 from quantizers.folding.logarithmic import logarithmic
-from quantizers.folding.method import Method
-from quantizers.folding.scales import Folding
+from quantizers.folding.method import AWQ, Method
+from quantizers.folding.scales import Folding, Pair
 from quantizers.folding.smoothquant import smoothquant
 from quantizers.wiring import Wiring
 
@@ -41,7 +42,8 @@ def choose(
     wanted: Callable[[Statistics], bool] = lambda _: True,
     rounded: Callable[[Tensor], Tensor] | None = None,
 ) -> Folding:
-    """One s for each norm whose output's statistics are `wanted`, over all that read it.
+    """One s for each norm whose output's statistics are `wanted`, over all that read it; by AWQ
+    also one for what values give the attention output, and up a down projection where it passes.
 
     rounded: what a matrix dequantizes to, in fp32, which AWQ asks for.
 
@@ -64,4 +66,28 @@ def choose(
             scales[norm] = smoothquant(seen, weights, method.alpha)
         else:
             scales[norm] = logarithmic(seen, method.alpha)
-    return Folding(scales)
+    if method.name != AWQ or rounded is None:
+        return Folding(scales)
+    return Folding(scales, _of_pairs(wiring, statistics, wanted, rounded))
+
+
+def _of_pairs(
+    wiring: Wiring,
+    statistics: Mapping[str, Statistics],
+    wanted: Callable[[Statistics], bool],
+    rounded: Callable[[Tensor], Tensor],
+) -> dict[str, Pair]:
+    """By the site that reads. Each is searched by itself, of the original weights."""
+    sites = {site.name: site for site in wiring.linear}
+    pairs = {}
+    for site in wiring.linear:
+        source = site.producer
+        if source is None or not source.passes or site.input not in statistics:
+            continue
+        if not wanted(seen := statistics[site.input]):
+            continue
+        s = awq(seen, [site.weight], rounded, source.rows)
+        rows = torch.ones(len(sites[source.site].weight))
+        rows[source.rows] = s
+        pairs[site.name] = Pair(s, source.site, rows)
+    return pairs

@@ -1,13 +1,16 @@
 """Channel scales: what a norm puts out is divided by s, every matrix that reads it multiplied.
 
 reader(norm(x)) = W ((g y + b)) = (W diag(s)) ((g/s) y + b/s),   y the normalized x
+
+Between two matrices, where what is between them passes it on, rows are divided instead.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,25 +24,44 @@ from quantizers.wiring import Site, Wiring
 
 
 @dataclass(frozen=True)
+class Pair:
+    """A matrix whose rows are divided, and what reads them multiplied. fp32, on the CPU."""
+
+    columns: Tensor  # [d_in] of the reader
+    source: str  # the site that produces them ...
+    rows: Tensor  # ... and what its rows are divided by, [d_out]
+
+
+@dataclass(frozen=True)
 class Folding:
-    """The channel scales of a model, by norm: fp32 [d], on the CPU. Empty: nothing is folded."""
+    """The channel scales of a model, by norm: fp32 [d], on the CPU; and between matrices, by the
+    site that reads. Empty: nothing is folded."""
 
     scales: Mapping[str, Tensor]
+    pairs: Mapping[str, Pair] = field(default_factory=dict)
 
     def touches(self, site: Site) -> bool:
-        return self.scale(site) is not None
+        return self.scale(site) is not None or site.name in self._rows
 
     def reads_folded(self, site: Site) -> bool:
         return self.scale(site) is not None
 
     def weight(self, site: Site) -> Tensor:
         """What a site is to hold, in fp32 [d_out, d_in], while the model holds the originals."""
-        weight, s = site.weight.float(), self.scale(site)
-        return weight if s is None else weight * s.to(weight.device)
+        weight, s, rows = site.weight.float(), self.scale(site), self._rows.get(site.name)
+        weight = weight if s is None else weight * s.to(weight.device)
+        return weight if rows is None else weight / rows.to(weight.device)[:, None]
 
     def scale(self, site: Site) -> Tensor | None:
         """s of what a site reads, if it is folded."""
+        if site.name in self.pairs:
+            return self.pairs[site.name].columns
         return None if site.norm is None else self.scales.get(site.norm)
+
+    @cached_property
+    def _rows(self) -> dict[str, Tensor]:
+        """What rows are divided by, by the site that holds them."""
+        return {pair.source: pair.rows for pair in self.pairs.values()}
 
     def maximum(self, site: Site, seen: Statistics) -> float:
         """The largest magnitude that a site reads now; seen: its input before folding."""
@@ -68,11 +90,18 @@ class Folding:
             y_plain, y_folded = plain(x), folded(x)
             for site in wiring.readers(norm):
                 before, after = y_plain @ site.weight.float().T, y_folded @ self.weight(site).T
+                if site.name in self._rows:
+                    after = after * self._rows[site.name].to(after.device)
                 check_outputs(before, after, s, f"{site.name} behind {norm}")
 
     @torch.no_grad()
     def put(self, model: Any, log: UndoLog, dtype: torch.dtype) -> int:
         """Divide gains and biases in place, in fp32."""
+        for name, rows in self._rows.items():
+            bias = getattr(model.get_submodule(name), "bias", None)
+            if bias is not None:
+                log.will_change(bias)
+                bias.copy_(narrow(bias.float() / rows.to(bias.device), dtype, f"{name}.bias"))
         for norm, s in self.scales.items():
             for name, parameter in model.get_submodule(norm).named_parameters():
                 log.will_change(parameter)

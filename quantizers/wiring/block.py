@@ -34,6 +34,7 @@ class Block:
     attention_norm: str | None
     mlp_norm: str | None
     mixture: str | None = None  # the module that holds routers and `experts`, if any
+    up_passes: bool = False  # what `down` reads is linear in what the last of `up` gives, or ReLU
 
 
 def interleaved_value_rows(heads: int, head_dim: int) -> Tensor:
@@ -71,12 +72,16 @@ def sites_of_blocks(model: Any, blocks: Sequence[Block]) -> list[Site]:
         add(block.qkv, "qkv", block.attention_norm, previous)
         add([block.attention_output], "attention_output", None, block.value)
         if not mixed:
-            sites[-1] = replace(sites[-1], producer=Producer(block.value, block.value_rows))
+            values = Producer(block.value, block.value_rows, passes=True)
+            sites[-1] = replace(sites[-1], producer=values)
         if block.mixture is not None:
             sites += _mixture_sites(model, block.mixture, block.mlp_norm)
         add(block.up, "up", block.mlp_norm, block.attention_output)
         if block.down is not None:
             add([block.down], "down", None, block.up[-1])
+            if sites[-1].producer is not None:
+                units = replace(sites[-1].producer, passes=block.up_passes)
+                sites[-1] = replace(sites[-1], producer=units)
         previous = block.down
     return sites
 

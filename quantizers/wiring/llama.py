@@ -26,4 +26,5 @@ def block(model: Any, i: int) -> Block:
         attention_norm=f"{p}.input_layernorm",
         mlp_norm=f"{p}.post_attention_layernorm",
         mixture=f"{p}.mlp" if mixed else None,
+        up_passes=True,  # act(gate) * up
     )

@@ -22,6 +22,7 @@ def block(model: Any, i: int) -> Block:
         down=f"{p}.fc2",
         attention_norm=f"{p}.self_attn_layer_norm" if pre_norm else None,
         mlp_norm=f"{p}.final_layer_norm" if pre_norm else None,
+        up_passes=model.config.activation_function == "relu",
     )
 
 

@@ -14,11 +14,13 @@ KINDS = ("qkv", "attention_output", "up", "down", "router", "embedding", "head",
 class Producer:
     """Input dimension j of a site is produced by row rows[j] (int64 [d_in]) of site `site`.
 
-    Rows are those of the output x input layout.
+    Rows are those of the output x input layout. `passes`: a row multiplied by a positive number
+    multiplies the input dimensions that it produces, and changes nothing else.
     """
 
     site: str
     rows: Tensor
+    passes: bool = False
 
 
 @dataclass(frozen=True, eq=False)
