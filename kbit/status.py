@@ -9,10 +9,11 @@ import pandas as pd
 
 from kbit.database import add_db, open_store
 from kbit.output import add_format, print_frame
-from orchestrator.store.reading import imported_counts
+from orchestrator.store.reading import imported_counts, read_site_records
+from orchestrator.store.store import Store
 from orchestrator.store.verify import problems
 from orchestrator.study.outcome import Stage, Status
-from quantizers.setting import SETTING_COLUMNS
+from quantizers.setting import SETTING_COLUMNS, Setting
 
 EXAMPLE = "example: kbit status --db results/demo.db"
 FAILURE_COLUMNS = [
@@ -28,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_db(parser)
     add_format(parser)
     parser.add_argument("--failed", action="store_true", help="list the failed experiments")
+    parser.add_argument(
+        "--worse", action="store_true", help="list matrices where GPTQ did worse than nearest"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,6 +44,11 @@ def run(args: argparse.Namespace) -> int:
         print(f"error: {store.url}: {problem}", file=sys.stderr)
     if args.failed:
         print_frame(failed[FAILURE_COLUMNS], args.format)
+        return 3 if wrong else 0
+    sites = gptq_sites(store)
+    worse = sites[sites["loss"] > sites["loss_nearest"]]
+    if args.worse:
+        print_frame(worse, args.format)
         return 3 if wrong else 0
     counts = (
         newest.assign(
@@ -67,9 +76,31 @@ def run(args: argparse.Namespace) -> int:
             print(f"  failed: {row.model} at {row.bits} bit: {row.error}")
         if len(failed) > 5:
             print(f"  ... and {len(failed) - 5} more: kbit status --failed")
+        if len(worse):
+            print(
+                f"GPTQ did worse than nearest at {len(worse)} of {len(sites)} matrices it rounded"
+            )
+        for row in worse.head(5).to_dict("records"):
+            losses = f"{row['loss']:.4g} against {row['loss_nearest']:.4g}"
+            print(
+                f"  worse: {row['model']} at {Setting.from_row(row).label}: {row['site']}: {losses}"
+            )
+        if len(worse) > 5:
+            print(f"  ... and {len(worse) - 5} more: kbit status --worse")
         if not wrong:
             print("verified: the database is sound, with one set of measurements an experiment")
     return 3 if wrong else 0
+
+
+def gptq_sites(store: Store) -> pd.DataFrame:
+    """One row a matrix of an experiment by GPTQ: `model`, the setting's columns, `site`, and what
+    the output error costs, tr(D H D^T): `loss`, and `loss_nearest` of rounding to nearest."""
+    records = read_site_records(store, ["loss", "loss_nearest"])
+    places = ["experiment_id", "site"]
+    losses = records.pivot(index=places, columns="quantity", values="value")
+    losses = losses.reindex(columns=["loss", "loss_nearest"])
+    sites = records[["experiment_id", "model", *SETTING_COLUMNS, "site"]].drop_duplicates(places)
+    return sites.merge(losses.reset_index(), on=places).drop(columns="experiment_id")
 
 
 def newest_of_sweeps(attempts: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,7 @@ memory, blocks are taken one after another, each in a pass that ends behind it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -54,18 +54,26 @@ def site_inputs(wiring: Wiring) -> dict[str, nn.Module]:
 
 
 def collect(
-    model: Any, wiring: Wiring, windows: Tensor, memory: int | None = None
+    model: Any,
+    wiring: Wiring,
+    windows: Tensor,
+    memory: int | None = None,
+    names: Collection[str] | None = None,
 ) -> Iterator[tuple[str, Statistics]]:
     """The statistics of every site input, in forward order, as they are complete.
 
     windows: int64 [n, length], token ids; memory: bytes that Hessians may take at a time, by
-    default half of what is free. Raises ValueError for windows that are none, for an input that
-    is not finite and for one that no token reaches, both by name.
+    default half of what is free; names: of the inputs that are wanted, None: all. Raises ValueError
+    for windows that are none, for an input that is not finite and for one that no token reaches,
+    both by name.
     """
     if windows.dim() != 2 or windows.shape[1] < 1 or not len(windows):
         raise ValueError(f"calibration: windows of shape {tuple(windows.shape)} hold no tokens")
     memory = free_memory(model.device) // 2 if memory is None else memory
-    for group in _groups(site_inputs(wiring), memory):
+    inputs = site_inputs(wiring)
+    if names is not None:
+        inputs = {name: module for name, module in inputs.items() if name in names}
+    for group in _groups(inputs, memory):
         recorders = {name: _Recorder(module) for name, module in group.items()}
         with _exact_products():
             for batch in windows.split(max(1, TOKENS_A_BATCH // windows.shape[1])):

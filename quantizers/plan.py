@@ -10,10 +10,13 @@ from torch import Tensor
 from quantizers.calibration import Statistics
 from quantizers.outliers import PackedMatrix, quantize_matrix
 from quantizers.proxies import Proxies
-from quantizers.rounding.one_shot import Request, one_shot
+from quantizers.rounding.one_shot import OneShot, Request, one_shot
+from quantizers.sequential import SequentialInputs
 from quantizers.setting import Setting
 from quantizers.stack import Stack
 from quantizers.wiring import Site, Wiring
+
+SiteRecords = dict[str, dict[str, float | str]]  # site -> quantity -> what was found
 
 
 def check_plan(
@@ -41,15 +44,21 @@ def packed_sites(
     weight: Callable[[Site], Tensor],
     statistics: Mapping[str, Statistics] | None = None,
     stack: Stack | None = None,
+    records: SiteRecords | None = None,
 ) -> Iterator[tuple[Site, PackedMatrix]]:
     """Every site in scope with its packed matrix, in forward order, made when it is asked for.
 
     weight: gives what is to be quantized, [d_out, d_in] row-major in the load dtype; statistics: by
     `Site.input`. GPTQ takes sites that read the same input together, and the settings of `stack`;
-    embeddings, which read none, are rounded to nearest. Raises ValueError, naming the matrix, as
-    `quantize_matrix` and `one_shot` do.
+    embeddings, which read none, are rounded to nearest; records: takes how GPTQ went at each site.
+    Raises ValueError, naming the matrix, as `quantize_matrix` and `one_shot` do, and for sequential
+    Hessians where the statistics are not of that kind.
     """
     check_plan(wiring, setting, statistics)
+    if setting.is_sequential and not isinstance(statistics, SequentialInputs):
+        raise ValueError(
+            f"{setting.label}: needs a model whose weights are put in place as they go"
+        )
     sites = wiring.in_scope(setting.scope)
     stack = stack or Stack()
 
@@ -69,12 +78,16 @@ def packed_sites(
             hessian,
         )
         for (chosen, i), done in zip(places, rounded, strict=True):
-            stack.keep(chosen, readers[i].name, done.matrix)
+            stack.keep(chosen, readers[i].name, done)
+
+    def recorded(site: Site, made: OneShot) -> PackedMatrix:
+        if records is not None:
+            records.setdefault(site.name, {}).update(made.record)
+        return made.matrix
 
     for site in sites:
-        packed = stack.take(setting, site.name)
-        if packed is not None:
-            yield site, packed
+        if (made := stack.take(setting, site.name)) is not None:
+            yield site, recorded(site, made)
             continue
         hessian = None
         if setting.needs_hessians and statistics is not None and site.kind != "embedding":
@@ -91,6 +104,6 @@ def packed_sites(
                 raise
             stack.dissolve()  # whose fault it is shows when each is rounded alone
             one_shot_at([setting], site, hessian)
-        packed = stack.take(setting, site.name)
-        assert packed is not None
-        yield site, packed
+        made = stack.take(setting, site.name)
+        assert made is not None
+        yield site, recorded(site, made)

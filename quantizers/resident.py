@@ -19,8 +19,9 @@ from quantizers.folding.rotation import rotate
 from quantizers.folding.scales import NO_FOLDING
 from quantizers.outliers import PackedMatrix, dequantize_matrix, quantize_matrix
 from quantizers.packed import sixteen_bit
-from quantizers.plan import check_plan, packed_sites
+from quantizers.plan import SiteRecords, check_plan, packed_sites
 from quantizers.proxies import Proxies
+from quantizers.sequential import SequentialInputs
 from quantizers.setting import Setting
 from quantizers.size import ModelBits, StoredSize, baseline_bits
 from quantizers.stack import Stack
@@ -61,6 +62,7 @@ class ResidentModel:
                 raise ValueError(f"{name}: a weight overflows 16 bit; load the model in bfloat16")
             parameter.data = rounded.to(compute_dtype)
         self.layers: dict[str, QuantizedInput] = {}  # those that round what they read, by site
+        self.records: SiteRecords = {}  # of the setting that was applied
         self._log = UndoLog(half)
         self._wiring: Wiring | str
         try:
@@ -90,13 +92,15 @@ class ResidentModel:
         setting: Setting,
         statistics: Mapping[str, Statistics] | None = None,
         stack: Stack | None = None,
+        windows: Tensor | None = None,
     ) -> ModelBits:
         """Make the model that of `setting`, starting from the originals whatever it held: fold,
         round, put in place, round what the matrices read.
 
         statistics: of the 16-bit model on calibration text, by `Site.input`, for the settings that
         need them (at `setting.basis`: those that rotate read those of the rotated model); stack:
-        settings that follow, rounded together with this one. On an error the originals are back.
+        settings that follow, rounded together with this one; windows: int64 [n, length], the
+        calibration's token ids, for sequential Hessians. On an error the originals are back.
 
         Raises ValueError for NaN or inf in a weight, for an absmax or a folded parameter beyond 16
         bit, for outliers, folding or a policy in an architecture whose wiring does not allow them,
@@ -107,7 +111,7 @@ class ResidentModel:
             return self._baseline_bits()
         check_plan(self.wiring, setting, statistics)
         try:
-            return self._apply(setting, statistics or {}, stack)
+            return self._apply(setting, statistics or {}, stack, windows)
         except BaseException:
             self.undo()
             raise
@@ -115,18 +119,27 @@ class ResidentModel:
     def undo(self) -> None:
         """Put the 16-bit model back, bit for bit."""
         self._log.undo()
-        self.layers = {}
+        self.layers, self.records = {}, {}
 
     def _apply(
-        self, setting: Setting, statistics: Mapping[str, Statistics], stack: Stack | None
+        self,
+        setting: Setting,
+        statistics: Mapping[str, Statistics],
+        stack: Stack | None,
+        windows: Tensor | None,
     ) -> ModelBits:
         wiring, activations = self.wiring, setting.activation_format
         folding = self._folding(setting, statistics)
         formats = (
             {} if activations is None else site_formats(activations, wiring, statistics, folding)
         )
+        seen = folding.statistics(statistics, wiring)
+        if setting.is_sequential:
+            if windows is None:
+                raise ValueError(f"{setting.label}: needs the windows of its calibration")
+            seen = SequentialInputs(self.model, wiring, windows)
         size, extra_bits = StoredSize(setting), 0
-        for site, packed in self._sites(setting, folding, statistics, stack):
+        for site, packed in self._sites(setting, folding, seen, stack):
             site_format = formats.get(site.name)
             integers = None
             if packed is not None:
@@ -186,8 +199,9 @@ class ResidentModel:
             touched = folding.touches(site)
             return folding.weight(site).contiguous() if touched else self._weight(site, folding)
 
-        seen = folding.statistics(statistics, self.wiring)
-        return packed_sites(self.wiring, setting, self._proxies, weight, seen, stack)
+        return packed_sites(
+            self.wiring, setting, self._proxies, weight, statistics, stack, self.records
+        )
 
     def _restored(self, packed: PackedMatrix) -> Tensor:
         """In the load dtype; what was folded was packed in fp32."""

@@ -20,7 +20,7 @@ DATA_TYPES = ("int", "float", "dynamic", "quantile")
 SCOPES = ("linear", "all")
 SCALES = ("absmax", "clipped")
 WEIGHTINGS = ("plain", "hessian")
-GPTQ_OPTIONS = ("order", "damping")
+GPTQ_OPTIONS = ("order", "damping", "hessian", "dead")
 HESSIANS = ("original", "sequential")
 DEAD = ("nearest", "zero")
 
@@ -59,10 +59,10 @@ class Setting:
 
         factors: fields by name, `block_size` as sweep files spell it: 64, None (one block a
         tensor), "row" or {"group": 128} (of a row, which it does not cross); `rounding` too:
-        "nearest", "gptq" or {"gptq": {order: false, damping: 0.1}}; `folding` and `activations`
-        too: {"smoothquant": 0.5}, {"token": 8}. At 16 bit no weight is quantized: every factor but
-        these two is dropped; so is a calibration where no method reads it. A float without
-        `exponent_bits` gets the default split of its width.
+        "nearest", "gptq" or {"gptq": {order: false, damping: 0.1, hessian: sequential, dead:
+        zero}}; `folding` and `activations` too: {"smoothquant": 0.5}, {"token": 8}. At 16 bit no
+        weight is quantized: every factor but these two is dropped; so is a calibration where no
+        method reads it. A float without `exponent_bits` gets the default split of its width.
 
         Raises ValueError naming the factor at fault.
         """

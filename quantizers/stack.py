@@ -8,18 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quantizers.outliers import PackedMatrix
+from quantizers.rounding.one_shot import OneShot
 from quantizers.setting import Setting
 from quantizers.stackable import shared
 
 
 class Stack:
-    """Of one model and the statistics of one calibration."""
+    """Of one model and the statistics of one calibration. Raises ValueError for several settings
+    one of which cannot be rounded with others."""
 
     def __init__(self, settings: Sequence[Setting] = ()) -> None:
         self._settings = tuple(dict.fromkeys(settings))
         self._together = True
-        self._made: dict[tuple[Setting, str], PackedMatrix] = {}
+        self._made: dict[tuple[Setting, str], OneShot] = {}
+        for setting in self._settings:
+            if setting.is_sequential and len(self._settings) > 1:
+                raise ValueError(
+                    f"{setting.label}: what reaches a block depends on how those before it were "
+                    "rounded, so it is not rounded together with others; take it out of the stack, "
+                    "or use hessian: original"
+                )
 
     def __contains__(self, setting: Setting) -> bool:
         return setting in self._settings
@@ -35,9 +43,9 @@ class Stack:
         """Round no further settings together: one of them cannot be."""
         self._together = False
 
-    def keep(self, setting: Setting, site: str, matrix: PackedMatrix) -> None:
-        self._made[setting, site] = matrix
+    def keep(self, setting: Setting, site: str, made: OneShot) -> None:
+        self._made[setting, site] = made
 
-    def take(self, setting: Setting, site: str) -> PackedMatrix | None:
+    def take(self, setting: Setting, site: str) -> OneShot | None:
         """A site's matrix at a setting, where it was made already; it is kept no longer."""
         return self._made.pop((setting, site), None)

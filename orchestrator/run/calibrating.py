@@ -24,6 +24,8 @@ from quantizers.stack import Stack
 # GPU also weights, scales and means in the order of its columns.
 _WORKING_BYTES = {"cpu": 8, "cuda": 40}
 
+Read = tuple[KeptStatistics, Tensor]  # of a calibration: statistics, windows of token ids
+
 
 class _Lost(Exception):
     """Statistics are gone from the cache while the model no longer has its 16-bit weights."""
@@ -38,7 +40,7 @@ class Calibrated:
         self._engine = engine
         self._device = device
         self._stack = Stack()
-        self._kept: dict[tuple[Calibration, Setting], KeptStatistics | ValueError] = {}
+        self._kept: dict[tuple[Calibration, Setting], Read | ValueError] = {}
         self._may_collect = False
 
     def apply(self, experiment: Experiment, together: Sequence[Setting] = ()) -> ModelBits:
@@ -49,15 +51,15 @@ class Calibrated:
         resident, calibration = self.resident, experiment.calibration
         if not experiment.setting.needs_statistics or calibration is None:
             return resident.apply(experiment.setting)
-        statistics = self._statistics(experiment, calibration)
-        if experiment.setting not in self._stack:
+        setting, (statistics, windows) = experiment.setting, self._read(experiment, calibration)
+        if setting not in self._stack:
             self._stack = Stack()  # what it holds goes first
-            self._stack = Stack(self._fitting(experiment.setting, together))
+            self._stack = Stack(self._fitting(setting, together))
         try:
-            return resident.apply(experiment.setting, statistics, self._stack)
+            return resident.apply(setting, statistics, self._stack, windows)
         except _Lost:
-            self._complete(statistics, experiment.setting.basis)
-            return resident.apply(experiment.setting, statistics, self._stack)
+            self._complete(statistics, setting.basis)
+            return resident.apply(setting, statistics, self._stack, windows)
 
     def _fitting(self, setting: Setting, together: Sequence[Setting]) -> list[Setting]:
         """The setting, and as many of the others as half the free memory holds: all their matrices
@@ -71,13 +73,13 @@ class Calibrated:
         first = together.index(setting)  # those before it are done, or another worker's
         return list(together[first : first + max(1, room)])
 
-    def _statistics(self, experiment: Experiment, calibration: Calibration) -> KeptStatistics:
+    def _read(self, experiment: Experiment, calibration: Calibration) -> Read:
         basis = experiment.setting.basis
         if (calibration, basis) not in self._kept:
             try:
-                statistics = self._make(experiment, calibration)
-                self._complete(statistics, basis)
-                self._kept[calibration, basis] = statistics
+                made = self._make(experiment, calibration)
+                self._complete(made[0], basis)
+                self._kept[calibration, basis] = made
             except ValueError as error:
                 self._kept[calibration, basis] = error.with_traceback(None)
         kept = self._kept[calibration, basis]
@@ -85,7 +87,7 @@ class Calibrated:
             raise kept
         return kept
 
-    def _make(self, experiment: Experiment, calibration: Calibration) -> KeptStatistics:
+    def _make(self, experiment: Experiment, calibration: Calibration) -> Read:
         engine, entry = self._engine, experiment.model
         n_embeddings = len(engine.model.get_input_embeddings().weight)
         text = calibration.text(engine.context)
@@ -103,11 +105,12 @@ class Calibrated:
             f"{entry.dtype} {experiment.compute_dtype}",
             "cpu" if self._device == "cpu" else device_name(self._device),
         )
-        return KeptStatistics(
+        statistics = KeptStatistics(
             cache_directory() / "calibration" / key,
             site_inputs(self.resident.wiring),
             lambda: self._collect(windows),
         )
+        return statistics, windows
 
     def _complete(self, statistics: KeptStatistics, basis: Setting) -> None:
         """Read everything once, so that what is missing is collected of the 16-bit model at

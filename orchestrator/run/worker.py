@@ -79,6 +79,7 @@ class Worker:
         with _timed(result, "seconds_quantize"):
             result.bits = calibrated.apply(job.experiment, job.together)
             result.arithmetic = calibrated.resident.arithmetic
+            result.sites = calibrated.resident.records
         with _timed(result, "seconds_score"):
             budget = None
             while budget != engine.tokens_per_batch:  # halved on the way: all again

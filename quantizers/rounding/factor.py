@@ -28,7 +28,15 @@ class Factor:
     ratios: Tensor  # fp32 [d_in, d_in]: U[k, i] / U[k, k] at [i, k], k < i; 0 elsewhere
     weights: Tensor  # fp64 [d_in], by step: 1 / U[k, k]^2, what a squared error costs
     damping: float  # that was added, as a share of the mean of diag H
-    dead: int  # columns whose input is always 0
+    added: Tensor  # fp64 [d_in], by column: to the diagonal of H
+    dead: Tensor  # bool [d_in], by column: whose input is always 0
+
+    def cost(self, hessian: Tensor, error: Tensor) -> float:
+        """tr(D H D^T) of an error D, fp32 [d_out, d_in - c], with the damped H, fp32: what GPTQ
+        makes small; c columns at the end have none."""
+        n = error.shape[1]
+        outputs = (error @ hessian[:n, :n]).mul_(error).sum(dtype=torch.float64)
+        return float(outputs + (error.double().square().sum(0) * self.added[:n]).sum())
 
 
 def factor(
@@ -68,7 +76,7 @@ def factor(
             ratios = invert_unit_triangle(lower / root).flip(0, 1).T.float()
             return Factor(
                 steps, ratios.tril(-1).contiguous(), root.flip(0).square() * scale, damping,
-                int(dead.sum()),
+                torch.where(dead, 1.0, damping * mean).double() * scale, dead,
             )  # fmt: skip
         damping *= 10
     raise NotPositiveDefinite(

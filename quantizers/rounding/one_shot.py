@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from quantizers.blockwise import dequantize, round_to_nearest
 from quantizers.outliers import PackedMatrix, Parts, scaled_body, split
 from quantizers.rounding.factor import factor
 from quantizers.rounding.gptq import gptq
 from quantizers.rounding.problem import Problem
 from quantizers.setting import Setting
+
+LOSS, LOSS_NEAREST = "loss", "loss_nearest"  # quantities of a record
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +34,19 @@ class OneShot:
 
     matrix: PackedMatrix
     loss: float  # tr(D H D^T) of its error D with the damped H
+    loss_nearest: float  # the same of rounding to nearest with these scales
     damping: float  # that it took, as a share of the mean of diag H
     dead: int  # inputs that are always 0
+
+    @property
+    def record(self) -> dict[str, float | str]:
+        """How it went, by quantity."""
+        return {
+            LOSS: self.loss,
+            LOSS_NEAREST: self.loss_nearest,
+            "damping": self.damping,
+            "dead": self.dead,
+        }
 
 
 def one_shot(requests: Sequence[Request], hessian: Tensor) -> list[OneShot]:
@@ -42,21 +56,22 @@ def one_shot(requests: Sequence[Request], hessian: Tensor) -> list[OneShot]:
     ValueError, naming a matrix, as `quantize_matrix`, `factor` and `gptq` do.
     """
     groups: dict[tuple, list[int]] = {}
+    hessian = hessian.float()
     for i, request in enumerate(requests):
         kept = () if request.columns is None else tuple(request.columns.tolist())
-        options = request.setting.gptq_order, request.setting.gptq_damping
+        setting = request.setting
+        options = setting.gptq_order, setting.gptq_damping, setting.gptq_dead
         groups.setdefault((kept, *options), []).append(i)
     done: dict[int, OneShot] = {}
-    for (_, order, damping), members in groups.items():
-        found = _group([requests[i] for i in members], hessian, order, damping)
+    for members in groups.values():
+        found = _group([requests[i] for i in members], hessian)
         done |= dict(zip(members, found, strict=True))
     return [done[i] for i in range(len(requests))]
 
 
-def _group(
-    requests: Sequence[Request], hessian: Tensor, order: bool, damping: float
-) -> list[OneShot]:
-    first = requests[0]
+def _group(requests: Sequence[Request], hessian: Tensor) -> list[OneShot]:
+    first, setting = requests[0], requests[0].setting
+    order, damping = setting.gptq_order, setting.gptq_damping
     parts: dict[int, Parts] = {}  # settings of a matrix share them
     weights: dict[int, Tensor] = {}
     for request in requests:
@@ -69,8 +84,10 @@ def _group(
                 weights[key] = request.weight[:, places]
     apart = parts[id(first.weight)]
     places = torch.cat([apart.rest, apart.columns])
-    h = hessian.to(first.weight.device)
-    factored = factor(h[places][:, places], len(apart.columns), order, damping, first.name)
+    h = hessian.to(first.weight.device)[places][:, places]
+    factored = factor(h, len(apart.columns), order, damping, first.name)
+    if setting.gptq_dead == "zero" and factored.dead.any():
+        weights = {key: weight.masked_fill(factored.dead, 0) for key, weight in weights.items()}
     problems = [
         Problem(weights[id(r.weight)], scaled_body(parts[id(r.weight)], r.setting, r.name, hessian))
         for r in requests
@@ -80,8 +97,17 @@ def _group(
         OneShot(
             PackedMatrix(problem.q, columns, rounded.kept),
             float(rounded.losses.sum()),
+            factored.cost(h, _nearest_error(problem)),
             factored.damping,
-            factored.dead,
+            int(factored.dead.sum()),
         )
         for problem, rounded in zip(problems, gptq(problems, factored), strict=True)
     ]
+
+
+def _nearest_error(problem: Problem) -> Tensor:
+    """What rounding to nearest with the same constants leaves, fp32 in q's shape."""
+    q = replace(problem.q, words=torch.empty_like(problem.q.words))
+    body = problem.weight[:, : q.shape[1]].contiguous()
+    round_to_nearest(body, q)
+    return dequantize(q).float() - body.float()

@@ -81,3 +81,21 @@ def test_what_commands_measure_does_not_touch_what_sweeps_did(database, capsys):
     assert status(database, capsys) == before
     assert "1 failed" in before[1]
     assert store.batch_sizes() == {}
+
+
+def test_matrices_where_gptq_did_worse_than_nearest_are_listed(database, capsys):
+    assert "GPTQ did worse" not in status(database, capsys)[1]
+    store, made = Store.create(f"sqlite:///{database}"), result(5)
+    made.sites = {
+        "h.0.q": {"loss": 1.0, "loss_nearest": 2.0, "damping": 0.01, "dead": 0},
+        "h.0.o": {"loss": 3.0, "loss_nearest": 1.5, "damping": 0.1, "dead": 2},
+        "h.0.up": {"maximum": 3.0, "policy": "token"},  # not one that GPTQ rounded
+    }
+    store.record(made)
+    store.close()
+    _, out, _ = status(database, capsys)
+    assert "GPTQ did worse than nearest at 1 of 2 matrices it rounded" in out
+    assert "  worse: m at 5-bit int B64: h.0.o: 3 against 1.5" in out
+    assert cli.main(["status", "--db", str(database), "--worse", "--format", "csv"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and lines[1].endswith("h.0.o,3.0,1.5")

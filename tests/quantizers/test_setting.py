@@ -163,9 +163,16 @@ def test_gptq_and_its_options():
     other = Setting.make(4, "int", rounding={"gptq": {"order": False, "damping": 0.1}})
     assert other.label == "4-bit int per tensor gptq unordered damping 0.1"
     assert other.identity() == plain.identity() | {"gptq_order": False, "gptq_damping": 0.1}
-    for setting in (plain, other):
+    options = {"hessian": "sequential", "dead": "zero"}
+    third = Setting.make(4, "int", rounding={"gptq": options})
+    assert third.label == "4-bit int per tensor gptq sequential dead zero"
+    added = {"gptq_hessian": "sequential", "gptq_dead": "zero"}
+    assert third.identity() == plain.identity() | added
+    for setting in (plain, other, third):
         assert Setting.from_row(setting.row()) == setting
     assert Setting.make(4, "int", rounding={"gptq": {}}) == plain
+    defaults = {"order": True, "damping": 0.01, "hessian": "original", "dead": "nearest"}
+    assert Setting.make(4, "int", rounding={"gptq": defaults}) == plain
 
 
 def test_folding_and_activations():

@@ -79,6 +79,49 @@ def test_settings_of_a_matrix_together_are_each_alone():
         assert found.loss == alone.loss and found.damping == request.setting.gptq_damping
 
 
+def test_losses_of_gptq_and_of_nearest_are_recorded():
+    resident, statistics = calibrated("llama")
+    before = {site.name: site.weight.clone() for site in resident.wiring.linear}
+    factors = {"block_size": 12, "outlier_fraction": 0.1, "scales": "clipped"}
+    resident.apply(Setting.make(3, "int", **factors, **GPTQ), statistics)
+    records, rounded = resident.records, [s.weight.clone() for s in resident.wiring.linear]
+    resident.apply(Setting.make(3, "int", **factors))
+    assert not resident.records  # nearest reads no Hessian
+    for site, gptq in zip(resident.wiring.linear, rounded, strict=True):
+        h = statistics[site.input].hessian.double()
+        damped = h + 0.01 * h.diagonal().mean() * torch.eye(len(h))
+        record = records[site.name]
+        for name, weight in (("loss", gptq), ("loss_nearest", site.weight)):
+            delta = (weight - before[site.name]).double()
+            error = float((delta @ damped * delta).sum())
+            assert record[name] == pytest.approx(error, rel=1e-4), (site.name, name)
+        assert (record["dead"], record["damping"]) == (0, 0.01)
+    resident.undo()
+    assert not resident.records
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.2])
+def test_dead_columns_become_zero_where_that_is_asked_for(fraction):
+    resident, statistics = calibrated("llama")
+    site = resident.wiring.linear[0]
+    hessian, dead = statistics[site.input].hessian.clone(), [1, 2, 20]
+    hessian[dead] = 0
+    hessian[:, dead] = 0
+    columns = torch.tensor([2, 7]) if fraction else None
+    weight = site.weight.half().contiguous()
+    made = {}
+    for choice in ("nearest", "zero"):
+        rounding = {"gptq": {"dead": choice}}
+        setting = Setting.make(4, "float", block_size=8, rounding=rounding)
+        [made[choice]] = one_shot([Request("w", weight, setting, columns)], hessian)
+    assert made["zero"].dead == made["nearest"].dead == 3
+    zero, nearest = (dequantize_matrix(made[c].matrix) for c in ("zero", "nearest"))
+    assert not zero[:, dead].any() and nearest[:, dead].any()
+    live = [c for c in range(weight.shape[1]) if c not in dead]
+    assert torch.equal(zero[:, live], nearest[:, live])
+    assert made["zero"].loss < made["nearest"].loss  # what was zeroed costs nothing
+
+
 SEVERAL = [
     Setting.make(bits, kind, block_size=block, scales=scales, outlier_fraction=fraction, **GPTQ)
     for bits, kind, block, scales, fraction in [
