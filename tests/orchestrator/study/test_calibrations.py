@@ -1,7 +1,9 @@
 """Calibrations of sweep files: what they expand to, one line for a mistake, one pass for all."""
 
+import multiprocessing
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -112,7 +114,7 @@ def test_every_option_of_rounding_is_a_factor(tmp_path):
          "hessian sequential takes no folding"),
         ({"calibrations": {"own": {"corpus": "sotu", "length": 257}}},
          "windows of 257 tokens exceed the 256"),
-        ({"calibrations": {"own": {"corpus": "sotu", "windows": 10**6}}},
+        ({"calibrations": {"own": {"corpus": "other.txt", "windows": 10**6}}},
          "1000000 windows of 256 take 256000000"),
         ({"calibrations": {"own": {"corpus": "no.txt"}}}, "'no.txt' is neither a file nor one"),
         ({"calibrations": {"own": {"corpus": "sotu", "sentences": 3}}}, "sentences: unknown key"),
@@ -123,7 +125,9 @@ def test_every_option_of_rounding_is_a_factor(tmp_path):
 )  # fmt: skip
 def test_mistakes_are_one_line_before_any_model(tmp_path, capsys, monkeypatch, changes, said):
     monkeypatch.setattr("orchestrator.run.stages.Stages.run", lambda _: pytest.fail("work began"))
-    (tmp_path / "scored.txt").write_text("Fellow citizens. " * 1000)
+    for name in ("scored", "other"):
+        (tmp_path / f"{name}.txt").write_text(f"Fellow citizens of {name}. " * 1000)
+    monkeypatch.chdir(tmp_path)
     path = written(tmp_path, **changes)
     assert main([str(path), "--db", str(tmp_path / "t.db"), "--executor", "local"]) == 2
     error = capsys.readouterr().err
@@ -136,16 +140,6 @@ def test_the_same_text_under_another_name_is_scored_text(tmp_path):
     calibrations = {"own": {"corpus": "copy.txt", "windows": 1, "length": 8}}
     with pytest.raises(InputError, match="is scored by this sweep"):
         experiments(tmp_path, calibrations=calibrations, corpora=["scored.txt"])
-
-
-RAY_PROGRAM = """
-import sys
-from pathlib import Path
-from orchestrator.sweep import main
-from tests.orchestrator.study.test_calibrations import Counted
-log = Path(sys.argv[1])
-sys.exit(main(sys.argv[2:], lambda: Counted(log)))
-"""
 
 
 class Counted:
@@ -169,42 +163,69 @@ class Counted:
         return self.worker.run(job)
 
 
-def losses(url: str) -> pd.Series:
-    rows = Store.open(url).results()
-    return rows[rows["metric"] == "cross_entropy"].set_index("experiment_id")["value"].sort_index()
+def sweep_counted(log: Path, *arguments: str) -> int:
+    """A sweep; every collection of statistics adds a line to a file."""
+    return main(list(arguments), lambda: Counted(log))
 
 
-def test_one_pass_for_all_settings_and_workers(tmp_path, monkeypatch):
+RAY_PROGRAM = """
+import sys
+from pathlib import Path
+from tests.orchestrator.study.test_calibrations import sweep_counted
+sys.exit(sweep_counted(Path(sys.argv[1]), *sys.argv[2:]))
+"""
+
+
+def losses(*databases: Path) -> pd.Series:
+    tables = [Store.open(f"sqlite:///{path}").results() for path in databases]
+    rows = pd.concat(tables)
+    rows = rows[rows["metric"] == "cross_entropy"]
+    return rows.set_index("experiment_id")["value"].sort_index()
+
+
+def at_once(log: Path, *commands: list[str]) -> None:
+    """Several sweeps at the same time, each in a process of its own."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.orchestrator.study.test_calibrations"])  # torch, once
+    with ProcessPoolExecutor(len(commands), context) as pool:
+        codes = [pool.submit(sweep_counted, log, *command) for command in commands]
+        assert [code.result() for code in codes] == [0] * len(commands)
+
+
+@pytest.mark.parametrize("workers", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+def test_one_pass_for_all_settings_and_workers(tmp_path, monkeypatch, workers):
     cache, log = tmp_path / "cache", tmp_path / "log"
     monkeypatch.setenv("KBIT_CACHE", str(cache))
     monkeypatch.setattr(calibrating, "collect", collect)  # to be put back
-    grids = [{"bits": [16, 2, 3], "data_type": ["int", "float"], "block_size": [64, None],
-              "rounding": ["nearest", "gptq"], "calibration": "own"}]  # fmt: skip
-    path = written(tmp_path, grids=grids, compute={"workers": 2})
+    halves = [
+        [{"bits": bits, "data_type": ["int", "float", "dynamic", "quantile"],
+          "block_size": [8, 64, "row", None], "rounding": "gptq", "calibration": "own"}]
+        for bits in ([2, 3], [4, 5])
+    ]  # fmt: skip
+    short = {"corpora": [{"name": "sotu", "max_tokens": 100}], "compute": {"workers": 2}}
+    paths = [tmp_path / f"{name}.yaml" for name in ("all", "one", "two")]
+    for path, grids in zip(paths, [sum(halves, []), *halves], strict=True):
+        path.write_text(yaml.safe_dump({**SWEEP, **short, "grids": grids}))
 
-    def swept(db: str, executor: str = "local") -> pd.Series:
-        arguments = [str(path), "--db", str(tmp_path / db), "--executor", executor]
-        if executor == "ray":  # which leaves its token and connection in the process that starts it
-            subprocess.run(
-                [sys.executable, "-c", RAY_PROGRAM, log, *arguments], cwd=ROOT, check=True
-            )
-        else:
-            assert main(arguments, lambda: Counted(log)) == 0
-        return losses(f"sqlite:///{tmp_path / db}")
+    def command(path: Path, db: str, executor: str = "local") -> list[str]:
+        return [str(path), "--db", str(tmp_path / db), "--executor", executor]
 
     def collected() -> int:
         return len(log.read_text().splitlines())
 
-    first = swept("one.db", "ray")
-    assert len(first) == 17 and collected() == 1
-    again = swept("two.db")
-    assert collected() == 1
-    pd.testing.assert_series_equal(again, first, check_exact=True)
+    if workers == "ray":  # which leaves its token and connection in the process that starts it
+        arguments = [sys.executable, "-c", RAY_PROGRAM, log, *command(paths[0], "1.db", "ray")]
+        subprocess.run(arguments, cwd=ROOT, check=True)
+        first = losses(tmp_path / "1.db")
+    else:
+        at_once(log, command(paths[1], "1.db"), command(paths[2], "2.db"))
+        first = losses(tmp_path / "1.db", tmp_path / "2.db")
+    assert len(first) == 64 and collected() == 1
     sorted((cache / "calibration").rglob("*.npz"))[3].unlink()
     monkeypatch.setattr(stacking, "MOST", 1)  # nor do settings that are rounded together differ
-    once_more = swept("three.db")
+    assert sweep_counted(log, *command(paths[0], "3.db")) == 0
     assert collected() == 2
-    pd.testing.assert_series_equal(once_more, first, check_exact=True)
+    pd.testing.assert_series_equal(losses(tmp_path / "3.db"), first, check_exact=True)
 
 
 def test_what_is_lost_on_the_way_is_collected_of_the_16_bit_model(tmp_path, monkeypatch):
@@ -221,7 +242,7 @@ def test_what_is_lost_on_the_way_is_collected_of_the_16_bit_model(tmp_path, monk
     monkeypatch.setattr(kept_statistics, "_read", losing)
     assert main([str(path), "--db", str(tmp_path / "two.db"), "--executor", "local"]) == 0
     assert len(lost) > 12
-    one, two = (losses(f"sqlite:///{tmp_path / db}.db") for db in ("one", "two"))
+    one, two = losses(tmp_path / "one.db"), losses(tmp_path / "two.db")
     pd.testing.assert_series_equal(two, one, check_exact=True)
 
 
