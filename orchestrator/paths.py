@@ -39,9 +39,13 @@ def find_sweep(named: Path) -> Path:
 
 
 def writable(path: Path) -> Path:
-    """Where to write what a shipped study file has in `../results`: never among installed files."""
-    beside = SHIPPED / "results"
-    return results_dir() / path.relative_to(beside) if path.is_relative_to(beside) else path
+    """Where to write what a shipped study file has in `../results` or `../docs`: never among
+    installed files."""
+    for name in ("results",) if IS_CHECKOUT else ("results", "docs"):
+        beside = SHIPPED / name
+        if path.is_relative_to(beside):
+            return results_dir() / path.relative_to(beside)
+    return path
 
 
 def database_url(db: str | None, name: str = "kbit") -> str:

@@ -38,7 +38,7 @@ def train_run(run: Run, place: Place, say: Callable[[str], None] | None = None) 
 
     folder = place.output / run.name
     folder.mkdir(parents=True, exist_ok=True)
-    if not _complete(run, place):
+    if not is_complete(run, place):
         with (folder / "train.log").open("a", buffering=1) as file:
 
             def log(line: str) -> None:
@@ -67,7 +67,8 @@ def model_folders(run: Run, place: Place) -> list[Path]:
     return [*(folder / f"step-{step:06d}" for step in run.keep), folder]
 
 
-def _complete(run: Run, place: Place) -> bool:
+def is_complete(run: Run, place: Place) -> bool:
+    """Whether the weights of all its kept steps are here."""
     return all((folder / "manifest.json").exists() for folder in model_folders(run, place))
 
 

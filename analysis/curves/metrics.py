@@ -18,6 +18,9 @@ COLUMNS = [
 PROTOCOL_COLUMNS = ["protocol", "context", "limit", "max_tokens"]
 """What a frame may say of how its rows were measured; without them one protocol is assumed."""
 
+RUN_COLUMNS = ["run", "variant", "seed", "step"]
+"""What a frame may say of how its models were trained, by a study of training."""
+
 METRICS = {"zero_shot": "larger", "cross_entropy": "smaller", "perplexity": "smaller"}
 """The metrics a scaling curve can be drawn of, and which direction is better."""
 

@@ -8,6 +8,7 @@ CSV files beside them are the study's tables of what is no score.
 import gzip
 import io
 import lzma
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.curves.metrics import COLUMNS
+from analysis.curves.metrics import COLUMNS, RUN_COLUMNS
 from analysis.noise.bootstrap import ItemScores
 from evaluation.tasks.sets import TASK_SETS
 from quantizers.setting import ADDED_COLUMNS
@@ -26,22 +27,23 @@ from quantizers.setting import ADDED_COLUMNS
 _T = TypeVar("_T")
 _STEP = 1e-3  # nats: far below the differences of a window's loss that precisions make
 _INTEGERS = ("n_params", "exponent_bits", "block_size", "total_bits", "quantized_bits")
+_RUN_INTEGERS = ("seed", "step")
 
 
 def write_study(folder: Path, results: pd.DataFrame, scores: ItemScores) -> None:
     """Write both files of `results` (the flat view) and the items of its tasks to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
+    trained = [name for name in RUN_COLUMNS if name in results and results[name].notna().any()]
     order = ["family", "n_params", "bits", "experiment_id"]  # 16 bit first: the others are near it
     up = [True, True, False, True]
-    results = results[COLUMNS].sort_values(order, ascending=up, kind="stable")
+    results = results[[*COLUMNS, *trained]].sort_values(order, ascending=up, kind="stable")
     text = results.to_csv(index=False, float_format="%.9g").encode()
-    # No time stamp: the same results are the same bytes.
-    (folder / "results.csv.gz").write_bytes(gzip.compress(text, mtime=0))
     experiments = results.drop_duplicates("experiment_id")
     ids = experiments["experiment_id"].tolist()
     _, first, model = np.unique(experiments["model"], return_index=True, return_inverse=True)
     base = first[model]  # the row of its model that each one is told as a difference from
-    with zipfile.ZipFile(folder / "items.npz", "w", zipfile.ZIP_LZMA) as file:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_LZMA) as file:
         for task, metric in _scored(results):
             found = scores(ids, task, metric, None)
             if found:
@@ -50,6 +52,24 @@ def write_study(folder: Path, results: pd.DataFrame, scores: ItemScores) -> None
                 buffer = io.BytesIO()
                 np.save(buffer, _encode(ids, base, found))
                 file.writestr(member, buffer.getvalue())
+    # No time stamp: the same results are the same bytes.
+    _replace(folder / "results.csv.gz", gzip.compress(text, mtime=0))
+    _replace(folder / "items.npz", archive.getvalue())
+
+
+def add_to_study(folder: Path, results: pd.DataFrame, scores: ItemScores) -> None:
+    """Add the rows and items of experiments that the folder does not hold yet."""
+    if not (folder / "results.csv.gz").exists():
+        write_study(folder, results, scores)
+        return
+    before, stored = read_study(folder)
+
+    def both(
+        ids: Sequence[str], task: str, metric: str, protocol: str | None = None
+    ) -> Mapping[str, np.ndarray]:
+        return {**stored(ids, task, metric, protocol), **scores(ids, task, metric, protocol)}
+
+    write_study(folder, pd.concat([before, results], ignore_index=True), both)
 
 
 def read_study(folder: Path) -> tuple[pd.DataFrame, ItemScores]:
@@ -86,6 +106,13 @@ def read_tables(folder: Path) -> dict[str, pd.DataFrame]:
     }
 
 
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file whole, or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
 def _intact(read: Callable[[Path], _T], path: Path) -> _T:
     try:
         return read(path)
@@ -109,7 +136,10 @@ def _read_rows(path: Path) -> pd.DataFrame:
     results = results.assign(**added)
     if missing := [column for column in COLUMNS if column not in results]:
         raise ValueError(f"it lacks the column(s) {', '.join(missing)}")
-    return results.astype(dict.fromkeys(_INTEGERS, "Int64"))
+    for name in RUN_COLUMNS:
+        if name not in results:
+            results[name] = pd.NA
+    return results.astype(dict.fromkeys((*_INTEGERS, *_RUN_INTEGERS), "Int64"))
 
 
 def _read_items(path: Path) -> dict[str, npt.NDArray[np.float32]]:

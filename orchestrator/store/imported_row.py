@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.store.schema import PROTOCOL_COLUMNS
+from orchestrator.store.schema import PROTOCOL_COLUMNS, RUN_COLUMNS
 from orchestrator.study.experiment import content_id
 from quantizers.setting import DATA_TYPES, SCOPES, SETTING_COLUMNS, Setting
 
 REQUIRED = ("family", "model", "n_params", "task", "metric", "value")
 SIZES = ("bits_per_param", "total_bits", "quantized_bits", "nominal_bits")
-KNOWN = (*REQUIRED, *SETTING_COLUMNS, *SIZES, "stderr", "n_items", *PROTOCOL_COLUMNS)
+_COUNTED = ("stderr", "n_items")
+KNOWN = (*REQUIRED, *SETTING_COLUMNS, *SIZES, *_COUNTED, *PROTOCOL_COLUMNS, *RUN_COLUMNS)
 _FRACTIONS = ("acc", "acc_norm", "exact_match")
 
 
@@ -71,6 +72,8 @@ def check_row(row: Mapping[str, Any], source: str) -> ImportedRow:
         "compute_dtype": "",
         **setting.row(),
         **sizes,
+        **{name: _name(row, name, 256) if row.get(name) else None for name in ("run", "variant")},
+        **{name: _whole(row, name, 0) for name in ("seed", "step")},
     }
     measurement = {
         "metric": _name({"metric": metric}, "metric", 64),

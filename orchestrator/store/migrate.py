@@ -110,6 +110,12 @@ STEPS: dict[int, tuple[Step, ...]] = {
         "ALTER TABLE experiments ADD COLUMN gptq_hessian VARCHAR(16) NOT NULL DEFAULT 'original'",
         "ALTER TABLE experiments ADD COLUMN gptq_dead VARCHAR(16) NOT NULL DEFAULT 'nearest'",
     ),
+    4: (
+        "ALTER TABLE experiments ADD COLUMN run VARCHAR(256)",
+        "ALTER TABLE experiments ADD COLUMN variant VARCHAR(256)",
+        "ALTER TABLE experiments ADD COLUMN seed INTEGER",
+        "ALTER TABLE experiments ADD COLUMN step INTEGER",
+    ),
 }
 
 

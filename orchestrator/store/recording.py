@@ -13,6 +13,7 @@ from sqlalchemy import Connection, case, func, insert, select, update
 from orchestrator.store.item_scores import pack_scores
 from orchestrator.store.schema import (
     PROTOCOL_COLUMNS,
+    RUN_COLUMNS,
     AttemptRow,
     ExperimentRow,
     FailureRow,
@@ -147,6 +148,7 @@ def setting_row(experiment: Experiment) -> dict[str, Any]:
         "compute_dtype": experiment.compute_dtype,
         **setting.row(),
         "bits_per_param": setting.bits_per_param,
+        **{column: getattr(model, column) for column in RUN_COLUMNS},
     }
 
 

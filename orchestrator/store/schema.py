@@ -10,7 +10,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from orchestrator.study.outcome import Cause, Stage, Status
 from quantizers.setting import SETTING_COLUMNS
 
-SCHEMA_VERSION = 4  # orchestrator/store/migrate.py leads here from older ones
+SCHEMA_VERSION = 5  # orchestrator/store/migrate.py leads here from older ones
 
 
 class Base(DeclarativeBase):
@@ -71,6 +71,10 @@ class ExperimentRow(Base):
     total_bits: Mapped[int | None] = mapped_column(BigInteger)
     quantized_bits: Mapped[int | None] = mapped_column(BigInteger)
     nominal_bits: Mapped[float | None]
+    run: Mapped[str | None] = mapped_column(String(256))
+    variant: Mapped[str | None] = mapped_column(String(256))
+    seed: Mapped[int | None]
+    step: Mapped[int | None]
 
 
 class ProtocolRow(Base):
@@ -167,6 +171,7 @@ class SiteRecordRow(Base):
     label: Mapped[str | None] = mapped_column(String(64))
 
 
+RUN_COLUMNS = ("run", "variant", "seed", "step")  # of models that a study trained
 RESULT_COLUMNS = (
     "source",
     "experiment_id",
@@ -187,6 +192,7 @@ RESULT_COLUMNS = (
     "context",
     "limit",
     "max_tokens",
+    *RUN_COLUMNS,
 )
 
 # Whole numbers that may be missing.
@@ -198,6 +204,8 @@ INTEGER_COLUMNS = (
     "total_bits",
     "quantized_bits",
     *PROTOCOL_COLUMNS,
+    "seed",
+    "step",
 )
 
 RESULTS_VIEW = f"""
@@ -206,7 +214,8 @@ SELECT e.source, e.id AS experiment_id, e.family, e.model, e.n_params,
        {", ".join(f"e.{column}" for column in SETTING_COLUMNS)},
        e.bits_per_param, e.total_bits, e.quantized_bits, e.nominal_bits,
        p.task, m.metric, m.value, m.stderr, m.n_items,
-       p.id AS protocol, p.context, p."limit", p.max_tokens
+       p.id AS protocol, p.context, p."limit", p.max_tokens,
+       {", ".join(f"e.{column}" for column in RUN_COLUMNS)}
 FROM measurements m
 JOIN experiments e ON e.number = m.experiment
 JOIN protocols p ON p.number = m.protocol

@@ -33,6 +33,11 @@ class ModelEntry(BaseModel):
     context: int | None = Field(default=None, ge=2)
     tokenizer: str | None = None
     trust_remote_code: bool = False
+    # What trained it, as columns of its experiments (see docs/training.md).
+    run: str | None = None
+    variant: str | None = None
+    seed: int | None = None
+    step: int | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelEntry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import os
 from dataclasses import fields
 from pathlib import Path
@@ -247,16 +248,17 @@ def _below(base: Path, path: str) -> str:
 def select_models(
     names: list[str], families: dict[str, list[ModelEntry]], where: str
 ) -> list[ModelEntry]:
-    """Models by family or model name. Raises InputError that suggests the nearest known name."""
-    by_name = {entry.name: entry for entries in families.values() for entry in entries}
+    """Models by family or model name, or by a pattern such as `sotu-*`. Raises InputError that
+    suggests the nearest known name."""
+    by_name = {entry.name: [entry] for entries in families.values() for entry in entries}
+    named = {**by_name, **families}
     chosen: dict[str, ModelEntry] = {}
-    for name in names:
-        if name in families:
-            chosen.update({entry.name: entry for entry in families[name]})
-        elif name in by_name:
-            chosen[name] = by_name[name]
-        else:
-            near = difflib.get_close_matches(str(name), [*families, *by_name], n=1)
+    for name in map(str, names):
+        matching = [name] if name in named else fnmatch.filter(named, name)
+        if not matching:
+            near = difflib.get_close_matches(name, [*families, *by_name], n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(families)}"
             raise InputError(f"{where}: no family or model {name!r} in models.yaml{hint}")
+        for match in matching:
+            chosen.update({entry.name: entry for entry in named[match]})
     return list(chosen.values())

@@ -153,3 +153,6 @@ def test_no_family_of_the_models_file_joins_two_runs(tmp_path):
         "neox-64x2-dropout=0.1-s0-20",
         "neox-64x4-dropout=0.1-s0-20",
     ]
+    entry = families["neox dropout=0.1 seed 0 step 20"][0]
+    assert (entry.run, entry.variant) == ("neox-64x2-dropout=0.1-s0", "dropout=0.1")
+    assert (entry.seed, entry.step) == (0, 20)

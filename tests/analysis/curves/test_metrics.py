@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from lm_eval.api.metrics import aggregate_subtask_metrics, pooled_sample_stderr
 
-from analysis.curves.metrics import COLUMNS
+from analysis.curves.metrics import COLUMNS, RUN_COLUMNS
 from analysis.curves.points import curve_points, mean_zero_shot
 from evaluation.tasks.sets import TASK_SETS
 from orchestrator.store.schema import RESULT_COLUMNS
@@ -13,6 +13,7 @@ TASKS = TASK_SETS["sotu"]
 
 def test_columns_are_those_of_the_results_view() -> None:
     assert tuple(COLUMNS) == RESULT_COLUMNS[: len(COLUMNS)]
+    assert tuple(RUN_COLUMNS) == RESULT_COLUMNS[-len(RUN_COLUMNS) :]
 
 
 def test_mean_and_its_error(results: pd.DataFrame) -> None:

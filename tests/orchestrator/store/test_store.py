@@ -16,7 +16,7 @@ from orchestrator.errors import InputError, SweepStopped
 from orchestrator.store import migrate
 from orchestrator.store.engine import connect, schema_version
 from orchestrator.store.reading import read_results, read_site_records
-from orchestrator.store.schema import RESULT_COLUMNS, MeasurementRow
+from orchestrator.store.schema import RESULT_COLUMNS, RUN_COLUMNS, MeasurementRow
 from orchestrator.store.store import Store, missing_protocols
 from orchestrator.study.experiment import Experiment, Protocol
 from orchestrator.study.job import Job, JobResult
@@ -397,7 +397,7 @@ def make_version_1(store: Store) -> None:
             "arithmetic",
         ),
         "protocols": ("context", '"limit"', "max_tokens"),
-        "experiments": tuple(ADDED_COLUMNS),
+        "experiments": (*ADDED_COLUMNS, *RUN_COLUMNS),
     }
     with store.engine.connect() as connection:
         connection.execute(text("DROP VIEW results"))

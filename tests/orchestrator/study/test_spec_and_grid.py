@@ -45,6 +45,16 @@ def test_baseline_appears_once_and_ids_are_stable(tmp_path):
     assert [e.id for e in again.experiments] == [e.id for e in plan.experiments]
 
 
+def test_models_are_chosen_by_patterns_too(tmp_path):
+    text = GOOD.replace("[sotu-neox-32x2]", '["sotu-*-32x2", sotu-neox-64x2]')
+    text = text.replace("block_size: 64}", 'block_size: 64, models: ["*-64x2"]}\n  - bits: 16')
+    found = {
+        (e.model.name, e.setting.bits) for e in plan_of(sweep_file(tmp_path, text)).experiments
+    }
+    small = {(f"sotu-{family}-32x2", 16) for family in ("neox", "opt", "llama", "bloom")}
+    assert found == small | {("sotu-neox-64x2", 16), ("sotu-neox-64x2", 4)}
+
+
 def test_ids_follow_what_changes_a_score_and_nothing_else(tmp_path):
     base = {e.id for e in plan_of(sweep_file(tmp_path, GOOD)).experiments}
     more_workers = GOOD + "compute: {workers: 1, threads_per_worker: 2}\nname: other\n"

@@ -1,0 +1,63 @@
+"""A training study's file, read and expanded, as the commands that train and score it need it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import InputError
+from orchestrator.paths import writable
+from orchestrator.study.models import first_problem, load_yaml
+
+if TYPE_CHECKING:
+    from training.run_study import Place
+    from training.study import Run, StudyFile
+
+
+@dataclass(frozen=True)
+class OpenedStudy:
+    """A study file's runs, by seed, and its places as absolute paths."""
+
+    runs: list[Run]
+    place: Place
+    results: Path  # the folder of runs.csv and of what was scored
+    ladder: list[Path]  # sweep files
+
+    @property
+    def has_tokenizer(self) -> bool:
+        return (self.place.tokenizer / "tokenizer.json").exists()
+
+
+def open_study(path: Path) -> OpenedStudy:
+    """Read a study file. Raises InputError, naming the place, for what is not one."""
+    from training.run_study import Place
+    from training.study import expand
+
+    study = _load(path)
+
+    def resolved(value: str) -> Path:
+        return writable((path.resolve().parent / Path(value).expanduser()).resolve())
+
+    try:
+        runs = expand(study)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    text = study.text if study.text == "sotu" else str(resolved(study.text))
+    place = Place(text, resolved(study.tokenizer), resolved(study.output))
+    results = resolved(study.results or study.output)
+    return OpenedStudy(runs, place, results, [resolved(sweep) for sweep in study.ladder])
+
+
+def _load(path: Path) -> StudyFile:
+    from pydantic import ValidationError
+
+    from training.study import StudyFile
+
+    content = load_yaml(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a mapping with recipe, variants and seeds")
+    try:
+        return StudyFile.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_problem(error)}") from None
