@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Codes:
-    """x ~ values * scale."""
-
-    values: Tensor  # fp32 [tokens, d_in], whole numbers from -limit to limit
-    scale: Tensor  # fp32 [tokens, 1]; NaN for a token with NaN or inf
-    limit: int  # 2^(bits - 1) - 1
-
-    @property
-    def dequantized(self) -> Tensor:
-        """fp32 [tokens, d_in]."""
-        return self.values * self.scale
+from quantizers.integers import Codes
 
 
 def token_codes(x: Tensor, bits: int) -> Codes:
@@ -42,4 +28,4 @@ def tensor_codes(x: Tensor, bits: int, maximum: float) -> Codes:
 def _codes(x: Tensor, scale: Tensor, limit: int) -> Codes:
     scale = torch.where(torch.isfinite(scale), scale, torch.nan)
     values = torch.round(x / scale).clamp_(-limit, limit).nan_to_num_(0.0)
-    return Codes(values, scale, limit)
+    return Codes(values.to(torch.int8), scale, limit)

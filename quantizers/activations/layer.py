@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from quantizers.activations.codes import Codes, tensor_codes, token_codes
+from quantizers.activations.codes import tensor_codes, token_codes
 from quantizers.activations.policy import SiteFormat
-from quantizers.activations.products import IntegerWeight, integer_product
+from quantizers.integers import Codes, IntegerWeight
+from quantizers.kernels.integer_products import integer_product
 
 
 class QuantizedInput:

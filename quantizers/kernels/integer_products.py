@@ -1,0 +1,91 @@
+"""Products of integer activations and integer weights, whose sums are exact on every path.
+
+Sums come from the integer instructions of the machine where torch reaches them: VNNI and AMX on a
+CPU (oneDNN), cuBLASLt on a GPU; elsewhere from floating-point products of whole numbers that are
+short enough to be exact. The results have the same bits, so which path is taken is only speed.
+"""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from quantizers.integers import Codes, IntegerWeight
+
+_EXACT = 2**24  # fp32 holds all whole numbers up to here
+_SHORTEST = 128  # columns; below, fp64 is as fast, and TF32 would not hold the weights
+_INT32 = 2**31 - 1
+
+
+def integer_product(x: Codes, w: IntegerWeight) -> Tensor:
+    """fp32 [tokens, d_out]: the exact sum of each group of columns, rounded to fp32 once, times
+    the group's and the token's scale; groups are added in fp32, in order."""
+    result = torch.zeros(len(x.values), len(w.values), device=x.values.device)
+    for g, begin in enumerate(range(0, w.values.shape[1], w.group)):
+        columns = slice(begin, begin + w.group)
+        sums = exact_sums(x.values[:, columns], w.values[:, columns], x.limit * w.limit)
+        result.addcmul_(sums.float(), w.scales[:, g].expand_as(sums))
+    return result.mul_(x.scale)
+
+
+def exact_sums(x: Tensor, w: Tensor, largest: int) -> Tensor:
+    """x w^T of whole numbers: x int8 [tokens, K], w int8 or int16 [d_out, K], |x_i w_j| <= largest.
+
+    Exact, in int32, fp32 or fp64: by integer instructions, else in fp32 products short enough that
+    no sum passes 2^24 (K <= 1040 for int8 x int8), added in fp64.
+    """
+    n = x.shape[1]
+    if w.dtype == torch.int8 and n * largest <= _INT32 and _takes_integers(x, w):
+        # Its second matrix must be a column-major view of contiguous rows.
+        return torch._int_mm(x.contiguous(), w.contiguous().T)
+    longest, x = _EXACT // largest, x.float()
+    if n <= longest and longest >= _SHORTEST:
+        return x @ w.float().T
+    if longest < _SHORTEST:
+        return x.double() @ w.double().T
+    sums = torch.zeros(len(x), len(w), dtype=torch.float64, device=x.device)
+    for begin in range(0, n, longest):
+        chunk = slice(begin, begin + longest)
+        sums += x[:, chunk] @ w[:, chunk].float().T
+    return sums
+
+
+def _takes_integers(x: Tensor, w: Tensor) -> bool:
+    """Whether `torch._int_mm` computes this by integer instructions, and rightly. On CUDA cuBLAS
+    asks for more than 16 rows, K and N multiples of 8."""
+    if x.device.type == "cpu":
+        return cpu_unsupported() is None
+    fits = len(x) > 16 and x.shape[1] % 8 == 0 and len(w) % 8 == 0
+    return x.device.type == "cuda" and fits and library_unsupported(x.device) is None
+
+
+@cache
+def cpu_unsupported() -> str | None:
+    """Why int8 products on this CPU are computed in fp32; None where they are not."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return f"torch multiplies int8 by a plain loop on {platform.machine()}"
+    from llvmlite import binding
+
+    if not binding.get_host_cpu_features().get("avx512vnni"):
+        return "the CPU has no AVX-512 VNNI"
+    if not torch.backends.mkldnn.is_available():
+        return "torch is built without oneDNN"
+    return library_unsupported(torch.device("cpu"))
+
+
+@cache
+def library_unsupported(device: torch.device) -> str | None:
+    """Why `torch._int_mm` is not used on a device: on its extreme values it must be exact."""
+    row = torch.arange(5 * 4096, device=device) * 31 % 255 - 127
+    x = row.view(20, 1024)[:, :1000].to(torch.int8).contiguous()
+    w = row.flip(0).view(20, 1024)[:16, :1000].to(torch.int8).contiguous()
+    x[:2], w[:2] = 127, -127
+    try:
+        found = torch._int_mm(x, w.T)
+    except RuntimeError as error:
+        return f"torch._int_mm: {str(error).splitlines()[0]}"
+    exact = x.double() @ w.double().T
+    return None if torch.equal(found.double(), exact) else "torch._int_mm is not exact here"
