@@ -50,14 +50,14 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from evaluation.statistics.model_analysis import ModelAnalysis
+    from kbit.chosen_models import chosen_models
     from kbit.model_windows import model_and_windows
-    from kbit.record import find_models, store_measurements
+    from kbit.record import store_measurements
     from orchestrator.store.store import Store
-    from orchestrator.study.models import load_models
     from quantizers.plant import plant
     from quantizers.setting import Setting
 
-    entries = find_models(args.model, load_models(args.models))
+    entries = chosen_models(args.model, args.models)
     store = Store.create(database_url(args.db)) if args.db else None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tables = []

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from kbit.chosen_models import chosen_model
 from kbit.database import store_to_extend
 from kbit.output import add_format, print_frame
 from orchestrator.errors import InputError
-from orchestrator.study.models import load_models
 
 if TYPE_CHECKING:
     from evaluation.measurement import Measurement
@@ -50,13 +50,11 @@ def run(args: argparse.Namespace) -> int:
 
     from evaluation.speed.decoding import seconds_a_step
     from evaluation.speed.roofline import bytes_a_step, copy_bandwidth
-    from kbit.record import find_models, store_measurements
+    from kbit.record import store_measurements
 
     if args.steps < 1 or min(args.batch) < 1:
         raise InputError("--steps and --batch take whole numbers from 1 up")
-    entry, *others = find_models([args.model], load_models(args.models))
-    if others:
-        raise InputError(f"{args.model} is a family: name one of its models")
+    entry = chosen_model(args.model, args.models)
     store = store_to_extend(args.db) if args.db else None
     try:
         settings = [_config(bits, args.data_type, args.block_size) for bits in args.bits]

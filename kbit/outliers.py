@@ -31,13 +31,13 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from analysis.findings.outliers import as_measurement, outlier_correlations, summary
+    from kbit.chosen_models import chosen_models
     from kbit.database import store_to_extend
     from kbit.model_windows import model_and_windows
-    from kbit.record import find_models, store_measurements
-    from orchestrator.study.models import load_models
+    from kbit.record import store_measurements
     from quantizers.setting import Setting
 
-    entries = find_models(args.model, load_models(args.models))
+    entries = chosen_models(args.model, args.models)
     store = store_to_extend(args.db) if args.db else None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tables = []

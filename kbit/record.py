@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evaluation.measurement import Measurement
-from orchestrator.errors import InputError
 from orchestrator.store.store import Store
 from orchestrator.study.experiment import Experiment, Protocol
 from orchestrator.study.identity import identify
@@ -16,17 +15,6 @@ from orchestrator.study.job import Job, JobResult
 from orchestrator.study.models import ModelEntry
 from orchestrator.study.outcome import Stage, Status
 from quantizers.setting import Setting
-
-
-def find_models(names: Sequence[str], families: dict[str, list[ModelEntry]]) -> list[ModelEntry]:
-    """The models and whole families of these names. Raises InputError for an unknown one."""
-    entries = {entry.name: [entry] for family in families.values() for entry in family}
-    unknown = [name for name in names if name not in entries and name not in families]
-    if unknown:
-        known = ", ".join([*families, *entries])
-        raise InputError(f"no model {unknown[0]!r}; models.yaml has {known}")
-    chosen = [entry for name in names for entry in families.get(name) or entries[name]]
-    return list({entry.name: entry for entry in chosen}.values())
 
 
 def store_measurements(

@@ -115,8 +115,11 @@ def _run(
         plan = as_stored(plan, store.revision_of)
         missing = missing_protocols(plan.asked, store.stored_measurements())
         drop_unavailable(plan, {experiment.model.name for experiment, _ in missing})
-        for problem in plan.broken.values():
+        problems = list(plan.broken.values())
+        for problem in problems if plan.models else problems[:-1]:
             print(f"error: {problem}", file=sys.stderr, flush=True)
+        if not plan.models:
+            raise problems[-1]
         try:
             with interrupt:
                 stages = Stages(sweep, plan, store, device, workforce, interrupt)

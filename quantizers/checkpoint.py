@@ -73,7 +73,7 @@ def check_folder(directory: Path, weights: str) -> list[Path]:
     or an adapter's. Of weight files it reads the headers alone.
     """
     if not directory.is_dir():
-        raise UnusableModel(f"{directory} is not a directory")
+        raise UnusableModel(f"{directory} is not a directory; correct its `path`")
     check_names({file.name for file in directory.iterdir()}, weights, str(directory))
     check_config(_json_object(directory / "config.json"), f"{directory / 'config.json'}")
     files = _weight_files(directory, weights)

@@ -13,6 +13,7 @@ from evaluation.text.corpora import corpus_name
 from orchestrator.errors import InputError, ModelInputError
 from orchestrator.study.calibration_check import check_windows
 from orchestrator.study.calibrations import Calibration
+from orchestrator.study.context_check import check_context
 from orchestrator.study.data_check import check_data
 from orchestrator.study.experiment import Asked, Experiment, Protocol
 from orchestrator.study.identity import Identified, check_available, identify
@@ -136,9 +137,10 @@ def check_study(
     """Each model a sweep names, as listed, with its distinct settings; no model is read.
 
     Raises InputError for unknown names and impossible settings first, which takes no time, then for
-    data that cannot be scored.
+    windows that a model cannot read and data that cannot be scored.
     """
     settings = chosen_settings(sweep, families, where)
+    check_context(settings, sweep.context, where)
     check_data(sweep, where)
     return settings
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import os
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
@@ -246,19 +247,19 @@ def _below(base: Path, path: str) -> str:
 
 
 def select_models(
-    names: list[str], families: dict[str, list[ModelEntry]], where: str
+    names: Sequence[str], families: dict[str, list[ModelEntry]], where: str
 ) -> list[ModelEntry]:
     """Models by family or model name, or by a pattern such as `sotu-*`. Raises InputError that
-    suggests the nearest known name."""
+    suggests the nearest known names."""
     by_name = {entry.name: [entry] for entries in families.values() for entry in entries}
     named = {**by_name, **families}
     chosen: dict[str, ModelEntry] = {}
     for name in map(str, names):
         matching = [name] if name in named else fnmatch.filter(named, name)
         if not matching:
-            near = difflib.get_close_matches(name, [*families, *by_name], n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(families)}"
-            raise InputError(f"{where}: no family or model {name!r} in models.yaml{hint}")
+            near = difflib.get_close_matches(name, [*families, *by_name], n=3)
+            hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(families)}"
+            raise InputError(f"{where}: no family or model {name!r} in models.yaml; {hint}")
         for match in matching:
             chosen.update({entry.name: entry for entry in named[match]})
     return list(chosen.values())

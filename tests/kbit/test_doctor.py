@@ -99,7 +99,8 @@ def test_bytes_a_step_are_those_held():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["no-such-model"], "no model 'no-such-model'"),
+        (["no-such-model"], "no family or model 'no-such-model'"),
+        (["sotu-neox"], "is a family: name one of its models (sotu-neox-32x2, "),
         (["sotu-neox-32x2", "--bits", "1"], "bits: 1"),
         (["sotu-neox-32x2", "--data-type", "fancy"], "data_type: 'fancy'"),
         (["sotu-neox-32x2", "--batch", "0"], "--batch"),

@@ -91,7 +91,8 @@ def test_mistakes_are_one_line(database: Path, tmp_path: Path) -> None:
     for arguments, words in (
         (["study", tmp_path / "none", "--text-only"], "give --db"),
         (["study", tmp_path / "x", "--db", database, "--db", database, "--text-only"], "the same"),
-        (["outliers", "nobody"], "no model 'nobody'"),
+        (["outliers", "nobody"], "models.yaml: no family or model 'nobody'"),
+        (["analyze", "sotu-nex"], "did you mean sotu-neox"),
         (["outliers", MODEL, "--corpus", tmp_path / "no.txt"], "no.txt"),
     ):
         code, _, err = kbit(*arguments)

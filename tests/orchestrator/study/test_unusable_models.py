@@ -111,6 +111,32 @@ def test_what_the_folder_tells_is_said_before_any_work(
     assert sweep(study, models_file(tmp_path, m=tmp_path / "m")) == 2
     printed = capfd.readouterr().err
     assert printed.count("error: model m: ") == 1 and file in printed and not reads
+    assert not list(tmp_path.glob("t.db*"))  # nothing was tried
+
+
+def test_a_folder_that_is_not_there_is_said_before_any_work(study, tmp_path, reads, capfd) -> None:
+    study.write_text(study.read_text().replace("[sotu-neox-32x2]", "f"))
+    gone = tmp_path / "gone"
+    models = models_file(tmp_path, gone=gone)
+    for options in ([], ["--dry-run"]):
+        command = [str(study), "--db", str(tmp_path / "t.db"), "--models", str(models), *options]
+        assert main(command) == 2
+        [line] = capfd.readouterr().err.splitlines()
+        assert line == f"error: model gone: {gone} is not a directory; correct its `path`"
+    assert not reads and not list(tmp_path.glob("t.db*"))
+
+
+def test_a_window_longer_than_a_model_reads_is_said_before_any_work(
+    study, tmp_path, reads, capfd
+) -> None:
+    written = study.read_text()
+    study.write_text(written + "context: 257\n")
+    assert main([str(study), "--db", str(tmp_path / "t.db"), "--executor", "local"]) == 2
+    [line] = capfd.readouterr().err.splitlines()
+    assert "257 exceeds the 256 tokens that model sotu-neox-32x2 can read" in line
+    assert not reads and not list(tmp_path.glob("t.db*"))
+    study.write_text(written + "context: 256\n")
+    assert main([str(study), "--db", str(tmp_path / "t.db"), "--dry-run"]) == 0
 
 
 @pytest.mark.parametrize(
