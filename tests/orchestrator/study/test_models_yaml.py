@@ -13,6 +13,7 @@ from transformers import (
     BloomConfig,
     GPT2Config,
     GPTNeoXConfig,
+    LlamaConfig,
     OPTConfig,
     PretrainedConfig,
 )
@@ -62,6 +63,17 @@ BLOOM = {
     "bloom-7b1": (4096, 30, 32),
     "bloom-176b": (14336, 70, 112),
 }
+# Also the width of the MLP, and the heads of keys and values.
+LLAMA = {
+    "llama-7b": (4096, 32, 32, 11008, 32),
+    "llama-13b": (5120, 40, 40, 13824, 40),
+    "llama-65b": (8192, 80, 64, 22016, 64),
+}
+LLAMA_2 = {
+    "llama-2-7b": (4096, 32, 32, 11008, 32),
+    "llama-2-13b": (5120, 40, 40, 13824, 40),
+    "llama-2-70b": (8192, 80, 64, 28672, 8),
+}
 BLOOMZ = {name.replace("bloom", "bloomz"): sizes for name, sizes in BLOOM.items()}
 SOTU = {
     family: [f"{family}-{h}x{n}" for h, n in LADDER]
@@ -75,6 +87,8 @@ EXPECTED = {
     "gpt2": list(GPT2),
     "bloom": list(BLOOM),
     "bloomz": list(BLOOMZ),
+    "llama": list(LLAMA),
+    "llama-2": list(LLAMA_2),
 }
 
 
@@ -108,6 +122,16 @@ def published_config(name: str) -> PretrainedConfig:
         hidden, layers, heads = GPT2[name]
         return GPT2Config(
             vocab_size=50257, n_positions=1024, n_embd=hidden, n_layer=layers, n_head=heads
+        )
+    if name in LLAMA | LLAMA_2:
+        hidden, layers, heads, width, shared = (LLAMA | LLAMA_2)[name]
+        return LlamaConfig(
+            vocab_size=32000,
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=width,
+            num_key_value_heads=shared,
         )
     if name.startswith("sotu-"):
         return model_config(ladder_recipe(name), end_of_text_id=0)
