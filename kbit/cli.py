@@ -31,6 +31,7 @@ COMMANDS = {
     "recipes": ("kbit.recipes", "what the names in a sweep file's `recipe` stand for"),
     "doctor": ("kbit.doctor", "what the kernels found here, and why a path is not taken"),
     "analyze": ("kbit.analyze", "what weights and activations of models look like"),
+    "plant": ("kbit.plant", "write models with planted outliers, to sweep like any"),
     "outliers": ("kbit.outliers", "do weights tell where large features are (table 2)"),
     "study": ("kbit.study", "a document: each claim of the paper on these results"),
     "bench": ("kbit.bench", "how fast a model generates at each precision"),
