@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from quantizers.calibration import Statistics, collect, site_inputs
 from quantizers.wiring import Wiring
@@ -20,14 +23,20 @@ class SequentialInputs(Mapping[str, Statistics]):
 
     Asked for in forward order, while each matrix is put in place before the next is rounded, a
     block's inputs are those that the rounded blocks before it make of the windows, and all of its
-    own matrices are the originals, as in the authors' code. One block's are held at a time.
+    own matrices are the originals, as in the authors' code. One block's are held at a time, and
+    where the architecture is known what the block before it was given, so that all blocks together
+    cost two passes; else each costs a pass up to it.
     """
 
     def __init__(self, model: Any, wiring: Wiring, windows: Tensor) -> None:
         """model: whose weights are rounded one after another; windows: int64 [n, length]."""
         self._model, self._wiring, self._windows = model, wiring, windows
         self._names = tuple(site_inputs(wiring))
-        self._block: dict[str, Statistics] = {}
+        self._statistics: dict[str, Statistics] = {}
+        blocks = [found.group() for name in self._names if (found := _BLOCK.match(name))]
+        known = list(dict.fromkeys(blocks)) if wiring.knows_norms else []
+        self._shortcut = _Shortcut([model.get_submodule(name) for name in known])
+        self._blocks = known
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -41,14 +50,68 @@ class SequentialInputs(Mapping[str, Statistics]):
     def __getitem__(self, name: str) -> Statistics:
         if name not in self._names:
             raise KeyError(name)
-        if name not in self._block:
-            self._block = {}  # goes before the next is there
-            names = [other for other in self._names if _block(other) == _block(name)]
-            self._block = dict(collect(self._model, self._wiring, self._windows, names=names))
-        return self._block[name]
+        if name not in self._statistics:
+            self._statistics = {}  # goes before the next is there
+            block = _block(name)
+            names = [other for other in self._names if _block(other) == block]
+            number = self._blocks.index(block) if block in self._blocks else 0
+            with self._shortcut.to(number):
+                collected = collect(self._model, self._wiring, self._windows, names=names)
+                self._statistics = dict(collected)
+        return self._statistics[name]
 
 
 def _block(name: str) -> str:
     """The decoder block that a module belongs to; a module outside of any is its own."""
     found = _BLOCK.match(name)
     return found.group() if found else name
+
+
+class _Shortcut:
+    """Spares passes the decoder blocks whose outputs are known already.
+
+    In a pass to block i, what block i - 2 gave, batch by batch, stands for all blocks up to it;
+    what block i - 1 gives now is kept for the pass to block i + 1.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+        self._blocks = blocks
+        self._outputs: list[Any] = []  # of block `_last`, of every batch, on the CPU
+        self._last = -1
+
+    @contextmanager
+    def to(self, number: int) -> Iterator[None]:
+        """For one pass, or several of the same batches; 0: nothing is spared or kept."""
+        spared = self._blocks[: number - 1] if number and self._last == number - 2 else []
+        before, outputs, calls = self._outputs, [], Counter[nn.Module]()
+
+        def known(block: nn.Module) -> Any:
+            device = next(block.parameters()).device
+
+            def forward(*_args: Any, **_options: Any) -> Any:
+                calls[block] += 1
+                return _moved(before[(calls[block] - 1) % len(before)], device)
+
+            return forward
+
+        def keep(_block: nn.Module, _inputs: Any, output: Any) -> None:
+            outputs.append(_moved(output, torch.device("cpu")))
+
+        for block in spared:
+            block.forward = known(block)
+        hook = self._blocks[number - 1].register_forward_hook(keep) if number else None
+        try:
+            yield
+        finally:
+            for block in spared:
+                del block.forward
+            if hook is not None:
+                hook.remove()
+        self._outputs, self._last = outputs, number - 1
+
+
+def _moved(output: Any, device: torch.device) -> Any:
+    """What a block gives: hidden states, in some models the first of a tuple."""
+    if isinstance(output, tuple):
+        return tuple(_moved(part, device) for part in output)
+    return output.to(device) if isinstance(output, Tensor) else output

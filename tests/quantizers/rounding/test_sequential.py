@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from quantizers import calibration
 from quantizers.calibration import collect
 from quantizers.linear import pack_linears
 from quantizers.outliers import dequantize_matrix
@@ -33,9 +34,12 @@ def block_by_block(architecture, setting):
     return [site.weight for site in sites]
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "llama"])
+@pytest.mark.parametrize(
+    "architecture", ["gpt2", "opt", "gpt_neox", "bloom", "llama", "gptj", "falcon", "gemma"]
+)
 @torch.no_grad()
-def test_each_block_reads_what_the_rounded_ones_before_it_give(architecture):
+def test_each_block_reads_what_the_rounded_ones_before_it_give(architecture, monkeypatch):
+    monkeypatch.setattr(calibration, "TOKENS_A_BATCH", 150)  # several batches
     setting = Setting.make(3, "int", block_size=16, rounding=SEQUENTIAL)
     resident = ResidentModel(tiny_model(architecture))
     before, answer = list(collect(resident.model, resident.wiring, WINDOWS)), logits(resident.model)
@@ -51,6 +55,19 @@ def test_each_block_reads_what_the_rounded_ones_before_it_give(architecture):
     )]  # fmt: skip
     first = sum(".0." in site.name for site in resident.wiring.linear)
     assert all(same[:first]) and not any(same[first:])
+
+
+@torch.no_grad()
+def test_blocks_that_are_done_are_not_run_again():
+    resident = ResidentModel(tiny_model("gpt_neox"))
+    runs = []
+    for number, block in enumerate(resident.model.gpt_neox.layers):
+        block.attention.register_forward_hook(lambda *_, number=number: runs.append(number))
+    setting = Setting.make(3, "int", block_size=16, rounding=SEQUENTIAL)
+    statistics = dict(collect(resident.model, resident.wiring, WINDOWS))
+    runs.clear()
+    resident.apply(setting, statistics, windows=WINDOWS)
+    assert runs == [0, 0, 1, 1, 2]  # to be recorded, then with what was rounded
 
 
 def test_it_is_rounded_alone():

@@ -43,6 +43,19 @@ def loaded():
     return model, AutoTokenizer.from_pretrained(**source)
 
 
+WAYS = {
+    "nearest": "nearest",
+    "shared": "gptq",
+    "sequential": {"gptq": {"hessian": "sequential"}},
+}
+
+
+def saved(first, second):
+    """Nats a token by which the second is better, and the paired standard error over windows."""
+    difference = torch.tensor(first - second).double()
+    return float(difference.mean()), float(difference.std()) / math.sqrt(len(difference))
+
+
 def test_gptq_is_better_than_nearest():
     model, tokenizer = loaded()
     resident = ResidentModel(model)
@@ -51,12 +64,16 @@ def test_gptq_is_better_than_nearest():
     statistics = dict(collect(resident.model, resident.wiring, windows))
     for bits in (2, 3, 4):
         scores = {}
-        for rounding in ("nearest", "gptq"):
+        for way, rounding in WAYS.items():
             setting = Setting.make(bits, "int", block_size=64, rounding=rounding)
-            resident.apply(setting, statistics)
+            resident.apply(setting, statistics, windows=windows)
             measured = evaluate_perplexity(engine, "wikitext2", 256, 4096, TEXT)
-            scores[rounding] = measured.items["cross_entropy"]  # of 16 windows of one length
-        saved = torch.tensor(scores["nearest"] - scores["gptq"]).double()
-        error = float(saved.std()) / math.sqrt(len(saved))
-        print(f"{bits} bit: {float(saved.mean()):.3f} nats a token, s.e. {error:.3f}, 16 windows")
-        assert float(saved.mean()) > 2 * error
+            scores[way] = measured.items["cross_entropy"]  # of 16 windows of one length
+            worse = [r["loss"] > r["loss_nearest"] for r in resident.records.values()]
+            print(f"{bits} bit, {way}: {scores[way].mean():.3f} nats a token; at {sum(worse)} of "
+                  f"{len(worse)} matrices worse than nearest", flush=True)  # fmt: skip
+        gain, error = saved(scores["nearest"], scores["shared"])
+        print(f"{bits} bit: shared saves {gain:.3f} nats a token, s.e. {error:.3f}")
+        more, spread = saved(scores["shared"], scores["sequential"])
+        print(f"{bits} bit: sequential saves {more:.3f} more, s.e. {spread:.3f}", flush=True)
+        assert gain > 2 * error
