@@ -264,9 +264,18 @@ def test_what_a_calibration_fails_of_is_stored(tmp_path, monkeypatch):
     assert set(attempts.loc[attempts["status"] == "done", "method"]) == {"none", "rtn"}
 
 
-@pytest.mark.parametrize(("name", "experiments"), [("gptq", 408), ("gptq-embedded", 4620)])
-def test_the_sweeps_that_ship_can_be_planned(name, experiments):
+def planned(name: str):
     path = ROOT / "sweeps" / f"{name}.yaml"
-    found = expand(load_sweep(path), load_models(), path, on_gpu=False).experiments
+    return expand(load_sweep(path), load_models(), path, on_gpu=False).experiments
+
+
+@pytest.mark.parametrize(("name", "experiments"), [("gptq", 408), ("gptq-embedded", 5052)])
+def test_the_sweeps_that_ship_can_be_planned(name, experiments):
+    found = planned(name)
     assert len({e.id for e in found}) == experiments
     assert all((e.calibration is None) != e.setting.needs_statistics for e in found)
+
+
+def test_the_study_is_a_part_of_the_embedded_sweep():
+    part = {e.id for e in planned("gptq-study")}
+    assert len(part) == 1044 and part <= {e.id for e in planned("gptq-embedded")}
