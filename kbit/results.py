@@ -27,7 +27,13 @@ SHORT_COLUMNS = [
     "stderr",
     "n_items",
 ]
-VARIED_COLUMNS = ["method", "scales", "folding", "activations"]  # shown where rows differ in them
+VARIED_COLUMNS = [
+    "method",
+    "scales",
+    "folding",
+    "activations",
+    "kv",
+]  # shown where rows differ in them
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,15 +7,15 @@ memory, blocks are taken one after another, each in a pass that ends behind it.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from quantizers.wiring import Wiring
+from quantizers.wiring import Site, Wiring
 
 TOKENS_A_BATCH = 2048  # fixed: sums depend on how tokens are batched
 TOKEN_MAX_BINS = 640  # of a sixteenth of an octave, from 2^-24 to 2^16
@@ -31,6 +31,9 @@ class Statistics:
     channel_mean: Tensor  # fp32 [d_in], mean |x_j|
     token_max: Tensor  # int64 [TOKEN_MAX_BINS], tokens by their max |x_j|, see `token_max_bin`
     hessian: Tensor  # fp32 [d_in, d_in], (2/n) sum x x^T
+    # Of keys and values that are made of this input, fp32 [n], max |k_j|; [0] where none are.
+    keys: Tensor = field(default_factory=lambda: torch.empty(0))
+    values: Tensor = field(default_factory=lambda: torch.empty(0))
 
     @property
     def maximum(self) -> float:
@@ -74,7 +77,10 @@ def collect(
     if names is not None:
         inputs = {name: module for name, module in inputs.items() if name in names}
     for group in _groups(inputs, memory):
-        recorders = {name: _Recorder(module) for name, module in group.items()}
+        recorders = {
+            name: _Recorder(module, [s for s in wiring.linear if s.input == name])
+            for name, module in group.items()
+        }
         with _exact_products():
             for batch in windows.split(max(1, TOKENS_A_BATCH // windows.shape[1])):
                 _run(model, batch, recorders)
@@ -102,21 +108,28 @@ class _Reached(Exception):
 
 @torch.no_grad()
 def _run(model: Any, batch: Tensor, recorders: dict[str, _Recorder]) -> None:
-    left = set(recorders)
+    cached = [(site, recorder) for recorder in recorders.values() for site in recorder.cached]
+    left: set[object] = {*recorders, *(site.name + " gives" for site, _ in cached)}
 
-    def hook(name: str, recorder: _Recorder) -> Any:
+    def entering(name: str, recorder: _Recorder) -> Any:
         def record(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             recorder.add(inputs[0])
-            left.discard(name)
-            if not left:
-                raise _Reached
+            _tick(left, name)
+
+        return record
+
+    def leaving(site: Site, recorder: _Recorder) -> Any:
+        def record(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            recorder.add_cached(site, output)
+            _tick(left, site.name + " gives")
 
         return record
 
     hooks = [
-        recorder.module.register_forward_pre_hook(hook(name, recorder))
+        recorder.module.register_forward_pre_hook(entering(name, recorder))
         for name, recorder in recorders.items()
     ]
+    hooks += [site.module.register_forward_hook(leaving(site, r)) for site, r in cached]
     try:
         model(batch.to(model.device), use_cache=False)
     except _Reached:
@@ -126,11 +139,20 @@ def _run(model: Any, batch: Tensor, recorders: dict[str, _Recorder]) -> None:
             handle.remove()
 
 
-class _Recorder:
-    """Sums up what enters one module, where it enters."""
+def _tick(left: set[object], done: object) -> None:
+    left.discard(done)
+    if not left:
+        raise _Reached
 
-    def __init__(self, module: nn.Module) -> None:
+
+class _Recorder:
+    """Sums up what enters one module, where it enters, and what the cache keeps of what is made of
+    it."""
+
+    def __init__(self, module: nn.Module, readers: Iterable[Site]) -> None:
         self.module = module
+        self.cached = [s for s in readers if s.keys is not None or s.values is not None]
+        self._cached_max = {"keys": torch.empty(0), "values": torch.empty(0)}
         self._n_tokens = 0
         self._d_in = _d_in(module)
         weight = module.weight
@@ -151,6 +173,14 @@ class _Recorder:
         self._token_max += torch.bincount(bins, minlength=TOKEN_MAX_BINS)
         self._products.addmm_(x.T, x)
 
+    def add_cached(self, site: Site, output: Tensor) -> None:
+        """output: what a site gives, [..., d_out]."""
+        size = output.detach().flatten(0, -2).float().abs().amax(dim=0)
+        for name, rows in (("keys", site.keys), ("values", site.values)):
+            if rows is not None:
+                seen, before = size[rows.to(size.device)].cpu(), self._cached_max[name]
+                self._cached_max[name] = torch.maximum(seen, before) if len(before) else seen
+
     def statistics(self, name: str) -> Statistics:
         if not self._n_tokens:
             raise ValueError(f"calibration: no token reaches {name}")
@@ -164,6 +194,7 @@ class _Recorder:
             channel_mean=(self._sum / self._n_tokens).float().cpu(),
             token_max=self._token_max.cpu(),
             hessian=self._products.mul_(2 / self._n_tokens).cpu(),
+            **self._cached_max,
         )
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from quantizers.cache import alone, read_arrays, write_arrays
 from quantizers.calibration import TOKENS_A_BATCH, Statistics
 
-_VERSION = 1  # of what is collected and how: another one is never read
-_FIELDS = ("channel_max", "channel_mean", "token_max", "hessian")
+_VERSION = 2  # of what is collected and how: another one is never read
+_FIELDS = ("channel_max", "channel_mean", "token_max", "hessian", "keys", "values")
 
 
 def statistics_key(model: str, windows: Tensor, dtypes: str, device: str) -> str:

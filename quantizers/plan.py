@@ -28,6 +28,11 @@ def check_plan(
             f"outlier_fraction: proxy quantization does not know the wiring of architecture "
             f"{wiring.architecture!r}; set it to 0"
         )
+    if setting.attention_bits is not None and not wiring.knows_norms:
+        raise ValueError(
+            f"attention_bits: the wiring of architecture {wiring.architecture!r} is not known; "
+            "leave it out"
+        )
     if not setting.needs_statistics:
         return
     if statistics is None:
@@ -72,7 +77,12 @@ def packed_sites(
         places = [(chosen, i) for chosen in settings for i in range(len(readers))]
         rounded = one_shot(
             [
-                Request(readers[i].weight_name, weights[i], chosen, columns_of(readers[i], chosen))
+                Request(
+                    readers[i].weight_name,
+                    weights[i],
+                    chosen.at(readers[i].kind),
+                    columns_of(readers[i], chosen),
+                )
                 for chosen, i in places
             ],
             hessian,
@@ -94,7 +104,12 @@ def packed_sites(
             hessian = statistics[site.input].hessian
         if setting.method != "gptq" or hessian is None:
             columns = columns_of(site)
-            yield site, quantize_matrix(weight(site), setting, columns, site.weight_name, hessian)
+            yield (
+                site,
+                quantize_matrix(
+                    weight(site), setting.at(site.kind), columns, site.weight_name, hessian
+                ),
+            )
             continue
         companions = stack.companions(setting)
         try:

@@ -48,6 +48,14 @@ RECIPES: dict[str, Recipe] = {
         "LLM.int8() (Dettmers et al. 2022), decided token by token",
         {**_WEIGHTS_8, "activations": {"decomposed": {"bits": 8, "threshold": 6.0}}},
     ),
+    "zeroquant": Recipe(
+        "ZeroQuant (Yao et al. 2022)",
+        {**_WEIGHTS_8, "block_size": {"group": 128}, "activations": {"token": 8}},
+    ),
+    "zeroquant-w4a8": Recipe(
+        "ZeroQuant (Yao et al. 2022), W4 in the MLP, W8 in attention",
+        {**_FINE_4, "attention_bits": 8, "activations": {"token": 8}},
+    ),
     "smoothquant-w8a8": _smooth(_WEIGHTS_8, "token"),
     "smoothquant-w8a8-static": _smooth(_WEIGHTS_8, "tensor"),
     "sq-w4a8-tensor": _smooth(_WEIGHTS_4, "tensor", "table 10, row 1"),

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quantizers.activations.cache import RoundedCache, cached_rows, check_cache
+from quantizers.activations.cache_format import CacheFormat
 from quantizers.activations.layer import QuantizedInput
 from quantizers.activations.policy import site_formats, to_be_folded
 from quantizers.activations.products import integer_weight
@@ -129,6 +131,8 @@ class ResidentModel:
         windows: Tensor | None,
     ) -> ModelBits:
         wiring, activations = self.wiring, setting.activation_format
+        if setting.cache is not None:
+            check_cache(wiring)
         folding = self._folding(setting, statistics)
         formats = (
             {} if activations is None else site_formats(activations, wiring, statistics, folding)
@@ -161,8 +165,23 @@ class ResidentModel:
         extra_bits += folding.put(self.model, self._log, sixteen_bit(self.load_dtype))
         for layer in self.layers.values():
             self._log.set_forward(layer.module, layer)
+        if setting.cache is not None:
+            extra_bits += self._round_cache(setting.cache, statistics, folding)
         bits = self._baseline_bits() if setting.keeps_weights else size.model_bits(self.n_params)
         return replace(bits, total_bits=bits.total_bits + extra_bits)
+
+    def _round_cache(
+        self, cache: CacheFormat, statistics: Mapping[str, Statistics], folding: Fold
+    ) -> int:
+        """Returns the bits of static scales."""
+        static = 0
+        for site in self.wiring.linear:
+            parts = cached_rows(site, cache, statistics, folding)
+            if parts:
+                rounded = RoundedCache(site.module.forward, cache.bits, parts)
+                self._log.set_forward(site.module, rounded)
+            static += sum(part.maximum is not None for part in parts)
+        return 32 * static
 
     def _folding(self, setting: Setting, statistics: Mapping[str, Statistics]) -> Fold:
         """What the setting makes of norms and their readers, checked to be the same function."""

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from quantizers.activations.cache_format import NONE as NO_CACHE
+from quantizers.activations.cache_format import CacheFormat, cache_text
 from quantizers.activations.format import NONE as NO_ACTIVATIONS
 from quantizers.activations.format import Activations, activations_text
 from quantizers.folding.method import AWQ, HADAMARD, Method, folding_text
@@ -49,8 +51,10 @@ class Setting:
     gptq_damping: float = 0.01  # added to that diagonal, as a share of its mean
     gptq_hessian: str = "original"  # one of HESSIANS: of the 16-bit model, or of blocks rounded
     gptq_dead: str = "nearest"  # one of DEAD: what weights become whose input is always 0
+    attention_bits: int | None = None  # of QKV and attention output, where they have others
     folding: str = NO_FOLDING  # the text of a `folding.method.Method`
     activations: str = NO_ACTIVATIONS  # the text of an `activations.format.Activations`
+    kv: str = NO_CACHE  # the text of an `activations.cache_format.CacheFormat`
     calibration: str | None = None  # what names its text for good, where a method reads any
 
     @classmethod
@@ -60,9 +64,9 @@ class Setting:
         factors: fields by name, `block_size` as sweep files spell it: 64, None (one block a
         tensor), "row" or {"group": 128} (of a row, which it does not cross); `rounding` too:
         "nearest", "gptq" or {"gptq": {order: false, damping: 0.1, hessian: sequential, dead:
-        zero}}; `folding` and `activations` too: {"smoothquant": 0.5}, {"token": 8}. At 16 bit no
-        weight is quantized: every factor but these two is dropped; so is a calibration where no
-        method reads it. A float without `exponent_bits` gets the default split of its width.
+        zero}}; `folding`, `activations` and `kv` too: {"smoothquant": 0.5}, {"token": 8}. At 16 bit
+        no weight is quantized: every factor but these three is dropped; so is a calibration where
+        no method reads it. A float without `exponent_bits` gets the default split of its width.
 
         Raises ValueError naming the factor at fault.
         """
@@ -76,6 +80,7 @@ class Setting:
         beside: dict[str, Any] = {
             "folding": folding_text(factors.pop("folding", NO_FOLDING)),
             "activations": activations_text(factors.pop("activations", NO_ACTIVATIONS)),
+            "kv": cache_text(factors.pop("kv", NO_CACHE)),
         }
         setting = cls(method, bits, data_type, **blocks, **options, **beside, **factors)
         setting._check_factors()
@@ -89,6 +94,7 @@ class Setting:
             setting,
             exponent_bits=None if setting.keeps_weights else _exponent_bits(setting),
             outlier_fraction=float(setting.outlier_fraction),
+            attention_bits=None if setting.attention_bits == bits else setting.attention_bits,
             calibration=setting.calibration if setting.needs_statistics else None,
         )
 
@@ -108,6 +114,8 @@ class Setting:
             raise ValueError("clip_weighting: only clipped scales have it; remove it")
         if self.keeps_weights and self.folding == AWQ:
             raise ValueError("folding: awq goes by how weights are rounded, which 16 bits are not")
+        if self.attention_bits is not None and not self.keeps_weights:
+            self._check_attention_bits()
         if self.is_rotated:
             self._check_rotation()
         if not isinstance(self.gptq_order, bool):
@@ -121,6 +129,15 @@ class Setting:
             raise ValueError(f"rounding: dead {self.gptq_dead!r} is not one of {', '.join(DEAD)}")
         if self.is_sequential and self.folding != NO_FOLDING:
             raise ValueError("rounding: hessian sequential takes no folding; use original")
+
+    def _check_attention_bits(self) -> None:
+        bits = self.attention_bits
+        if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 15:
+            raise ValueError(f"attention_bits: {bits!r} is not a whole number from 2 to 15")
+        if self.data_type == "float":
+            raise ValueError("attention_bits: the float type has its exponents by one width")
+        if self.folding == AWQ:
+            raise ValueError("attention_bits: awq searches at one width; leave one of them out")
 
     def _check_rotation(self) -> None:
         if self.scope != "linear":
@@ -151,6 +168,7 @@ class Setting:
             bits=int(bits) if bits == int(bits) else bits,
             folding=folding_text(str(given.get("folding", NO_FOLDING))),
             activations=_activations(given),
+            kv=cache_text(str(given.get("kv", NO_CACHE))),
             calibration=str(given["calibration"]) if "calibration" in given else None,
         )
         if setting.keeps_weights:
@@ -172,6 +190,7 @@ class Setting:
             gptq_order=_flag({"gptq_order": True} | given, "gptq_order"),
             gptq_damping=_number({"gptq_damping": 0.01} | given, "gptq_damping"),
             gptq_hessian=str(given.get("gptq_hessian", "original")),
+            attention_bits=_whole(given, "attention_bits"),
             gptq_dead=str(given.get("gptq_dead", "nearest")),
         )
 
@@ -188,7 +207,7 @@ class Setting:
     @property
     def is_weight_only(self) -> bool:
         """Whether weights are rounded as they are, and what they multiply is not."""
-        return self.folding_method is None and self.activation_format is None
+        return self.folding_method is None and self.activation_format is None and not self.cache
 
     @property
     def folding_method(self) -> Method | None:
@@ -209,6 +228,17 @@ class Setting:
         return None if self.activations == NO_ACTIVATIONS else Activations.parse(self.activations)
 
     @property
+    def cache(self) -> CacheFormat | None:
+        """The format of the key-value cache; None: 16 bit."""
+        return None if self.kv == NO_CACHE else CacheFormat.parse(self.kv)
+
+    def at(self, kind: str) -> Setting:
+        """What it is to the weights of sites of a kind."""
+        if self.attention_bits is None or kind not in ("qkv", "attention_output"):
+            return self
+        return replace(self, bits=self.attention_bits, attention_bits=None)
+
+    @property
     def needs_statistics(self) -> bool:
         """Whether it is made with what reaches the matrices on calibration text."""
         activations = self.activation_format
@@ -216,6 +246,7 @@ class Setting:
             self.needs_hessians
             or ((folding := self.folding_method) is not None and folding.needs_statistics)
             or (activations is not None and activations.needs_statistics)
+            or ((cache := self.cache) is not None and cache.needs_statistics)
         )
 
     @property
@@ -237,14 +268,15 @@ class Setting:
         """Nominal bits per parameter: k + 16/B (+ 16/B centered) + p(16 - k) (section 5.2).
 
         One block a tensor counts as 16/B = 0. So does one a row, until the model's rows are known:
-        `quantizers.size` counts the constants of rows and groups.
+        `quantizers.size` counts the constants of rows and groups, and weights by their bits where
+        attention has others.
         """
-        return self.bits_with(0.0 if self.block_size is None else 16 / self.block_size)
+        constants = 0.0 if self.block_size is None else 16 / self.block_size
+        return self.bits_with(constants, self.bits)
 
-    def bits_with(self, absmax: float) -> float:
-        """Nominal bits per parameter where the absmax of blocks takes so many bits a weight."""
-        constants = absmax * (1 + self.centered)
-        return self.bits + constants + self.outlier_fraction * (16 - self.bits)
+    def bits_with(self, absmax: float, bits: float) -> float:
+        """Nominal bits per parameter where a weight takes `bits` and so many of an absmax."""
+        return bits + absmax * (1 + self.centered) + self.outlier_fraction * (16 - bits)
 
     @property
     def label(self) -> str:
@@ -252,6 +284,7 @@ class Setting:
         parts = ["16-bit"] if self.keeps_weights else self._weight_labels
         parts += [f"folded {self.folding}"] if self.folding_method is not None else []
         parts += [a.label] if (a := self.activation_format) is not None else []
+        parts += [cache.label] if (cache := self.cache) is not None else []
         parts += [f"on {self.calibration}"] if self.calibration else []
         return " ".join(parts)
 
@@ -263,6 +296,7 @@ class Setting:
             f" {'G' if self.by_row else 'B'}{self.block_size}",
         )
         parts = [f"{self.bits}-bit {self.data_type}{exponent}{block}"]
+        parts += [f"attention {self.attention_bits}-bit"] if self.attention_bits else []
         parts += [f"p={self.outlier_fraction:.3g}"] if self.outlier_fraction else []
         parts += ["centered"] if self.centered else []
         parts += [self.scales] if self.scales != "absmax" else []

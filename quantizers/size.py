@@ -37,7 +37,8 @@ class StoredSize:
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self._matrix_bytes = self._table_bytes = self._n_quantized = 0
-        self._blocks = self._n_in_blocks = 0
+        self._blocks = self._n_in_blocks = self._index_bits = 0
+        self._tables: set[int] = set()  # widths of those that belong to the model
 
     def add(self, packed: PackedMatrix, n_weights: int) -> None:
         """Count one matrix of `n_weights`."""
@@ -45,15 +46,22 @@ class StoredSize:
         self._n_quantized += n_weights
         self._blocks += packed.body.blocks.count
         self._n_in_blocks += packed.body.n
-        if self._setting.data_type == "quantile" or not self._table_bytes:
+        self._index_bits += packed.body.bits * packed.body.n
+        if self._setting.data_type == "quantile" or packed.body.bits not in self._tables:
             self._table_bytes += packed.body.codebook.nbytes
+            self._tables.add(packed.body.bits)
 
     def model_bits(self, n_params: int) -> ModelBits:
         """The size of the model of `n_params` parameters, those not added at 16 bit."""
         quantized = 8 * (self._matrix_bytes + self._table_bytes)
-        per_param = self._setting.bits_per_param
-        if self._setting.by_row and self._n_in_blocks:  # as many as the model's rows make
-            per_param = self._setting.bits_with(16 * self._blocks / self._n_in_blocks)
+        setting = self._setting
+        per_param, n = setting.bits_per_param, self._n_in_blocks
+        bits = setting.bits if setting.attention_bits is None or not n else self._index_bits / n
+        if setting.by_row and n:  # as many as the model's rows make
+            per_param = setting.bits_with(16 * self._blocks / n, bits)
+        elif bits != setting.bits:
+            constants = 0.0 if setting.block_size is None else 16 / setting.block_size
+            per_param = setting.bits_with(constants, bits)
         return ModelBits(
             n_params=n_params,
             total_bits=quantized + 16 * (n_params - self._n_quantized),

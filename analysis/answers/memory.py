@@ -59,9 +59,11 @@ def choices_for_memory(
     """Every experiment that fits `memory_bits` with its context, the best first within its task.
 
     Needed are the weights (total_bits) and what `serving` keeps at the model's
-    `cache_bits` (model -> bits a token, 16-bit keys and values); activations and what the runtime
-    takes for itself are not counted. Experiments of a model whose cache is unknown are left out
-    unless the context is 0. Columns: task, family, model, setting, bits, data_type, block_size,
+    `cache_bits` (model -> bits a token, 16-bit keys and values; fewer where the setting rounds
+    them, whose scales are not counted); activations and what the runtime takes for itself are not.
+    Experiments of a model whose cache is unknown are left out unless the context is 0.
+
+    Columns: task, family, model, setting, bits, data_type, block_size,
     weights, cache, needed (bits), free (text), value, stderr, ms_per_token (NaN where no latency
     was measured with this batch). Raises ValueError for memory or context that is not positive,
     as well as for what curve_points refuses.
@@ -76,6 +78,8 @@ def choices_for_memory(
     weights = points["total_bits"].to_numpy(dtype=np.float64, na_value=np.nan)
     per_token = points["model"].map(lambda model: cache_bits.get(model))
     per_token = pd.to_numeric(per_token, errors="coerce").to_numpy(dtype=np.float64)
+    formats = [setting.cache for setting in settings_of(points)]
+    per_token = per_token * [1.0 if kept is None else kept.bits / 16 for kept in formats]
     cache = np.zeros(len(points)) if context == 0 else per_token * context * batch
     latency = latencies(results, batch)
     table = points.assign(

@@ -116,6 +116,10 @@ STEPS: dict[int, tuple[Step, ...]] = {
         "ALTER TABLE experiments ADD COLUMN seed INTEGER",
         "ALTER TABLE experiments ADD COLUMN step INTEGER",
     ),
+    5: (
+        "ALTER TABLE experiments ADD COLUMN attention_bits INTEGER",
+        "ALTER TABLE experiments ADD COLUMN kv VARCHAR(16) NOT NULL DEFAULT '16'",
+    ),
 }
 
 

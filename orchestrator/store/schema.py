@@ -10,7 +10,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from orchestrator.study.outcome import Cause, Stage, Status
 from quantizers.setting import SETTING_COLUMNS
 
-SCHEMA_VERSION = 5  # orchestrator/store/migrate.py leads here from older ones
+SCHEMA_VERSION = 6  # orchestrator/store/migrate.py leads here from older ones
 
 
 class Base(DeclarativeBase):
@@ -64,8 +64,10 @@ class ExperimentRow(Base):
     gptq_damping: Mapped[float] = mapped_column(server_default="0.01")
     gptq_hessian: Mapped[str] = mapped_column(String(16), server_default="original")
     gptq_dead: Mapped[str] = mapped_column(String(16), server_default="nearest")
+    attention_bits: Mapped[int | None]
     folding: Mapped[str] = mapped_column(String(64), server_default="none")
     activations: Mapped[str] = mapped_column(String(64), server_default="16")
+    kv: Mapped[str] = mapped_column(String(16), server_default="16")
     calibration: Mapped[str | None] = mapped_column(String(128))
     bits_per_param: Mapped[float]
     total_bits: Mapped[int | None] = mapped_column(BigInteger)
@@ -201,6 +203,7 @@ INTEGER_COLUMNS = (
     "n_params",
     "exponent_bits",
     "block_size",
+    "attention_bits",
     "total_bits",
     "quantized_bits",
     *PROTOCOL_COLUMNS,

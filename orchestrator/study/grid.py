@@ -61,6 +61,11 @@ def grid_settings(grid: Grid, calibrations: Mapping[str, Calibration], where: st
                         "`calibration: NAME` here and a mapping `calibrations: {NAME: {corpus: "
                         "...}}` to the sweep"
                     )
+                if (a := setting.activation_format) is not None and not a.is_causal:
+                    raise ValueError(
+                        f"activations: {a.name} scales a token by later ones, so no score of it "
+                        "counts; it is for latency alone: choose token or tensor"
+                    )
                 settings[setting] = None
     except ValueError as error:
         raise InputError(f"{where}: {error}") from None

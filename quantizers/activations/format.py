@@ -11,6 +11,7 @@ NONE = "16"
 NAMES = {  # what each takes beside its bits
     "token": (),  # dynamic: a scale a token
     "tensor": (),  # static: one scale a site, from calibration after folding; clamps
+    "tensor-dynamic": (),  # one scale for all tokens at hand, later ones too: for latency only
     "decomposed": ("threshold", "outlier_weights"),  # LLM.int8(), decided token by token
     "by_type": (),  # FPTQ, figure 4: tensor, but token before the down projection
     "by_range": ("v0", "v1"),  # FPTQ, table 2
@@ -54,6 +55,11 @@ class Activations:
     @property
     def needs_statistics(self) -> bool:
         return self.name in ("tensor", "by_type", "by_range")
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether no token's product depends on later ones: what is not, scores nothing."""
+        return self.name != "tensor-dynamic"
 
     @property
     def label(self) -> str:

@@ -59,6 +59,8 @@ class QuantizedInput:
 
     def _codes(self, rows: Tensor) -> Codes:
         maximum, bits = self.site_format.maximum, self.site_format.format.bits
+        if not self.site_format.format.is_causal:
+            maximum = float(rows.abs().max())
         return token_codes(rows, bits) if maximum is None else tensor_codes(rows, bits, maximum)
 
     def _own(self, rows: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from quantizers.wiring import Site, Wiring
 class SiteFormat:
     """Of one site's input."""
 
-    format: Activations  # token, tensor or decomposed
+    format: Activations  # token, tensor, tensor-dynamic or decomposed
     maximum: float | None = None  # tensor: the largest magnitude, after folding
 
     @property

@@ -25,6 +25,9 @@ class Fold(Protocol):
     def reads_folded(self, site: Site) -> bool:
         """Whether what a site reads is another."""
 
+    def row_scale(self, site: Site) -> Tensor | None:
+        """fp32 [d_out], what the rows of a site were divided by, if they were, on the CPU."""
+
     def maximum(self, site: Site, seen: Statistics) -> float:
         """The largest magnitude that a site reads now; seen: its input on calibration text."""
 

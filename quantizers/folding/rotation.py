@@ -52,6 +52,9 @@ class Rotated:
             weight = self._written(weight.T).T
         return weight.float()
 
+    def row_scale(self, site: Site) -> Tensor | None:
+        return None
+
     def maximum(self, site: Site, seen: Statistics) -> float:
         return seen.maximum
 

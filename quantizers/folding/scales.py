@@ -58,6 +58,9 @@ class Folding:
             return self.pairs[site.name].columns
         return None if site.norm is None else self.scales.get(site.norm)
 
+    def row_scale(self, site: Site) -> Tensor | None:
+        return self._rows.get(site.name)
+
     @cached_property
     def _rows(self) -> dict[str, Tensor]:
         """What rows are divided by, by the site that holds them."""

@@ -34,6 +34,8 @@ class Block:
     attention_norm: str | None
     mlp_norm: str | None
     mixture: str | None = None  # the module that holds routers and `experts`, if any
+    key: str | None = None  # the matrix that holds K, where it is not that of V ...
+    key_offset: int = 0  # ... whose rows are V's less this many
     up_passes: bool = False  # what `down` reads is linear in what the last of `up` gives, or ReLU
 
 
@@ -69,7 +71,9 @@ def sites_of_blocks(model: Any, blocks: Sequence[Block]) -> list[Site]:
 
     previous: str | None = None
     for block in blocks:
+        first = len(sites)
         add(block.qkv, "qkv", block.attention_norm, previous)
+        sites[first:] = [_cached(site, block) for site in sites[first:]]
         add([block.attention_output], "attention_output", None, block.value)
         if not mixed:
             values = Producer(block.value, block.value_rows, passes=True)
@@ -84,6 +88,13 @@ def sites_of_blocks(model: Any, blocks: Sequence[Block]) -> list[Site]:
                 sites[-1] = replace(sites[-1], producer=units)
         previous = block.down
     return sites
+
+
+def _cached(site: Site, block: Block) -> Site:
+    """A site with the rows of it that the key-value cache keeps."""
+    values = block.value_rows.unique()
+    keys = values - block.key_offset if site.name == (block.key or block.value) else None
+    return replace(site, keys=keys, values=values if site.name == block.value else None)
 
 
 def _mixture_sites(model: Any, name: str, norm: str | None) -> list[Site]:

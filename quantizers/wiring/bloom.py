@@ -15,6 +15,7 @@ def block(model: Any, i: int) -> Block:
         qkv=[qkv],
         value=qkv,
         value_rows=interleaved_value_rows(heads, model.config.hidden_size // heads),
+        key_offset=model.config.hidden_size // heads,
         attention_output=f"{p}.self_attention.dense",
         up=[f"{p}.mlp.dense_h_to_4h"],
         down=f"{p}.mlp.dense_4h_to_h",

@@ -19,6 +19,7 @@ def block(model: Any, i: int) -> Block:
         qkv=[qkv],
         value=qkv,
         value_rows=_value_rows(layer.self_attention),
+        key_offset=layer.self_attention.head_dim,
         attention_output=f"{p}.self_attention.dense",
         up=[f"{p}.mlp.dense_h_to_4h"],
         down=f"{p}.mlp.dense_4h_to_h",

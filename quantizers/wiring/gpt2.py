@@ -15,6 +15,7 @@ def block(model: Any, i: int) -> Block:
         qkv=[f"{p}.attn.c_attn"],
         value=f"{p}.attn.c_attn",
         value_rows=2 * hidden + torch.arange(hidden),
+        key_offset=hidden,
         attention_output=f"{p}.attn.c_proj",
         up=[f"{p}.mlp.c_fc"],
         down=f"{p}.mlp.c_proj",

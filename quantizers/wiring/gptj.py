@@ -13,6 +13,7 @@ def block(model: Any, i: int) -> Block:
     p = f"transformer.h.{i}"
     return Block(
         qkv=[f"{p}.attn.{x}_proj" for x in "qkv"],
+        key=f"{p}.attn.k_proj",
         value=f"{p}.attn.v_proj",
         value_rows=torch.arange(model.config.hidden_size),
         attention_output=f"{p}.attn.out_proj",

@@ -16,6 +16,7 @@ def block(model: Any, i: int) -> Block:
     has_dense = not mixed or hasattr(mlp, "shared_expert")
     return Block(
         qkv=[f"{p}.self_attn.{x}_proj" for x in "qkv"],
+        key=f"{p}.self_attn.k_proj",
         value=f"{p}.self_attn.v_proj",
         value_rows=grouped_value_rows(
             heads, kv_heads, model.get_submodule(f"{p}.self_attn").head_dim

@@ -15,6 +15,7 @@ def block(model: Any, i: int) -> Block:
     p, pre_norm = f"model.decoder.layers.{i}", model.config.do_layer_norm_before
     return Block(
         qkv=[f"{p}.self_attn.{x}_proj" for x in "qkv"],
+        key=f"{p}.self_attn.k_proj",
         value=f"{p}.self_attn.v_proj",
         value_rows=torch.arange(model.config.hidden_size),
         attention_output=f"{p}.self_attn.out_proj",

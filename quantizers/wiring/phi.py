@@ -12,6 +12,7 @@ def block(model: Any, i: int) -> Block:
     head_dim = model.get_submodule(f"{p}.self_attn").head_dim
     return Block(
         qkv=[f"{p}.self_attn.{x}_proj" for x in "qkv"],
+        key=f"{p}.self_attn.k_proj",
         value=f"{p}.self_attn.v_proj",
         value_rows=grouped_value_rows(
             config.num_attention_heads, config.num_key_value_heads, head_dim

@@ -38,6 +38,8 @@ class Site:
     expert: int | None = None
     producer: Producer | None = None
     norm: str | None = None  # the norm whose output it reads, if none but linear maps read it
+    keys: Tensor | None = None  # int64 [n], rows that give the cache's keys, ascending
+    values: Tensor | None = None  # and its values
     input: str = ""  # the first site that reads the same tensor; "" where no module sees it whole
 
     @property

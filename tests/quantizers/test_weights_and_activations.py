@@ -197,3 +197,32 @@ def test_what_cannot_be_is_one_line_and_leaves_the_model_as_it_was(name, factors
 def test_packed_layers_refuse_it():
     with pytest.raises(ValueError, match="packed layers neither fold nor round"):
         pack_linears(tiny_model("llama"), Setting.make(8, "int", **ROW, activations="token"))
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+def test_attention_may_have_bits_of_its_own(rounding):
+    resident, statistics = calibrated("llama")
+    factors = {"block_size": {"group": 8}, "activations": "token", "rounding": rounding}
+    mixed = Setting.make(4, "int", attention_bits=8, **factors)
+    bits = resident.apply(mixed, statistics)
+    held = {site.name: site.weight.clone() for site in resident.wiring.linear}
+    total, weights = 0.0, 0
+    for width, kinds in ((8, ("qkv", "attention_output")), (4, ("up", "down"))):
+        resident.apply(Setting.make(width, "int", **factors), statistics)
+        for site in resident.wiring.linear:
+            if site.kind in kinds:
+                assert torch.equal(site.weight, held[site.name])
+                total += (width + 16 / 8) * site.weight.numel()
+                weights += site.weight.numel()
+    assert bits.bits_per_param == pytest.approx(total / weights)
+    tables = 4 * (2**4 + 2**8 - 2)
+    assert bits.quantized_bits == pytest.approx(total + 8 * tables, rel=1e-3)
+    assert Setting.make(8, "int", attention_bits=8) == Setting.make(8, "int")
+
+
+def test_one_scale_for_all_tokens_at_hand_looks_ahead():
+    resident, _ = calibrated("opt")
+    resident.apply(Setting.make(8, "int", **ROW, activations="tensor-dynamic"))
+    ids = torch.arange(12).view(1, 12) % VOCAB
+    with torch.no_grad():
+        assert not torch.equal(resident.model(ids).logits[:, :5], resident.model(ids[:, :5]).logits)

@@ -1,0 +1,83 @@
+"""What the key-value cache would hold, rounded where it leaves the projections.
+
+Before rotary embeddings, token by token: a prefix that sequences share is rounded once, and no
+score sees the future.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from quantizers.activations.cache_format import CacheFormat
+from quantizers.activations.codes import tensor_codes, token_codes
+from quantizers.calibration import Statistics
+from quantizers.folding.fold import Fold
+from quantizers.wiring import Site, Wiring
+
+
+@dataclass(frozen=True, eq=False)
+class CachedRows:
+    """The keys or the values among what a site gives."""
+
+    rows: Tensor  # int64 [n]
+    maximum: float | None = None  # of a static format: the largest magnitude
+
+
+@dataclass(frozen=True, eq=False)
+class RoundedCache:
+    """In place of a module's forward: what it gives, keys and values rounded, [..., d_out]."""
+
+    forward: Callable[[Tensor], Tensor]
+    bits: int
+    parts: tuple[CachedRows, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y = self.forward(x)
+        for part in self.parts:
+            columns = part.rows.to(y.device)
+            kept = y[..., columns].flatten(0, -2)
+            codes = (
+                token_codes(kept, self.bits)
+                if part.maximum is None
+                else tensor_codes(kept, self.bits, part.maximum)
+            )
+            y[..., columns] = codes.dequantized.to(y.dtype).view(*y.shape[:-1], -1)
+        return y
+
+
+def cached_rows(
+    site: Site, cache: CacheFormat, statistics: Mapping[str, Statistics], folding: Fold
+) -> tuple[CachedRows, ...]:
+    """Keys, values, both or neither, as a site gives them.
+
+    statistics: on calibration text, of the functions before scales went between matrices.
+    """
+    parts = []
+    for name, rows in (("keys", site.keys), ("values", site.values)):
+        if rows is None:
+            continue
+        maximum = None
+        if cache.needs_statistics:
+            seen = getattr(statistics[site.input], name)
+            if seen.numel() != rows.numel():
+                raise ValueError(
+                    f"kv: the calibration does not see the {name} that {site.name} gives"
+                )
+            divisor = folding.row_scale(site)
+            seen = seen if divisor is None else seen / divisor[rows]
+            maximum = float(seen.max())
+        parts.append(CachedRows(rows, maximum))
+    return tuple(parts)
+
+
+def check_cache(wiring: Wiring) -> None:
+    """Raise ValueError where it is not known which matrices give keys and values."""
+    for name in ("keys", "values"):
+        if not any(getattr(site, name) is not None for site in wiring.linear):
+            raise ValueError(
+                f"kv: what the cache of architecture {wiring.architecture!r} holds is not known; "
+                "set it to 16"
+            )
