@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -41,68 +42,99 @@ def run(args: argparse.Namespace) -> int:
     study = open_study(args.study)
     if not study.ladder:
         raise InputError(f"{args.study}: ladder: missing; give the sweeps that score its models")
-    for sweep in study.ladder:
+    for sweep in (*study.ladder, *study.others):
         if not sweep.exists():
-            raise InputError(f"{args.study}: ladder: {sweep}: no such file")
-    scored = _scored_runs(study.results)
-    left = [run for run in study.runs if run.name not in scored]
+            raise InputError(f"{args.study}: {sweep}: no such file")
+    scored = _scored(study.results)
+    left = [run for run in study.runs if run.name not in scored["run"].to_list()]
     trained = [run for run in left if is_complete(run, study.place)]
     print(f"{len(study.runs)} runs: {len(study.runs) - len(left)} scored, {len(trained)} to score, "
           f"{len(left) - len(trained)} without weights here")  # fmt: skip
-    if args.dry_run or not trained:
+    if args.dry_run:
         return 0
     worst = 0
     for run in trained:
-        code = _score(study, run, args.executor)
+        code = _score_run(study, run, args.executor)
         if code > 1:
             return code
         worst = max(worst, code)
         print(f"{run.name}: added to {study.results}", flush=True)
-    return worst
+    others = [path for path in study.others if not scored["run"].isna().any()]
+    return max([worst, *(_score_others(study, path, args.executor) for path in others)])
 
 
-def _scored_runs(folder: Path) -> set[str]:
-    return set(_stored(folder)["run"].dropna()) if (folder / "results.csv.gz").exists() else set()
-
-
-def _stored(folder: Path) -> pd.DataFrame:
+def _scored(folder: Path) -> pd.DataFrame:
+    """The rows that are stored; none where there is no study yet."""
+    from analysis.curves.metrics import COLUMNS, RUN_COLUMNS
     from analysis.documents.study_data import read_study
 
     try:
         return read_study(folder)[0]
-    except (FileNotFoundError, ValueError) as error:
+    except FileNotFoundError:
+        return pd.DataFrame(columns=[*COLUMNS, *RUN_COLUMNS])
+    except ValueError as error:
         raise InputError(str(error)) from None
 
 
-def _score(study: OpenedStudy, run: Run, executor: str) -> int:
+def _score_run(study: OpenedStudy, run: Run, executor: str) -> int:
     """One run, all of it, added to the stored results. The exit code: 1 where experiments failed,
     above that nothing was added."""
-    from orchestrator import sweep
-    from orchestrator.paths import database_url
-    from orchestrator.store.store import Store
     from orchestrator.study.models import load_models
     from training.run_table import write_models_file
 
-    models, database = study.place.output / "scoring.yaml", study.place.output / "scores.db"
+    models = study.place.output / "scoring.yaml"
     write_models_file(models, [run], study.place.tokenizer)
     try:
-        parser = argparse.ArgumentParser()
-        sweep.add_arguments(parser)
-        shared = ["--db", str(database), "--models", str(models), "--executor", executor]
-        code = max(sweep.run(parser.parse_args([str(path), *shared])) for path in study.ladder)
-        if code > 1:
-            return code
+        code = max(_sweep(study, path, executor, models) for path in study.ladder)
         entries = [entry for family in load_models(models).values() for entry in family]
     finally:
         models.unlink()
-    with closing(Store.create(database_url(str(database)))) as store:
-        (last,) = (entry for entry in entries if entry.step == run.recipe.steps)
-        _analyze(study, run, last, store)
-        _add(study.results, run, store)
+    if code <= 1:
+        _add(study, entries, [entry for entry in entries if entry.step == run.recipe.steps])
     return code
 
 
-def _analyze(study: OpenedStudy, run: Run, entry: ModelEntry, store: Store) -> None:
+def _score_others(study: OpenedStudy, path: Path, executor: str) -> int:
+    """Models that the study did not train, of a sweep that names them."""
+    from orchestrator.study.models import load_models
+    from orchestrator.study.spec import load_sweep, select_models
+
+    code = _sweep(study, path, executor)
+    if code <= 1:
+        entries = select_models(load_sweep(path).models, load_models(), str(path))
+        _add(study, entries, entries)
+    return code
+
+
+def _sweep(study: OpenedStudy, path: Path, executor: str, models: Path | None = None) -> int:
+    from orchestrator import sweep
+
+    parser = argparse.ArgumentParser()
+    sweep.add_arguments(parser)
+    given = [str(path), "--db", str(_database(study)), "--executor", executor]
+    return sweep.run(parser.parse_args([*given, *(["--models", str(models)] if models else [])]))
+
+
+def _database(study: OpenedStudy) -> Path:
+    return study.place.output / "scores.db"
+
+
+def _add(study: OpenedStudy, entries: Sequence[ModelEntry], analyzed: Sequence[ModelEntry]) -> None:
+    """Analyze some of the models, then add all rows of `entries` to the stored results."""
+    from analysis.documents.study_data import add_to_study
+    from orchestrator.paths import database_url
+    from orchestrator.store.reading import read_item_scores, read_results
+    from orchestrator.store.store import Store
+
+    with closing(Store.create(database_url(str(_database(study))))) as store:
+        for entry in analyzed:
+            _analyze(study, entry, store)
+        rows = read_results(store)
+        mine = rows["model"].isin([entry.name for entry in entries])
+        add_to_study(study.results, rows[mine], partial(read_item_scores, store))
+
+
+def _analyze(study: OpenedStudy, entry: ModelEntry, store: Store) -> None:
     """What a model's weights and activations look like, as measurements of it at 16 bit."""
     import torch
 
@@ -119,25 +151,15 @@ def _analyze(study: OpenedStudy, run: Run, entry: ModelEntry, store: Store) -> N
         return
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, windows, protocol = model_and_windows(entry, corpora[0], device, windows=WINDOWS)
-    threshold = _searched_threshold(study.results, run)
+    threshold = _searched_threshold(study.results, entry)
     measured = as_measurement(ModelAnalysis(model, windows), protocol, threshold)
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     store_measurements(store, entry, Setting.make(16), device, name, [measured])
 
 
-def _searched_threshold(folder: Path, run: Run) -> float | None:
-    """That of the smallest model of the control with this run's seed, if it is stored."""
-    if not (folder / "results.csv.gz").exists():
-        return None
-    rows = _stored(folder)
-    control = (rows["variant"] == "control") & (rows["seed"] == run.recipe.seed)
+def _searched_threshold(folder: Path, entry: ModelEntry) -> float | None:
+    """That of the smallest model of the control with this model's seed, if it is stored."""
+    rows = _scored(folder)
+    control = (rows["variant"] == "control") & (rows["seed"] == entry.seed)
     found = rows[control & (rows["metric"] == "outlier_threshold_searched")]
     return None if found.empty else float(found.sort_values("n_params")["value"].iloc[0])
-
-
-def _add(folder: Path, run: Run, store: Store) -> None:
-    from analysis.documents.study_data import add_to_study
-    from orchestrator.store.reading import read_item_scores, read_results
-
-    rows = read_results(store)
-    add_to_study(folder, rows[rows["run"] == run.name], partial(read_item_scores, store))

@@ -23,6 +23,7 @@ class OpenedStudy:
     place: Place
     results: Path  # the folder of runs.csv and of what was scored
     ladder: list[Path]  # sweep files
+    others: list[Path]
 
     @property
     def has_tokenizer(self) -> bool:
@@ -46,7 +47,8 @@ def open_study(path: Path) -> OpenedStudy:
     text = study.text if study.text == "sotu" else str(resolved(study.text))
     place = Place(text, resolved(study.tokenizer), resolved(study.output))
     results = resolved(study.results or study.output)
-    return OpenedStudy(runs, place, results, [resolved(sweep) for sweep in study.ladder])
+    ladder, others = ([resolved(path) for path in paths] for paths in (study.ladder, study.others))
+    return OpenedStudy(runs, place, results, ladder, others)
 
 
 def _load(path: Path) -> StudyFile:

@@ -2,6 +2,7 @@
 
 from analysis.claims.four_bit.paper import PAPER as FOUR_BIT
 from analysis.claims.gptq.paper import PAPER as GPTQ
+from analysis.claims.intriguing.paper import PAPER as INTRIGUING
 from analysis.claims.paper import Paper
 
-PAPERS: dict[str, Paper] = {paper.name: paper for paper in (FOUR_BIT, GPTQ)}
+PAPERS: dict[str, Paper] = {paper.name: paper for paper in (FOUR_BIT, GPTQ, INTRIGUING)}

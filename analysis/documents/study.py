@@ -56,7 +56,14 @@ def study_document(paper: Paper, study: Study, title: str, figures: Mapping[str,
 
 def _data(results: pd.DataFrame) -> list[Block]:
     experiments = results.drop_duplicates("experiment_id")
-    families = experiments.groupby("family", sort=False)
+    # Models of a training study have a family each: told by variant.
+    trained = experiments["run"].notna() if "run" in experiments else False
+    by = (
+        experiments["family"].where(~trained, experiments["variant"])
+        if np.any(trained)
+        else "family"
+    )
+    families = experiments.groupby(by, sort=False)
     models = [
         [
             str(family),

@@ -1,0 +1,102 @@
+"""Differences over seeds: paired by seed, with an interval, and what the design could have seen."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from scipy import stats
+
+from analysis.claims.claim import FAILS, HOLDS, UNRESOLVED
+from analysis.claims.intriguing.runs import FloatArray
+
+LEVEL = 0.9
+POWER = 0.8
+LEAST_SEEDS = 3
+HOW = "How verdicts are made"
+RULE = (
+    f"Intervals are {LEVEL:.0%}: over seeds by Student's t on the differences of runs of one seed, "
+    "over items by the windows' differences, averaged over seeds. A comparison holds if both lie "
+    "above 0, does not hold if both lie below, and is not resolved otherwise. From fewer than "
+    f"{LEAST_SEEDS} seeds there is no verdict. Power: the true difference that this many seeds "
+    f"with this spread would resolve {POWER:.0%} of the time."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class SeedDifference:
+    """What the second of two variants has more than the first, a difference a seed.
+
+    first, second, difference: float64 [seeds]; items: mean over seeds of the differences by item,
+    [n], None where not known.
+    """
+
+    first: FloatArray
+    second: FloatArray
+    items: FloatArray | None = None
+
+    @property
+    def difference(self) -> FloatArray:
+        return self.second - self.first
+
+    @property
+    def n(self) -> int:
+        return len(self.first)
+
+    @property
+    def mean(self) -> float:
+        return float(self.difference.mean()) if self.n else np.nan
+
+    @property
+    def over_seeds(self) -> tuple[float, float]:
+        """NaN from one seed."""
+        return t_interval(self.difference)
+
+    @property
+    def over_items(self) -> tuple[float, float]:
+        """NaN where there are no items."""
+        if self.items is None or len(self.items) < 2:
+            return np.nan, np.nan
+        half = stats.norm.ppf((1 + LEVEL) / 2) * self.items.std(ddof=1) / np.sqrt(len(self.items))
+        return self.mean - half, self.mean + half
+
+    @property
+    def power(self) -> float:
+        """The difference that would be resolved POWER of the time; NaN from one seed."""
+        if self.n < 2:
+            return np.nan
+        return effect_seen(self.n) * float(self.difference.std(ddof=1))
+
+    @property
+    def verdict(self) -> str:
+        """By RULE. Items that are not known are left out of it."""
+        if self.n < LEAST_SEEDS:
+            return no_verdict(self.n)
+        ends = [end for end in (*self.over_seeds, *self.over_items) if end == end]
+        if all(end > 0 for end in ends):
+            return HOLDS
+        return FAILS if all(end < 0 for end in ends) else UNRESOLVED
+
+
+@cache
+def effect_seen(n: int) -> float:
+    """In standard deviations over seeds: the mean difference whose interval of n seeds lies above
+    0 with probability POWER."""
+    from statsmodels.stats.power import TTestPower  # takes a second
+
+    solved = TTestPower().solve_power(
+        nobs=n, alpha=(1 - LEVEL) / 2, power=POWER, alternative="larger"
+    )
+    return float(np.squeeze(solved))
+
+
+def no_verdict(n: int) -> str:
+    return f"no verdict from {n} seed{'s' * (n != 1)}"
+
+
+def t_interval(values: FloatArray) -> tuple[float, float]:
+    """LEVEL's interval of a mean, values one a seed; NaN from fewer than two."""
+    n = len(values)
+    if n < 2:
+        return np.nan, np.nan
+    half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
+    return float(values.mean() - half), float(values.mean() + half)
