@@ -45,12 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from analysis.claims.four_bit.figures import FIGURES
     from analysis.documents.markup import drawable
-    from orchestrator.store.reading import read_results
+    from orchestrator.store.reading import mark_screened, read_results
 
     if args.format != "html":
         need_renderer("or take html")
     store = open_store(args.db)
-    results = drawable(read_results(store))
+    results = drawable(mark_screened(read_results(store), store))
     if results.empty:
         raise InputError(f"{store.url}: no results yet; run a sweep first")
     figures: dict[str, Callable[[], go.Figure]] = {

@@ -20,7 +20,7 @@ from analysis.answers.universal import certain_shares
 from analysis.curves.budget import format_bits, parse_budget
 from analysis.curves.metrics import METRICS, needed_rows
 from analysis.curves.names import name_metric
-from analysis.curves.points import metric_rows
+from analysis.curves.points import curve_points, metric_rows
 from analysis.curves.protocols import left_out_sentences
 from analysis.curves.remembering import remembered
 from analysis.curves.scaling import AXES
@@ -35,7 +35,13 @@ from analysis.noise.bootstrap import ItemScores
 from kbit.database import add_db, open_store
 from kbit.output import add_format, print_frame
 from orchestrator.errors import InputError
-from orchestrator.store.reading import model_sources, read_item_scores, read_results, screened_axes
+from orchestrator.store.reading import (
+    mark_screened,
+    model_sources,
+    read_item_scores,
+    read_results,
+    screened_axes,
+)
 from orchestrator.store.store import Store
 
 EXAMPLE = (
@@ -76,7 +82,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", type=int, default=0, help="with --memory: tokens to keep room")
     parser.add_argument("--batch", type=int, default=1, help="with --memory: sequences at a time")
     parser.add_argument("--family", help="only this family")
-    parser.add_argument("--metric", choices=tuple(METRICS), default="zero_shot")
+    parser.add_argument(
+        "--metric",
+        choices=tuple(METRICS),
+        help="default: zero_shot, cross_entropy where no task was scored",
+    )
     parser.add_argument(
         "--task", help="a task, task set or corpus (default: what most experiments were scored on)"
     )
@@ -95,11 +105,7 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise InputError(str(error)) from None
     store = open_store(args.db)
-    results = read_results(store, needed_rows(args.metric) | {(None, LATENCY)})
-    if results.empty:
-        raise InputError(
-            f"{store.url}: no {args.metric} results yet; run a sweep first, or see --metric"
-        )
+    args.metric, results = _answerable(store, args)
     if note := screened_out(store, args.axis):
         print(note, file=sys.stderr)
     try:
@@ -122,14 +128,44 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _answerable(store: Store, args: argparse.Namespace) -> tuple[str, pd.DataFrame]:
+    """The metric asked for, else the first that experiments have, and its results. Raises
+    InputError where there are none."""
+    asked = [args.metric] if args.metric else ["zero_shot", "cross_entropy"]
+    others = []  # measured, but not for what is asked: why is said where it is looked for
+    for metric in asked:
+        results = read_results(store, needed_rows(metric) | {(None, LATENCY)})
+        answerable = metric, mark_screened(results, store)
+        if _has(results, metric, args):
+            return answerable
+        others += [answerable] if len(metric_rows(results, metric)) else []
+    if not others:
+        advice = ", or see --metric" if args.metric else ""
+        raise InputError(
+            f"{store.url}: no {' and no '.join(asked)} results yet; run a sweep first{advice}"
+        )
+    return others[0]
+
+
+def _has(results: pd.DataFrame, metric: str, args: argparse.Namespace) -> bool:
+    """Whether what is asked for was measured by a metric."""
+    if args.family is not None:
+        results = results[results["family"] == args.family]
+    try:
+        return len(curve_points(results, metric, args.task)) > 0
+    except ValueError:  # not on this task
+        return False
+
+
 def screened_out(store: Store, axis: str) -> str:
     """What an adaptive sweep's screening leaves undetermined on an axis; "" where nothing is."""
-    asked = screened_axes(store)
-    if asked is None or axis in asked:
+    blind = {family: axes for family, axes in screened_axes(store).items() if axis not in axes}
+    if not blind:
         return ""
+    asked = " and ".join(sorted(set.union(*blind.values()) - {""})) or "no"
     return (
-        "undetermined on this axis: experiments were dropped by screening, which asked about "
-        f"{' and '.join(sorted(asked)) or 'no'} bits; what follows is of those that were kept"
+        f"{', '.join(blind)}: undetermined on this axis: experiments were dropped by screening, "
+        f"which asked about {asked} bits"
     )
 
 

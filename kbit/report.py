@@ -34,10 +34,10 @@ def run(args: argparse.Namespace) -> int:
     from analysis.documents.report import Run, write_report
     from kbit.figures import illustrations
     from kbit.optimal import item_scores_of, screened_out
-    from orchestrator.store.reading import read_results
+    from orchestrator.store.reading import mark_screened, read_results
 
     store = open_store(args.db)
-    results, attempts = read_results(store), store.attempts()
+    results, attempts = mark_screened(read_results(store), store), store.attempts()
     failures = failed_experiments(attempts)[FAILURE_COLUMNS]
     output = args.output
     if output is None:

@@ -84,10 +84,10 @@ def run(args: argparse.Namespace) -> int:
 def _renew(folder: Path, databases: list[str]) -> None:
     """Write the results of the databases, which must not share experiments, to the folder."""
     from analysis.documents.study_data import write_study
-    from orchestrator.store.reading import read_item_scores, read_results
+    from orchestrator.store.reading import mark_screened, read_item_scores, read_results
 
     stores = [open_store(db) for db in databases]
-    frames = [read_results(store) for store in stores]
+    frames = [mark_screened(read_results(store), store) for store in stores]
     ids_in = [set(frame["experiment_id"]) for frame in frames]
     for i, ids in enumerate(ids_in):
         for j in range(i):

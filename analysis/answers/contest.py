@@ -21,6 +21,7 @@ from analysis.noise.errors import covariance
 
 SURE = 2.0  # a lead is clear above this many standard errors
 N_BUDGETS = 200
+DROPPED = "dropped by screening: on this axis, settings that were not scored could lead"
 NEAR_CHANCE = 0.02  # above guessing, where no error is known
 
 BoolArray = npt.NDArray[np.bool_]
@@ -56,9 +57,14 @@ class Contest:
         return self.panel.curves[0].family
 
     @property
+    def screened(self) -> bool:
+        """Whether what was dropped by screening could lead: who wins cannot be said then."""
+        return any(curve.screened for curve in self.panel.curves)
+
+    @property
     def decided(self) -> BoolArray:
-        """Whether there is a winner: a contest, and not at chance."""
-        return self.met & ~self.at_chance
+        """Whether there is a winner: a contest of all that could lead, and not at chance."""
+        return self.met & ~self.at_chance & (not self.screened)
 
     @property
     def clear(self) -> BoolArray:
@@ -71,6 +77,8 @@ class Contest:
         """In words, for a contest that no budget decides; "" for others."""
         if self.decided.any():
             return ""
+        if self.screened:
+            return DROPPED
         if self.at_chance.any():
             return "all of it is at chance: no setting is better than guessing"
         if len(self.panel.models) < 2:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from analysis.answers.contest import competitors
+from analysis.answers.contest import DROPPED, competitors
 from analysis.answers.optimal import check_family
 from analysis.curves.budget import format_bits
 from analysis.curves.metrics import larger_is_better
@@ -25,7 +25,8 @@ def smallest_budget(
     Every setting's interpolated curve is followed from small to large; the first one to reach the
     target wins. Columns: family, reached, budget_bits and budget (of the winner), bits, setting,
     model_at_or_below, model_above (None on a point), runner_up, runner_up_bits, best_value (the
-    family's best experiment, for targets out of reach). Raises ValueError as optimal does.
+    family's best experiment, for targets out of reach), and where what was dropped by screening
+    could come first, reason (`reached` is None then). Raises ValueError as optimal does.
     """
     if family is not None:
         check_family(results, family)
@@ -38,7 +39,9 @@ def smallest_budget(
         finite = np.concatenate([c.value[np.isfinite(c.value)] for c in curves])
         row: dict[str, object] = {"family": name, "reached": bool(reached)}
         row["best_value"] = better * (better * finite).max() if len(finite) else np.nan
-        if reached:
+        if any(curve.screened for curve in curves):
+            row |= {"reached": None, "reason": f"undetermined: {DROPPED}"}
+        elif reached:
             (bits, index), curve = reached[0]
             row |= {
                 "budget_bits": bits,
@@ -48,11 +51,12 @@ def smallest_budget(
                 "model_at_or_below": curve.models[index],
                 "model_above": curve.models[index + 1] if bits > curve.bits[index] else None,
             }
-        if len(reached) > 1:
+        if len(reached) > 1 and "reason" not in row:
             row |= {"runner_up": reached[1][1].setting.label, "runner_up_bits": reached[1][0][0]}
         rows.append(row)
     columns = ["family", "reached", "budget_bits", "budget", "bits", "setting"]
     columns += ["model_at_or_below", "model_above", "runner_up", "runner_up_bits", "best_value"]
+    columns += ["reason"] if any("reason" in row for row in rows) else []
     return pd.DataFrame(rows).reindex(columns=columns)
 
 

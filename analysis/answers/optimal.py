@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.answers.answer import Candidate, Optimum
 from analysis.answers.certainty import with_certainty
-from analysis.answers.contest import Contest, competitors, contest
+from analysis.answers.contest import DROPPED, Contest, competitors, contest
 from analysis.curves.budget import format_bits
 from analysis.curves.metrics import larger_is_better
 from analysis.curves.scaling import Curve
@@ -81,6 +81,8 @@ def _answer(asked: Contest, j: int) -> Optimum:
         n_settings=len(curves),
         best_fit=_best_fit(curves, budget),
     )
+    if asked.screened:
+        return replace(answer, reason=DROPPED)
     if asked.at_chance[j]:
         return replace(answer, reason="at chance: no setting is better there than guessing")
     if not asked.met[j]:

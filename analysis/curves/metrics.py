@@ -18,6 +18,10 @@ COLUMNS = [
 PROTOCOL_COLUMNS = ["protocol", "context", "limit", "max_tokens"]
 """What a frame may say of how its rows were measured; without them one protocol is assumed."""
 
+SCREENED = "screened_axes"
+"""What a frame may say of a family of which an adaptive sweep dropped experiments: the axes of size
+on which they cannot win, as "total,nominal"."""
+
 RUN_COLUMNS = ["run", "variant", "seed", "step"]
 """What a frame may say of how its models were trained, by a study of training."""
 

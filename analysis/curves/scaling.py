@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.curves.metrics import Part
+from analysis.curves.metrics import SCREENED, Part
 from analysis.curves.points import curve_points
 from analysis.curves.remembering import once
 from quantizers.setting import SETTING_COLUMNS, Setting
@@ -32,6 +32,7 @@ class Curve:
     bits, value, stderr: float64 [n]; models, n_params: one entry a point. `stderr` is NaN where
     is known. experiments: the id behind each point, "" where a point merges repeats of one model;
     parts: what each value is the mean of. Two models of one size are two points, in order of name.
+    screened: of its family an adaptive sweep dropped experiments without asking about this axis.
     """
 
     family: str
@@ -46,6 +47,7 @@ class Curve:
     stderr: FloatArray
     experiments: tuple[str, ...] = ()
     parts: tuple[Part, ...] = ()
+    screened: bool = False
 
     @property
     def broken(self) -> tuple[str, ...]:
@@ -120,6 +122,7 @@ def _make_curves(results: pd.DataFrame, metric: str, axis: str, task: str | None
     models, ids, tasks, families, parts = (points[c].to_numpy(dtype=object).tolist() for c in names)
     n_params = [None if pd.isna(n) else int(n) for n in points["n_params"].tolist()]
     settings = points[list(SETTING_COLUMNS)].iloc[ends[:-1]].to_dict("records")
+    asked = points[SCREENED].tolist() if SCREENED in points else [None] * len(points)
     curves = [
         Curve(
             family=families[start],
@@ -134,6 +137,7 @@ def _make_curves(results: pd.DataFrame, metric: str, axis: str, task: str | None
             stderr=stderr[start:end],
             experiments=tuple(ids[start:end]),
             parts=parts[start],
+            screened=not pd.isna(asked[start]) and axis not in asked[start].split(","),
         )
         for start, end, setting in zip(ends, ends[1:], settings, strict=False)
     ]

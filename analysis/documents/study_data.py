@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.curves.metrics import COLUMNS, RUN_COLUMNS
+from analysis.curves.metrics import COLUMNS, RUN_COLUMNS, SCREENED
 from analysis.noise.bootstrap import ItemScores
 from evaluation.tasks.sets import TASK_SETS
 from quantizers.setting import ADDED_COLUMNS
@@ -33,10 +33,12 @@ _RUN_INTEGERS = ("seed", "step")
 def write_study(folder: Path, results: pd.DataFrame, scores: ItemScores) -> None:
     """Write both files of `results` (the flat view) and the items of its tasks to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    trained = [name for name in RUN_COLUMNS if name in results and results[name].notna().any()]
+    beside = [
+        name for name in (*RUN_COLUMNS, SCREENED) if name in results and results[name].notna().any()
+    ]
     order = ["family", "n_params", "bits", "experiment_id"]  # 16 bit first: the others are near it
     up = [True, True, False, True]
-    results = results[[*COLUMNS, *trained]].sort_values(order, ascending=up, kind="stable")
+    results = results[[*COLUMNS, *beside]].sort_values(order, ascending=up, kind="stable")
     text = results.to_csv(index=False, float_format="%.9g").encode()
     experiments = results.drop_duplicates("experiment_id")
     ids = experiments["experiment_id"].tolist()

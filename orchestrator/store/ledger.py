@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 from sqlalchemy import Connection, select
+from sqlalchemy.orm import aliased
 
 from orchestrator.store.frames import typed
 from orchestrator.store.schema import (
@@ -13,7 +14,7 @@ from orchestrator.store.schema import (
     MeasurementRow,
     ProtocolRow,
 )
-from orchestrator.study.outcome import Failure, Status
+from orchestrator.study.outcome import Cause, Failure, Status
 from quantizers.setting import SETTING_COLUMNS
 
 # Of a failure joined with its attempt: what failed has scores by now.
@@ -23,6 +24,24 @@ _MEASURED_SINCE = (
         MeasurementRow.experiment == AttemptRow.experiment,
         MeasurementRow.protocol == FailureRow.protocol,
     )
+    .exists()
+)
+
+# Of a failure joined with its attempt: it was due to the model's files, others of which have served
+# a later attempt. What could not be read has an id of its own, of which no score comes.
+_later, _broken, _served = aliased(AttemptRow), aliased(ExperimentRow), aliased(ExperimentRow)
+_MENDED_SINCE = (FailureRow.cause == Cause.MODEL) & (
+    select(_later.number)
+    .join(_served, _served.number == _later.experiment)
+    .join(_broken, _broken.number == AttemptRow.experiment)
+    .where(
+        _later.number > AttemptRow.number,
+        _later.status == Status.DONE,
+        _served.family == _broken.family,
+        _served.model == _broken.model,
+        _served.revision != _broken.revision,
+    )
+    .correlate(AttemptRow)
     .exists()
 )
 
@@ -54,7 +73,7 @@ def attempts(connection: Connection) -> pd.DataFrame:
     left = known.join(AttemptRow, AttemptRow.number == FailureRow.attempt)
     frame = typed(pd.read_sql(query.order_by(AttemptRow.number), connection))
     explained = set(connection.scalars(known))
-    unresolved = set(connection.scalars(left.where(~_MEASURED_SINCE)))
+    unresolved = set(connection.scalars(left.where(~_MEASURED_SINCE, ~_MENDED_SINCE)))
     # An older version did not keep what failed: there the newest attempt decides.
     newest = ~frame["experiment_id"].duplicated(keep="last") & ~frame["number"].isin(explained)
     failed = frame["status"] == Status.FAILED

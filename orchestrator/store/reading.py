@@ -136,16 +136,26 @@ def model_sources(store: Store) -> dict[str, str]:
         return {model: source for model, source in connection.execute(query.distinct())}
 
 
-def screened_axes(store: Store) -> set[str] | None:
-    """The axes of size that an adaptive sweep asked about before it dropped what it dropped: on
-    others, what would win may be missing. None where nothing was dropped, or all is scored now.
-    """
+def screened_axes(store: Store) -> dict[str, set[str]]:
+    """Of each family of which an adaptive sweep dropped experiments that were not scored since: the
+    axes of size that it asked about. On others, what would win may be missing."""
     dropped = store.attempts()
     dropped = dropped[dropped["stage"] != Stage.COMMAND].groupby("experiment_id").tail(1)
     dropped = dropped[dropped["status"] == Status.DROPPED]
-    if dropped.empty:
-        return None
-    return set.intersection(*[set((axes or "").split(",")) for axes in dropped["axes"].unique()])
+    return {
+        str(family): set.intersection(*[set((axes or "").split(",")) for axes in asked.unique()])
+        for family, asked in dropped.groupby("family")["axes"]
+    }
+
+
+def mark_screened(results: pd.DataFrame, store: Store) -> pd.DataFrame:
+    """`results` with a column `screened_axes` where something was dropped: those of its family, as
+    "nominal,total"; missing for other families."""
+    screened = {name: ",".join(sorted(axes)) for name, axes in screened_axes(store).items()}
+    if not screened:
+        return results
+    ours = results["source"] == "kbit"
+    return results.assign(screened_axes=results["family"].map(screened).where(ours))
 
 
 def read_site_records(store: Store, quantities: Collection[str]) -> pd.DataFrame:

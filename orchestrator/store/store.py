@@ -247,7 +247,8 @@ class Store:
     def attempts(self) -> pd.DataFrame:
         """Every attempt with its experiment's setting, oldest first.
 
-        `unresolved`: it failed, and what it left without scores has none yet.
+        `unresolved`: it failed, and what it left without scores has none yet, nor has its model
+        been read from other files since.
         """
         with self.reading() as connection:
             return attempts(connection)

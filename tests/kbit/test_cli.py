@@ -94,6 +94,22 @@ def test_optimal_answers_inside_the_overlap_and_says_undetermined_outside(databa
     assert kbit("optimal", "--db", database).returncode == 0
 
 
+def test_what_no_task_was_scored_on_is_answered_by_loss(database, tmp_path):
+    rows, alone = tmp_path / "rows.csv", tmp_path / "alone.db"
+    losses = kbit("results", "--db", database, "--metric", "cross_entropy", "--format", "csv")
+    rows.write_text(losses.stdout)
+    assert kbit("import", rows, "--source", "corpora", "--db", alone).returncode == 0
+    for question in ((), ("--budget", "500KiB"), ("--reach", "4.5"), ("--task", "sotu")):
+        run = kbit("optimal", "--db", alone, *question)
+        assert run.returncode == 0 and "metric: cross_entropy" in run.stdout, run.stderr
+    # Of a task and a corpus, what is asked for decides.
+    assert "metric: zero_shot" in kbit("optimal", "--db", database).stdout
+    on_corpus = kbit("optimal", "--db", database, "--task", "sotu", "--family", "sotu-neox")
+    assert "by mean zero-shot accuracy" in on_corpus.stdout  # the set of that name comes first
+    asked = kbit("optimal", "--db", alone, "--metric", "zero_shot")
+    assert asked.returncode == 2 and "no zero_shot results yet" in asked.stderr
+
+
 def test_report_is_one_offline_file(database, tmp_path):
     run = kbit("report", "--db", database, "--output", tmp_path / "r.html")
     assert run.returncode == 0, run.stderr

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from kbit import cli
 from orchestrator.paths import ROOT
 from orchestrator.store.store import Store
 from orchestrator.sweep import main
@@ -30,6 +31,12 @@ def models_file(tmp_path: Path, **paths: Path) -> Path:
 def sweep(study: Path, models: Path) -> int:
     database = str(study.parent / "t.db")
     return main([str(study), "--db", database, "--executor", "local", "--models", str(models)])
+
+
+def listed_as_failed(folder: Path, capfd) -> list[dict]:
+    capfd.readouterr()
+    assert cli.main(["status", "--failed", "--format", "json", "--db", str(folder / "t.db")]) == 0
+    return json.loads(capfd.readouterr().out)
 
 
 @pytest.fixture
@@ -70,8 +77,20 @@ def test_weights_that_lack_are_no_random_ones(study, tmp_path, lacking, reads, c
     # Asked again it is tried again, once: files and networks are mended between sweeps.
     assert sweep(study, models) == 2
     assert reads.count("bad") == 2 and reads.count("good") == 1
+    assert len(listed_as_failed(tmp_path, capfd)) == 3
     shutil.copy(EMBEDDED / "model.safetensors", lacking)
     assert sweep(study, models) == 0
+    assert listed_as_failed(tmp_path, capfd) == []  # though under the ids of other weights
+
+
+def test_a_folder_that_came_is_no_failure_any_more(study, tmp_path, capfd) -> None:
+    study.write_text(study.read_text().replace("[sotu-neox-32x2]", "f"))
+    models = models_file(tmp_path, late=tmp_path / "late", good=EMBEDDED)
+    assert sweep(study, models) == 2
+    assert {row["model"] for row in listed_as_failed(tmp_path, capfd)} == {"late"}
+    shutil.copytree(EMBEDDED, tmp_path / "late")
+    assert sweep(study, models) == 0
+    assert listed_as_failed(tmp_path, capfd) == []
 
 
 def test_a_model_that_cannot_be_quantized_is_read_once(
