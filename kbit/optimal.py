@@ -33,6 +33,7 @@ from analysis.findings.wording import (
 )
 from analysis.noise.bootstrap import ItemScores
 from kbit.database import add_db, open_store
+from kbit.formats import print_degradation, print_formats, print_shares
 from kbit.output import add_format, print_frame
 from orchestrator.errors import InputError
 from orchestrator.store.reading import (
@@ -48,6 +49,7 @@ EXAMPLE = (
     "example: kbit optimal --budget 300KiB --family sotu-neox\n"
     "         kbit optimal --reach 0.62           # the fewest bits with this accuracy\n"
     "         kbit optimal --memory 24GiB --context 4096\n"
+    "         kbit optimal --formats              # W4A16, W8A8 or W4A8?\n"
     "Without any of them: a table over the budgets where curves overlap."
 )
 TABLE_COLUMNS = [
@@ -78,6 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     question.add_argument("--memory", help="memory for weights and context: what fits, best first")
     question.add_argument(
         "--pareto", action="store_true", help="the experiments that no smaller one matches"
+    )
+    question.add_argument(
+        "--formats", action="store_true", help="weights alone or activations too, at equal bits"
+    )
+    question.add_argument(
+        "--degradation", action="store_true", help="percent lost against 16 bit, by task"
     )
     parser.add_argument("--context", type=int, default=0, help="with --memory: tokens to keep room")
     parser.add_argument("--batch", type=int, default=1, help="with --memory: sequences at a time")
@@ -116,6 +124,11 @@ def run(args: argparse.Namespace) -> int:
                 _reach(results, args)
             elif args.memory is not None:
                 _memory(results, store, args)
+            elif args.formats:
+                print_shares(_asked(results, args), item_scores_of(store), args.format)
+            elif args.degradation:
+                asked = _asked(results, args)[0]
+                print_degradation(asked, args.task, item_scores_of(store), args.format)
             elif args.pareto:
                 front = pareto_front(results, args.family, args.metric, args.axis, args.task)
                 print_frame(front, args.format)
@@ -174,6 +187,15 @@ def item_scores_of(store: Store) -> ItemScores:
     return partial(read_item_scores, store)
 
 
+def _asked(
+    results: pd.DataFrame, args: argparse.Namespace
+) -> tuple[pd.DataFrame, str, str, str | None]:
+    if args.family is not None:
+        check_family(results, args.family)
+        results = results[results["family"] == args.family]
+    return results, args.metric, args.axis, args.task
+
+
 def _answer(results: pd.DataFrame, scores: ItemScores, args: argparse.Namespace) -> None:
     budget = parse_budget(args.budget)
     answers = optimal(
@@ -186,6 +208,7 @@ def _answer(results: pd.DataFrame, scores: ItemScores, args: argparse.Namespace)
         print(answer_sentence(answer))
         if sure := certainty_sentence(answer):
             print(f"  {sure}")
+    print_formats(_asked(results, args), budget, scores)
     _print_what_was_counted(args)
 
 
@@ -255,6 +278,7 @@ def _overview(results: pd.DataFrame, scores: ItemScores, args: argparse.Namespac
     _, claim = certain_shares(results, args.metric, args.axis, args.task, scores)
     if claim is not None:
         print(verdict_sentence(claim, name_metric(args.metric, finding.tasks)))
+    print_shares(_asked(results, args), scores)
     costs = setting_costs(results, args.metric, args.task, scores, list(finding.undecided))
     if len(costs):
         print("\nwhat each setting costs the model, beside 16 bit:")

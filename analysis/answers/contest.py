@@ -148,7 +148,7 @@ def contest(
     met = np.isfinite(rivals[rival, column]) if len(curves) > 1 else np.zeros(len(budgets), bool)
     with np.errstate(invalid="ignore"):
         lead = np.where(met, score[winner, column] - rivals[rival, column], np.nan)
-    error, paired = _lead_error(panel, budgets, winner, rival, met, scores)
+    error, paired = lead_error(panel, budgets, winner, rival, met, scores)
     return Contest(
         panel=panel,
         budgets=budgets,
@@ -164,7 +164,7 @@ def contest(
     )
 
 
-def _lead_error(
+def lead_error(
     panel: Panel,
     budgets: FloatArray,
     winner: IntArray,
@@ -172,7 +172,8 @@ def _lead_error(
     met: BoolArray,
     scores: ItemScores,
 ) -> tuple[FloatArray, BoolArray]:
-    """Standard error of each lead, NaN where it is not known, and whether it is paired: [m]."""
+    """Standard error of each lead of the curves `winner` over `rival` (int [m]) where `met`, NaN
+    where it is not known, and whether it is paired: [m]."""
     error, paired = np.full(len(budgets), np.nan), np.zeros(len(budgets), dtype=bool)
     if not met.any():
         return error, paired

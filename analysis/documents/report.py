@@ -17,6 +17,7 @@ from analysis.documents.page import chart, page, table, write_page
 from analysis.documents.report_answer import answer_cards
 from analysis.documents.report_claims import claim_sections
 from analysis.documents.report_costs import cost_tables
+from analysis.documents.report_formats import format_tables
 from analysis.documents.report_notes import how_to_read, notes
 from analysis.documents.report_tables import (
     axis_table,
@@ -82,6 +83,7 @@ def _body(
         *answer_cards(results, metrics, axis, task, scores),
         *notes(results, metrics),
         *cost_tables(results, metrics, axis, task, scores),
+        *format_tables(results, metrics, axis, task, scores),
         *_figures(results, metrics, axis, task, scores),
         *budget_tables(results, metrics, axis, task, scores),
         *axis_table(results, metrics, task, scores),

@@ -67,6 +67,17 @@ def test_results_in_every_format(database):
     assert set(as_json[0]) == set(RESULT_COLUMNS)
 
 
+def test_percent_degradation_of_every_task(database):
+    rows = json.loads(kbit("optimal", "--degradation", "--db", database, "--format", "json").stdout)
+    assert len(rows) == 2 * 5 and {row["setting"] for row in rows} == {"4-bit float E2 B64"}
+    mean = [row["percent"] for row in rows if row["task"] != "mean"][:4]
+    assert rows[4]["task"] == "mean" and rows[4]["percent"] == pytest.approx(sum(mean) / 4)
+    said = kbit("optimal", "--degradation", "--db", database)
+    assert said.returncode == 0 and "mean over tasks" in said.stdout
+    refused = kbit("optimal", "--formats", "--db", database)
+    assert refused.returncode == 2 and "no family has formats" in refused.stderr
+
+
 @pytest.mark.parametrize("command", ["status", "results", "optimal", "report"])
 def test_a_command_names_the_database_it_reads(database, tmp_path, command):
     options = ["--output", tmp_path / "r.html"] if command == "report" else []

@@ -40,6 +40,18 @@ def test_the_answer_comes_first(
     assert list(path.parent.iterdir()) == [path]  # no partial file is left
 
 
+def test_activations_are_a_section_where_there_are_any(
+    results: pd.DataFrame, tmp_path: Path
+) -> None:
+    assert "activations too?" not in written(write_report(results, tmp_path / "r.html"))
+    eight = results[(results["bits"] == 8) & (results["scope"] == "linear")]
+    both = eight.assign(activations="token 8", experiment_id=eight["experiment_id"] + "-a8")
+    both = pd.concat([results, both.assign(value=0.98 * both["value"])], ignore_index=True)
+    page = written(write_report(both, tmp_path / "r.html"))
+    section = page[page.index("activations too?") :]
+    assert "<td" in section and "W8A8" in section and "Percent degradation" in section
+
+
 def test_nothing_is_loaded_from_outside(results: pd.DataFrame, tmp_path: Path) -> None:
     page = written(write_report(results, tmp_path / "r.html"))
     assert "http://" not in page and "https://" not in page

@@ -1,0 +1,57 @@
+"""What `kbit optimal` says of activations: formats at equal bits, percent degradation by task."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.answers.contest import competitors
+from analysis.answers.degradation import MEAN, degradations
+from analysis.answers.formats import format_shares, formats_at
+from analysis.noise.bootstrap import ItemScores
+from kbit.output import print_frame
+from orchestrator.errors import InputError
+
+Asked = tuple[pd.DataFrame, str, str, str | None]
+"""Results, metric, axis and task, as the analysis takes them."""
+
+
+def print_shares(asked: Asked, scores: ItemScores, form: str | None = None) -> None:
+    """How often each format wins; without a `form`, for people and only where there is a choice.
+
+    Raises InputError where there is none and it was asked for.
+    """
+    shares = format_shares(*asked, scores)
+    if form is not None and shares.empty:
+        raise InputError("no family has formats with and without activations at equal bits")
+    if form is not None:
+        print_frame(shares, form)
+    elif len(shares):
+        print("\nweights alone, or activations too, at equal bits:")
+        print_frame(shares, "table")
+
+
+def print_formats(asked: Asked, budget: float, scores: ItemScores) -> None:
+    """The best setting of each format at a budget, by family, where there is a choice."""
+    for curves in competitors(*asked).values():
+        if any(curve.setting.activation_format for curve in curves):
+            table = formats_at(curves, [budget], scores)
+            if len(table):
+                print("\nweights alone, or activations too:")
+                print_frame(table.drop(columns="budget_bits"), "table")
+
+
+def print_degradation(
+    results: pd.DataFrame, task: str | None, scores: ItemScores, form: str
+) -> None:
+    """By task for programs; for people the mean, and which task loses most."""
+    table = degradations(results, task, scores)
+    if form != "table":
+        print_frame(table, form)
+        return
+    key = ["family", "model", "setting"]
+    tasks = table[(table["task"] != MEAN) & table["percent"].notna()]
+    worst = tasks.loc[tasks.groupby(key)["percent"].idxmin()]
+    worst = worst.assign(worst=worst["task"] + worst["percent"].map(" {:+.1f}".format))
+    means = table[table["task"] == MEAN].merge(worst[[*key, "worst"]], on=key, how="left")
+    print_frame(means[[*key, "percent", "low", "high", "paired", "worst"]], "table")
+    print("mean over tasks of 100 (after - before) / before, its 90% interval, the worst task")
