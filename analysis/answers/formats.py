@@ -21,9 +21,11 @@ COLUMNS += ["paired", "clear"]
 
 
 def format_name(setting: Setting) -> str:
-    """ "W4A16", "W8A8"."""
-    activations = setting.activation_format
-    return f"W{setting.bits:g}A{16 if activations is None else activations.bits}"
+    """ "W4A16", "W8A8"; "W4/8A8" with 8 bit in attention, "W4A8KV8" with an 8-bit cache."""
+    activations, cache = setting.activation_format, setting.cache
+    attention = f"/{setting.attention_bits}" if setting.attention_bits else ""
+    read = 16 if activations is None else activations.bits
+    return f"W{setting.bits:g}{attention}A{read}{f'KV{cache.bits}' if cache else ''}"
 
 
 def formats_at(

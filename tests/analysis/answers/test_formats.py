@@ -19,9 +19,10 @@ W4A8 = Setting.make(4, "int", block_size="row", activations={"token": 8})
 
 
 def test_formats_have_names() -> None:
-    assert [format_name(s) for s in (Setting.make(16), W4A16, W8A8, W4A8)] == [
-        "W16A16", "W4A16", "W8A8", "W4A8",
-    ]  # fmt: skip
+    mixed = Setting.make(4, "int", block_size=64, attention_bits=8, kv={"token": 8})
+    given = (Setting.make(16), W4A16, W8A8, W4A8, mixed)
+    names = ["W16A16", "W4A16", "W8A8", "W4A8", "W4/8A16KV8"]
+    assert [format_name(setting) for setting in given] == names
 
 
 def test_the_better_recipe_stands_for_its_format() -> None:

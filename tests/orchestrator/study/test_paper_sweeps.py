@@ -69,7 +69,7 @@ def test_alpha_and_ranges() -> None:
 def test_methods_of_eight_bits() -> None:
     for model in ("opt-66b", "bloom-176b"):
         found = settings("w8a8-methods.yaml")[model]
-        assert {"fp16", "w8a8-naive", "llm-int8"} <= names(found)
+        assert {"fp16", "w8a8-naive", "zeroquant", "llm-int8"} <= names(found)
         smooth = {s.activations for s in found if s.folding.startswith("smoothquant")}
         assert smooth == {"token 8", "tensor 8"} and all(s.bits in (8, 16) for s in found)
 
