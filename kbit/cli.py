@@ -28,6 +28,7 @@ COMMANDS = {
     "report": ("kbit.report", "one self-contained HTML file with figures and tables"),
     "figures": ("kbit.figures", "the paper's figures as PNG, SVG or HTML files"),
     "import": ("kbit.importing", "other people's numbers, from CSV or lm-eval JSON"),
+    "sites": ("kbit.sites", "ranges, formats and what clamps, where activations are rounded"),
     "recipes": ("kbit.recipes", "what the names in a sweep file's `recipe` stand for"),
     "doctor": ("kbit.doctor", "what the kernels found here, and why a path is not taken"),
     "analyze": ("kbit.analyze", "what weights and activations of models look like"),

@@ -3,7 +3,17 @@ with it, before any model is loaded."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from quantizers.setting import Setting
+
+WIRED = frozenset(
+    ("bloom", "falcon", "gpt2", "gpt_neox", "gptj", "llama", "mistral", "opt", "phi", "qwen2")
+    + ("qwen3", "gpt_oss", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
+)
+EXPERTS = frozenset(("gpt_oss", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe"))
 
 
 @dataclass(frozen=True)
@@ -44,3 +54,49 @@ def rotation_problem(architecture: str) -> str | None:
         f"folding: hadamard: what reads and writes the residual stream of architecture "
         f"{architecture!r} is not known"
     )
+
+
+def problem(setting: Setting, config: Mapping[str, Any]) -> str | None:
+    """Why a model cannot have a setting, as far as its config.json tells; None: nothing there says
+    so. What is wrong with the setting alone, `Setting.make` says.
+    """
+    kind = str(config.get("model_type"))
+    activations = setting.activation_format
+    if setting.folding_method is not None and (said := _folding_problem(setting, config, kind)):
+        return said
+    if activations is not None and kind in EXPERTS:
+        return (
+            f"activations: {kind!r} has experts, whose inputs cannot be quantized yet; set it to 16"
+        )
+    if kind in WIRED:
+        return None
+    if activations is not None and activations.name == "by_type":
+        return (
+            f"activations: by_type does not know the wiring of architecture {kind!r}; choose "
+            "token, tensor or by_range"
+        )
+    if setting.attention_bits is not None:
+        return f"attention_bits: the wiring of architecture {kind!r} is not known; leave it out"
+    return None if setting.cache is None else cache_problem(kind, config)
+
+
+def cache_problem(kind: str, config: Mapping[str, Any]) -> str | None:
+    """Why keys and values of an architecture cannot be rounded."""
+    if kind in WIRED:
+        return None
+    what = "holds is not known"
+    if config.get("kv_lora_rank"):
+        what = "holds is a compressed latent (MLA), no keys and values"
+    return f"kv: what the cache of architecture {kind!r} {what}; set it to 16"
+
+
+def _folding_problem(setting: Setting, config: Mapping[str, Any], kind: str) -> str | None:
+    if kind not in WIRED:
+        return f"folding: the wiring of architecture {kind!r} is not known; set it to none"
+    behind = kind == "opt" and config.get("do_layer_norm_before") is False
+    if behind or (kind == "bloom" and config.get("apply_residual_connection_post_layernorm")):
+        return (
+            f"folding: in this {kind!r} the residual stream reads what the norms put out, not "
+            "linear maps alone; set it to none"
+        )
+    return rotation_problem(kind) if setting.is_rotated else None

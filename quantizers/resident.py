@@ -14,6 +14,7 @@ from quantizers.activations.cache_format import CacheFormat
 from quantizers.activations.layer import QuantizedInput
 from quantizers.activations.policy import site_formats, to_be_folded
 from quantizers.activations.products import integer_weight
+from quantizers.activations.records import clamped, input_record
 from quantizers.calibration import Statistics
 from quantizers.folding.fold import Fold, narrow
 from quantizers.folding.norms import choose
@@ -64,7 +65,7 @@ class ResidentModel:
                 raise ValueError(f"{name}: a weight overflows 16 bit; load the model in bfloat16")
             parameter.data = rounded.to(compute_dtype)
         self.layers: dict[str, QuantizedInput] = {}  # those that round what they read, by site
-        self.records: SiteRecords = {}  # of the setting that was applied
+        self._records: SiteRecords = {}  # of the setting that was applied
         self._log = UndoLog(half)
         self._wiring: Wiring | str
         try:
@@ -87,6 +88,12 @@ class ResidentModel:
         sites; None where no input is rounded."""
         found = {"float" if layer.integers is None else "integer" for layer in self.layers.values()}
         return "mixed" if len(found) > 1 else next(iter(found), None)
+
+    @property
+    def records(self) -> SiteRecords:
+        """What is known of single matrices at this setting, and of what they have read since."""
+        read = {name: clamped(layer) for name, layer in self.layers.items()}
+        return {name: found | read.get(name, {}) for name, found in self._records.items()}
 
     @torch.no_grad()
     def apply(
@@ -121,7 +128,7 @@ class ResidentModel:
     def undo(self) -> None:
         """Put the 16-bit model back, bit for bit."""
         self._log.undo()
-        self.layers, self.records = {}, {}
+        self.layers, self._records = {}, {}
 
     def _apply(
         self,
@@ -157,7 +164,10 @@ class ResidentModel:
             if site_format is None:
                 continue
             apart = rounded.to(site.parameter.dtype) if twice and integers is None else None
-            self.layers[site.name] = QuantizedInput(site.module, site_format, integers, apart)
+            layer = QuantizedInput(site.module, site_format, integers, apart)
+            self.layers[site.name] = layer
+            record = input_record(site, layer, statistics.get(site.input), folding)
+            self._records.setdefault(site.name, {}).update(record)
             extra_bits += 16 * twice * rounded.numel() + 32 * (site_format.maximum is not None)
         for router in wiring.routers:
             if folding.touches(router):
@@ -181,6 +191,9 @@ class ResidentModel:
                 rounded = RoundedCache(site.module.forward, cache.bits, parts)
                 self._log.set_forward(site.module, rounded)
             static += sum(part.maximum is not None for part in parts)
+            ranges = {part.name: part.maximum for part in parts if part.maximum is not None}
+            if ranges:
+                self._records.setdefault(site.name, {}).update(ranges)
         return 32 * static
 
     def _folding(self, setting: Setting, statistics: Mapping[str, Statistics]) -> Fold:
@@ -219,7 +232,7 @@ class ResidentModel:
             return folding.weight(site).contiguous() if touched else self._weight(site, folding)
 
         return packed_sites(
-            self.wiring, setting, self._proxies, weight, statistics, stack, self.records
+            self.wiring, setting, self._proxies, weight, statistics, stack, self._records
         )
 
     def _restored(self, packed: PackedMatrix) -> Tensor:

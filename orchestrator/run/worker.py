@@ -79,7 +79,6 @@ class Worker:
         with _timed(result, "seconds_quantize"):
             result.bits = calibrated.apply(job.experiment, job.together)
             result.arithmetic = calibrated.resident.arithmetic
-            result.sites = calibrated.resident.records
         with _timed(result, "seconds_score"):
             budget = None
             while budget != engine.tokens_per_batch:  # halved on the way: all again
@@ -90,6 +89,7 @@ class Worker:
                 result.status, result.error = Status.DONE, None
                 for protocol in job.protocols:
                     _add(result, engine, protocol)
+        result.sites = calibrated.resident.records
 
     def _load(self, job: Job) -> tuple[Calibrated, Engine]:
         entry = job.experiment.model

@@ -11,6 +11,7 @@ from pathlib import Path
 from evaluation.protocols import perplexity_protocol, task_protocol
 from evaluation.text.corpora import corpus_name
 from orchestrator.errors import InputError, ModelInputError
+from orchestrator.study.architecture_check import check_architectures
 from orchestrator.study.calibration_check import check_windows
 from orchestrator.study.calibrations import Calibration
 from orchestrator.study.context_check import check_context
@@ -109,7 +110,9 @@ def expand(
             )
             for s in settings[entry]
         ]
-    check_windows((e for e in plan.experiments if e.model.name not in plan.broken), where)
+    usable = [e for e in plan.experiments if e.model.name not in plan.broken]
+    check_architectures(usable, where)
+    check_windows(usable, where)
     return plan
 
 

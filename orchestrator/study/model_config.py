@@ -27,6 +27,11 @@ def model_config(entry: ModelEntry) -> Config:
     return {"model_type": str(entry.hub or "").lower()}
 
 
+def is_known(config: Config) -> bool:
+    """Whether it is what a config.json says, not what the hub's name tells."""
+    return len(config) > 1
+
+
 def scoring_keys(config: Config, on_gpu: bool) -> dict[str, str]:
     """What the protocols of this model carry beside those of others (see `mended`)."""
     return mended(config, "cuda" if on_gpu else "cpu")

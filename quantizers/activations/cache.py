@@ -13,6 +13,7 @@ from torch import Tensor
 
 from quantizers.activations.cache_format import CacheFormat
 from quantizers.activations.codes import tensor_codes, token_codes
+from quantizers.architectures import cache_problem
 from quantizers.calibration import Statistics
 from quantizers.folding.fold import Fold
 from quantizers.wiring import Site, Wiring
@@ -22,6 +23,7 @@ from quantizers.wiring import Site, Wiring
 class CachedRows:
     """The keys or the values among what a site gives."""
 
+    name: str  # keys | values
     rows: Tensor  # int64 [n]
     maximum: float | None = None  # of a static format: the largest magnitude
 
@@ -69,15 +71,11 @@ def cached_rows(
             divisor = folding.row_scale(site)
             seen = seen if divisor is None else seen / divisor[rows]
             maximum = float(seen.max())
-        parts.append(CachedRows(rows, maximum))
+        parts.append(CachedRows(name, rows, maximum))
     return tuple(parts)
 
 
 def check_cache(wiring: Wiring) -> None:
     """Raise ValueError where it is not known which matrices give keys and values."""
-    for name in ("keys", "values"):
-        if not any(getattr(site, name) is not None for site in wiring.linear):
-            raise ValueError(
-                f"kv: what the cache of architecture {wiring.architecture!r} holds is not known; "
-                "set it to 16"
-            )
+    if said := cache_problem(wiring.architecture, {}):
+        raise ValueError(said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -32,6 +33,7 @@ class QuantizedInput:
         """
         self.module, self.site_format, self.integers = module, site_format, integers
         self._apart = weight
+        self._beyond: list[tuple[Tensor, int]] = []  # of each call; threads append side by side
 
     def __call__(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)
@@ -42,6 +44,13 @@ class QuantizedInput:
         else:
             result = integer_product(self._codes(rows), self.integers) + self._bias
         return result.to(x.dtype).view(*x.shape[:-1], -1)
+
+    @property
+    def clamped_share(self) -> float | None:
+        """Of all elements that a static scale has rounded; None: there were none."""
+        calls = list(self._beyond)
+        total = sum(n for _, n in calls)
+        return sum(int(beyond) for beyond, _ in calls) / total if total else None
 
     def _decomposed(self, rows: Tensor) -> Tensor:
         """LLM.int8() (Dettmers et al. 2022, section 3.2), but decided by element: no token sees
@@ -60,8 +69,13 @@ class QuantizedInput:
     def _codes(self, rows: Tensor) -> Codes:
         maximum, bits = self.site_format.maximum, self.site_format.format.bits
         if not self.site_format.format.is_causal:
-            maximum = float(rows.abs().max())
-        return token_codes(rows, bits) if maximum is None else tensor_codes(rows, bits, maximum)
+            return tensor_codes(rows, bits, float(rows.abs().max()))
+        if maximum is None:
+            return token_codes(rows, bits)
+        codes = tensor_codes(rows, bits, maximum)
+        clamps = maximum * (1 + 0.5 / codes.limit)  # below, it is rounded to the last code
+        self._beyond.append((torch.count_nonzero(rows.abs() > clamps), rows.numel()))
+        return codes
 
     def _own(self, rows: Tensor) -> Tensor:
         """The module's product, in floating point."""

@@ -57,7 +57,9 @@ def site_formats(
             )
         seen = given[site.input] if activations.needs_statistics else None
         name = _name(activations, site, seen, folding)
-        maximum = folding.maximum(site, seen) if name == "tensor" and seen is not None else None
+        maximum = None
+        if name == "tensor" and seen is not None:
+            maximum = float(folding.channel_max(site, seen).max())
         chosen[site.name] = SiteFormat(replace(activations, name=name), maximum)
     return chosen
 

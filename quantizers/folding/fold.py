@@ -28,8 +28,9 @@ class Fold(Protocol):
     def row_scale(self, site: Site) -> Tensor | None:
         """fp32 [d_out], what the rows of a site were divided by, if they were, on the CPU."""
 
-    def maximum(self, site: Site, seen: Statistics) -> float:
-        """The largest magnitude that a site reads now; seen: its input on calibration text."""
+    def channel_max(self, site: Site, seen: Statistics) -> Tensor:
+        """fp32 [d_in], the largest magnitudes that a site reads now; seen: its input on calibration
+        text."""
 
     def statistics(
         self, given: Mapping[str, Statistics], wiring: Wiring

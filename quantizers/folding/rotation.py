@@ -55,8 +55,8 @@ class Rotated:
     def row_scale(self, site: Site) -> Tensor | None:
         return None
 
-    def maximum(self, site: Site, seen: Statistics) -> float:
-        return seen.maximum
+    def channel_max(self, site: Site, seen: Statistics) -> Tensor:
+        return seen.channel_max
 
     def statistics(
         self, given: Mapping[str, Statistics], wiring: Wiring

@@ -66,10 +66,10 @@ class Folding:
         """What rows are divided by, by the site that holds them."""
         return {pair.source: pair.rows for pair in self.pairs.values()}
 
-    def maximum(self, site: Site, seen: Statistics) -> float:
-        """The largest magnitude that a site reads now; seen: its input before folding."""
+    def channel_max(self, site: Site, seen: Statistics) -> Tensor:
+        """seen: the input before folding."""
         s = self.scale(site)
-        return seen.maximum if s is None else float((seen.channel_max / s).max())
+        return seen.channel_max if s is None else seen.channel_max / s
 
     def statistics(
         self, given: Mapping[str, Statistics], wiring: Wiring

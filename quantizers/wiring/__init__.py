@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from quantizers.architectures import WIRED
 from quantizers.wiring import bloom, falcon, gpt2, gpt_neox, gptj, llama, opt, phi
 from quantizers.wiring.block import sites_of_blocks
 from quantizers.wiring.site import KINDS, Producer, Site
@@ -59,7 +60,7 @@ class Wiring:
     @property
     def knows_norms(self) -> bool:
         """Whether there is a file of its architecture, which says what reads its norms."""
-        return self.architecture in _BLOCKS
+        return self.architecture in WIRED
 
     def readers(self, norm: str) -> list[Site]:
         """Every matrix that multiplies the output of a norm, quantized or not."""

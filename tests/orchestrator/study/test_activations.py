@@ -1,10 +1,17 @@
 """Weights and activations as factors of one sweep file, from the file to the rows."""
 
+import io
+import json
+import re
+
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from kbit.cli import main as kbit
+from orchestrator.errors import InputError
 from orchestrator.store.store import Store
 from orchestrator.study.grid import expand
 from orchestrator.study.models import load_models
@@ -50,6 +57,23 @@ def test_a_sweep_of_folding_and_activations(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "logarithmic 1.0" in shown and "by_type 8" in shown and "scales" not in shown
     assert shown.count("vectorwise-w8a8") == 1
+    assert kbit(["sites", "--db", str(tmp_path / "t.db"), "--all", "--format", "csv"]) == 0
+    sites = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert len(sites) == 5 * 8  # settings that round activations x matrices
+    static = sites[sites["format"] == "tensor 8"]
+    down = sites["site"].str.endswith("dense_4h_to_h") & sites["setting"].str.contains("by_type")
+    assert set(sites[down]["format"]) == {"token 8"} and down.sum() == 4
+    assert static["clamped"].between(0, 0.05).all() and static["clamped"].gt(0).any()
+    assert sites[sites["format"] == "token 8"]["clamped"].isna().all()
+    folded = static[static["setting"].str.contains("logarithmic")]
+    reads_norm = ~folded["site"].str.endswith("attention.dense")
+    assert (folded["range_read"] != folded["range"])[reads_norm].all() and reads_norm.sum() == 4
+    assert static["levels"].between(1, 127).all()
+    assert kbit(["sites", "--db", str(tmp_path / "t.db")]) == 0
+    shown = capsys.readouterr().out
+    assert "gpt_neox.layers.*.attention.dense" in shown and "layers.0" not in shown
+    assert kbit(["sites", "--db", str(tmp_path / "t.db"), "--model", "x"]) == 2
+    assert "no records of model x" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -61,6 +85,12 @@ def test_a_sweep_of_folding_and_activations(tmp_path, capsys):
         ({"activations": "tensor"}, "reads calibration text, none is named"),
         ({"activations": {"by_range": {"v0": 9, "v1": 9}}}, "v0 9 is not below v1 9"),
         ({"activations": [{"token": 9}]}, "activations: token takes 4 to 8 bits, not 9"),
+        ({"activations": "tensor-dynamic"}, "tensor-dynamic scales a token by later ones"),
+        ({"kv": "tensor"}, "reads calibration text, none is named"),
+        ({"kv": {"token": 9}}, "kv: token takes 4 to 8 bits, not 9"),
+        ({"attention_bits": 16}, "attention_bits: 16 is not a whole number from 2 to 15"),
+        ({"folding": {"hadamard": {"sed": 1}}}, "folding: hadamard takes {seed: 0}, not"),
+        ({"folding": "hadamard", "scope": "all"}, "hadamard takes scope linear, not all"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, capsys, grid, said):
@@ -68,6 +98,45 @@ def test_mistakes_are_one_line(tmp_path, capsys, grid, said):
     assert swept(tmp_path, grids=grids) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1, error
+
+
+@pytest.mark.parametrize(
+    ("config", "grid", "said"),
+    [
+        ({"model_type": "bloom"}, {"folding": "hadamard"}, "BLOOM's embedding has a norm behind"),
+        ({"model_type": "gemma"}, {"folding": "awq"}, "wiring of architecture 'gemma' is not"),
+        ({"model_type": "gemma"}, {"folding": "hadamard"}, "architecture 'gemma' is not known"),
+        (
+            {"model_type": "opt", "do_layer_norm_before": False},
+            {"folding": "smoothquant"},
+            "in this 'opt' the residual stream reads",
+        ),
+        (
+            {"model_type": "deepseek_v3", "kv_lora_rank": 512},
+            {"kv": "token"},
+            "cache of architecture 'deepseek_v3' holds is a compressed latent (MLA)",
+        ),
+        ({"model_type": "jamba"}, {"kv": "token"}, "cache of architecture 'jamba' holds is not"),
+        ({"model_type": "mixtral"}, {"activations": "token"}, "'mixtral' has experts"),
+        ({"model_type": "jamba"}, {"attention_bits": 4}, "attention_bits: the wiring"),
+        ({"model_type": "jamba"}, {"activations": "by_type"}, "by_type does not know the wiring"),
+    ],
+)
+def test_what_an_architecture_cannot_do_is_said_before_it_is_loaded(tmp_path, config, grid, said):
+    """The model's weights are none of its: nothing loads them."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 64, **config}))
+    save_file({"no": np.zeros(1)}, folder / "model.safetensors")
+    entry = {"name": "m", "path": str(folder)}
+    models = tmp_path / "models.yaml"
+    models.write_text(yaml.safe_dump({"families": {"f": {"models": [entry]}}}))
+    grids = [{"bits": 8, "data_type": "int", "block_size": "row", "calibration": "rand", **grid}]
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({**SWEEP, "models": ["m"], "grids": grids}))
+    with pytest.raises(InputError, match=re.escape(said)) as error:
+        expand(load_sweep(path), load_models(models), path, on_gpu=False)
+    assert "model m at 8-bit int" in str(error.value) and "\n" not in str(error.value)
 
 
 def expanded(tmp_path, **grid):

@@ -1,0 +1,36 @@
+"""What is told of each site whose input is rounded: its format, ranges, and what clamps."""
+
+from __future__ import annotations
+
+from quantizers.activations.layer import QuantizedInput
+from quantizers.calibration import Statistics
+from quantizers.folding.fold import Fold
+from quantizers.wiring import Site
+
+Record = dict[str, float | str]
+
+
+def input_record(
+    site: Site, layer: QuantizedInput, seen: Statistics | None, folding: Fold
+) -> Record:
+    """`format` (what a policy chose); of calibration: `range`, the largest magnitude, `range_read`,
+    the same after folding, `levels`, how many steps of a static scale the median channel reaches.
+
+    A static scale collapses where levels are few: all but some channels round to a handful of
+    values (FPTQ's 2^8 m_i / m, section 3.3.1). seen: None where the setting reads none.
+    """
+    chosen = layer.site_format.format
+    record: Record = {"format": f"{chosen.name} {chosen.bits}"}
+    if seen is None:
+        return record
+    channels = folding.channel_max(site, seen)
+    maximum = float(channels.max())
+    limit = 2 ** (chosen.bits - 1) - 1
+    levels = limit * float(channels.median()) / maximum if maximum else 0.0
+    return record | {"range": seen.maximum, "range_read": maximum, "levels": levels}
+
+
+def clamped(layer: QuantizedInput) -> Record:
+    """`clamped`: the share of what a static scale rounded since that lay beyond its range."""
+    share = layer.clamped_share
+    return {} if share is None else {"clamped": share}
