@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quantizers.expert_inputs import watched
 from quantizers.wiring import Site, Wiring
 
 TOKENS_A_BATCH = 2048  # fixed: sums depend on how tokens are batched
@@ -47,13 +48,13 @@ def token_max_bin(maximum: Tensor) -> Tensor:
     return (octaves * _BINS_AN_OCTAVE).floor().nan_to_num().clamp(0, TOKEN_MAX_BINS - 1).long()
 
 
-def site_inputs(wiring: Wiring) -> dict[str, nn.Module]:
-    """The modules at which inputs are recorded, one for all sites that share one, by `Site.input`.
+def site_inputs(wiring: Wiring) -> dict[str, Site]:
+    """The sites at which inputs are recorded, one for all that share one, by `Site.input`.
 
-    In forward order, the output head last. Not what single experts read: no module sees it whole.
+    In forward order, the output head last. Each expert has inputs of its own.
     """
     sites = [*wiring.linear, *(site for site in wiring.embeddings if site.kind == "head")]
-    return {site.name: site.module for site in sites if site.input == site.name}
+    return {site.name: site for site in sites if site.input == site.name}
 
 
 def collect(
@@ -68,18 +69,18 @@ def collect(
     windows: int64 [n, length], token ids; memory: bytes that Hessians may take at a time, by
     default half of what is free; names: of the inputs that are wanted, None: all. Raises ValueError
     for windows that are none, for an input that is not finite and for one that no token reaches,
-    both by name.
+    both by name. An expert that no token is sent to reads zeros.
     """
     if windows.dim() != 2 or windows.shape[1] < 1 or not len(windows):
         raise ValueError(f"calibration: windows of shape {tuple(windows.shape)} hold no tokens")
     memory = free_memory(model.device) // 2 if memory is None else memory
     inputs = site_inputs(wiring)
     if names is not None:
-        inputs = {name: module for name, module in inputs.items() if name in names}
+        inputs = {name: site for name, site in inputs.items() if name in names}
     for group in _groups(inputs, memory):
         recorders = {
-            name: _Recorder(module, [s for s in wiring.linear if s.input == name])
-            for name, module in group.items()
+            name: _Recorder(site, [s for s in wiring.linear if s.input == name])
+            for name, site in group.items()
         }
         with _exact_products():
             for batch in windows.split(max(1, TOKENS_A_BATCH // windows.shape[1])):
@@ -88,16 +89,16 @@ def collect(
             yield name, recorders.pop(name).statistics(name)
 
 
-def _groups(inputs: dict[str, nn.Module], memory: int) -> Iterator[dict[str, nn.Module]]:
+def _groups(inputs: dict[str, Site], memory: int) -> Iterator[dict[str, Site]]:
     """Neighbours whose Hessians fit in `memory` together; at least one at a time."""
-    group: dict[str, nn.Module] = {}
+    group: dict[str, Site] = {}
     taken = 0
-    for name, module in inputs.items():
-        size = 4 * _d_in(module) ** 2
+    for name, site in inputs.items():
+        size = 4 * site.weight.shape[1] ** 2
         if group and taken + size > memory:
             yield group
             group, taken = {}, 0
-        group[name] = module
+        group[name] = site
         taken += size
     yield group
 
@@ -109,7 +110,10 @@ class _Reached(Exception):
 @torch.no_grad()
 def _run(model: Any, batch: Tensor, recorders: dict[str, _Recorder]) -> None:
     cached = [(site, recorder) for recorder in recorders.values() for site in recorder.cached]
-    left: set[object] = {*recorders, *(site.name + " gives" for site, _ in cached)}
+    experts = [r.site for r in recorders.values() if r.site.expert is not None]
+    mixtures = {site.module for site in experts}
+    left: set[object] = {name for name, r in recorders.items() if r.site.expert is None}
+    left |= {*mixtures, *(site.name + " gives" for site, _ in cached)}
 
     def entering(name: str, recorder: _Recorder) -> Any:
         def record(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -126,12 +130,15 @@ def _run(model: Any, batch: Tensor, recorders: dict[str, _Recorder]) -> None:
         return record
 
     hooks = [
-        recorder.module.register_forward_pre_hook(entering(name, recorder))
+        recorder.site.module.register_forward_pre_hook(entering(name, recorder))
         for name, recorder in recorders.items()
+        if recorder.site.expert is None
     ]
+    hooks += [m.register_forward_hook(lambda m, *_: _tick(left, m)) for m in mixtures]
     hooks += [site.module.register_forward_hook(leaving(site, r)) for site, r in cached]
     try:
-        model(batch.to(model.device), use_cache=False)
+        with watched(experts, lambda name, x: recorders[name].add(x)):
+            model(batch.to(model.device), use_cache=False)
     except _Reached:
         pass
     finally:
@@ -146,18 +153,16 @@ def _tick(left: set[object], done: object) -> None:
 
 
 class _Recorder:
-    """Sums up what enters one module, where it enters, and what the cache keeps of what is made of
-    it."""
+    """Sums up what one matrix reads, where the matrix is, and what the cache keeps of what is made
+    of it."""
 
-    def __init__(self, module: nn.Module, readers: Iterable[Site]) -> None:
-        self.module = module
+    def __init__(self, site: Site, readers: Iterable[Site]) -> None:
+        self.site = site
         self.cached = [s for s in readers if s.keys is not None or s.values is not None]
         self._cached_max = {"keys": torch.empty(0), "values": torch.empty(0)}
         self._n_tokens = 0
-        self._d_in = _d_in(module)
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        self._device = weight.device
+        self._d_in = site.weight.shape[1]
+        self._device = site.parameter.device
         self._max = torch.zeros(self._d_in, device=self._device)
         self._sum = torch.zeros(self._d_in, dtype=torch.float64, device=self._device)
         self._token_max = torch.zeros(TOKEN_MAX_BINS, dtype=torch.int64, device=self._device)
@@ -182,7 +187,7 @@ class _Recorder:
                 self._cached_max[name] = torch.maximum(seen, before) if len(before) else seen
 
     def statistics(self, name: str) -> Statistics:
-        if not self._n_tokens:
+        if not self._n_tokens and self.site.expert is None:
             raise ValueError(f"calibration: no token reaches {name}")
         if not torch.isfinite(self._max).all() or not torch.isfinite(self._products).all():
             raise ValueError(
@@ -191,16 +196,11 @@ class _Recorder:
         return Statistics(
             n_tokens=self._n_tokens,
             channel_max=self._max.cpu(),
-            channel_mean=(self._sum / self._n_tokens).float().cpu(),
+            channel_mean=(self._sum / max(1, self._n_tokens)).float().cpu(),
             token_max=self._token_max.cpu(),
-            hessian=self._products.mul_(2 / self._n_tokens).cpu(),
+            hessian=self._products.mul_(2 / max(1, self._n_tokens)).cpu(),
             **self._cached_max,
         )
-
-
-def _d_in(module: nn.Module) -> int:
-    """Of nn.Linear, or of Conv1D, which stores input x output."""
-    return module.in_features if isinstance(module, nn.Linear) else module.nx  # type: ignore[return-value]
 
 
 @contextmanager

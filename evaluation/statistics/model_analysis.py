@@ -52,7 +52,7 @@ class ModelAnalysis:
         """
         wiring = wiring_of(model)
         self._model = model
-        self._sites = [site for site in wiring.linear if site.kind in KINDS and site.input]
+        self._sites = [site for site in wiring.linear if site.kind in KINDS and site.expert is None]
         if not self._sites:
             raise ValueError(f"{wiring.architecture}: what feeds its matrices is not known")
         self._quantized = {site.name: vectorwise(site.weight.float()) for site in self._sites}

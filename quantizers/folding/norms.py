@@ -52,7 +52,7 @@ def choose(
     scales = {}
     for norm in foldable(wiring):
         readers = wiring.readers(norm)
-        name = next((s.input for s in readers if s.input in statistics), None)
+        name = next((s.input for s in readers if s.input in statistics and s.expert is None), None)
         if name is None:
             raise ValueError(f"folding: the calibration does not see what {norm} puts out")
         seen = statistics[name]

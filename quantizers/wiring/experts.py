@@ -33,6 +33,7 @@ def expert_sites(name: str, module: nn.Module) -> list[Site]:
             kind=_MATRICES[stack],
             transposed=bool(module.is_transposed),
             expert=expert,
+            input=f"{name}.{stack}.{expert}",
         )
         for expert in range(count)
         for stack, parameter in stacks.items()

@@ -40,7 +40,7 @@ class Site:
     norm: str | None = None  # the norm whose output it reads, if none but linear maps read it
     keys: Tensor | None = None  # int64 [n], rows that give the cache's keys, ascending
     values: Tensor | None = None  # and its values
-    input: str = ""  # the first site that reads the same tensor; "" where no module sees it whole
+    input: str = ""  # the first site that reads the same tensor; "" of a router, which is no site
 
     @property
     def stored(self) -> Tensor:

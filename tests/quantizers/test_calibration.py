@@ -85,15 +85,57 @@ def test_nothing_stays_on_the_model_and_logits_are_never_computed():
 
 
 @pytest.mark.parametrize("architecture", [*CONFIGS, *MIXTURES])
-def test_every_dense_site_of_every_architecture_has_its_input(architecture):
+def test_every_site_of_every_architecture_has_its_input(architecture):
     model = tiny_model(architecture)
     wiring = wiring_of(model)
     found = dict(collect(model, wiring, WINDOWS[:1]))
     for site in wiring.linear:
+        assert len(found[site.input].channel_max) == site.weight.shape[1]
+
+
+@pytest.mark.parametrize("architecture", MIXTURES)
+def test_each_expert_has_the_tokens_that_are_sent_to_it(architecture):
+    model = tiny_model(architecture)
+    wiring = wiring_of(model)
+    sent = []
+    modules = {site.module for site in wiring.linear if site.expert is not None}
+    hooks = [m.register_forward_pre_hook(lambda m, x: sent.append((m, *x))) for m in modules]
+    with torch.no_grad():
+        model(WINDOWS[:2])
+    implementation = model.config._experts_implementation
+    found = dict(collect(model, wiring, WINDOWS[:2]))
+    assert model.config._experts_implementation == implementation
+    for hook in hooks:
+        hook.remove()
+    for site in wiring.linear:
         if site.expert is None:
-            assert len(found[site.input].channel_max) == site.weight.shape[1]
-        else:
-            assert site.input == ""
+            continue
+        inputs = [(x, chosen) for module, x, chosen, *_ in sent if module is site.module]
+        x, chosen = inputs[0]
+        tokens = x[(chosen == site.expert).any(-1)]
+        statistics = found[site.input]
+        assert statistics.n_tokens == len(tokens) > 0
+        if site.kind == "up":
+            torch.testing.assert_close(statistics.channel_max, tokens.abs().amax(0))
+            torch.testing.assert_close(statistics.hessian, 2 * tokens.T @ tokens / len(tokens))
+        elif architecture == "mixtral":
+            [up] = [s for s in wiring.linear if s.module is site.module and s.kind == "up"
+                    and s.expert == site.expert]  # fmt: skip
+            gate, value = (tokens @ up.weight.T).chunk(2, -1)
+            hidden = torch.nn.functional.silu(gate) * value
+            torch.testing.assert_close(statistics.hessian, 2 * hidden.T @ hidden / len(hidden))
+
+
+def test_an_expert_without_tokens_reads_zeros():
+    model = tiny_model("mixtral")
+    wiring = wiring_of(model)
+    experts = [site for site in wiring.linear if site.expert == 1]
+    model.model.layers[0].mlp.gate.weight.data[1] = -1e4 * model.model.layers[0].mlp.gate.weight[0]
+    found = dict(collect(model, wiring, WINDOWS[:1, :1]))
+    assert min(found[site.input].n_tokens for site in experts) == 0
+    for site in experts:
+        if not found[site.input].n_tokens:
+            assert not found[site.input].hessian.any()
 
 
 def test_what_is_not_finite_is_named():

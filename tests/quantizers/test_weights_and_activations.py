@@ -64,13 +64,12 @@ def test_every_architecture_computes_what_the_setting_says_and_is_put_back(name,
     assert not any("forward" in module.__dict__ for module in resident.model.modules())
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2_moe"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2_moe", "mixtral"])
 def test_folding_alone_changes_rounding_only(name):
     """At 16 bit what is left is the rounding of folded parameters; routers are folded too."""
     resident, statistics = calibrated(name)
     exact = logits(resident.model)
-    if name == "qwen2_moe":
-        statistics = {n: s for n, s in statistics.items()}
+    if name == "mixtral":  # what its experts read together is seen nowhere
         with pytest.raises(ValueError, match="calibration does not see what"):
             resident.apply(Setting.make(16, folding="smoothquant"), statistics)
         assert torch.equal(logits(resident.model), exact)

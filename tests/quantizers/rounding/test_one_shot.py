@@ -1,5 +1,7 @@
 """GPTQ of whole models: every architecture's sites, and settings that are rounded together."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -54,6 +56,27 @@ def test_every_architecture(architecture, fraction):
     assert torch.equal(logits(resident.model), answer)
     nearest = resident.apply(Setting.make(3, "float", **factors))
     assert bits == nearest
+    assert error < output_error(resident, statistics, before)
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "gpt_oss"])
+def test_experts_by_what_each_of_them_reads(architecture):
+    resident, statistics = calibrated(architecture)
+    before = {site.name: site.weight.clone() for site in resident.wiring.linear}
+    idle = next(site for site in resident.wiring.linear if site.expert == 1)
+    nothing = torch.zeros_like(statistics[idle.input].hessian)  # no token was sent to it
+    statistics[idle.input] = replace(statistics[idle.input], hessian=nothing)
+    setting = Setting.make(3, "int", block_size=12, **GPTQ)
+    bits = resident.apply(setting, statistics)
+    rounded = {site.name: site.weight.clone() for site in resident.wiring.linear}
+    records, error = resident.records, output_error(resident, statistics, before)
+    for site in resident.wiring.linear:
+        request = Request(site.name, before[site.name].half().contiguous(), setting)
+        [alone] = one_shot([request], statistics[site.input].hessian)
+        assert torch.equal(rounded[site.name], dequantize_matrix(alone.matrix).float())
+    assert resident.apply(Setting.make(3, "int", block_size=12)) == bits
+    assert torch.equal(idle.weight, rounded[idle.name])  # to nearest, and it is said
+    assert records[idle.name]["dead"] == len(nothing)
     assert error < output_error(resident, statistics, before)
 
 

@@ -35,7 +35,8 @@ def block_by_block(architecture, setting):
 
 
 @pytest.mark.parametrize(
-    "architecture", ["gpt2", "opt", "gpt_neox", "bloom", "llama", "gptj", "falcon", "gemma"]
+    "architecture",
+    ["gpt2", "opt", "gpt_neox", "bloom", "llama", "gptj", "falcon", "mixtral", "gemma"],
 )
 @torch.no_grad()
 def test_each_block_reads_what_the_rounded_ones_before_it_give(architecture, monkeypatch):
