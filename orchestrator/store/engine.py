@@ -19,6 +19,7 @@ from sqlalchemy import (
     create_engine,
     event,
     insert,
+    inspect,
     make_url,
     select,
     text,
@@ -129,6 +130,21 @@ def schema_version(engine: Engine, url: str) -> int:
             "or the kbit that wrote it"
         )
     return int(version)
+
+
+def check_columns(engine: Engine, url: str) -> None:
+    """Raises InputError for a database that lacks what one of its version has."""
+    with engine.connect() as connection:
+        found = inspect(connection)
+        tables = set(found.get_table_names())
+        for name, table in Base.metadata.tables.items():
+            known = {column["name"] for column in found.get_columns(name)} if name in tables else ()
+            if lacking := [column.name for column in table.columns if column.name not in known]:
+                raise InputError(
+                    f"{url}: its table {name} lacks {', '.join(lacking)}, which schema version "
+                    f"{SCHEMA_VERSION} has: it is damaged, or of a version that was never "
+                    "released; use a new --db or the kbit that wrote it"
+                )
 
 
 def sqlite_file(url: str) -> Path | None:

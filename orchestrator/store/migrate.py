@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from typing import NamedTuple
 
-from sqlalchemy import Connection, insert, select, text, update
+from sqlalchemy import Connection, insert, inspect, select, text, update
 
 from orchestrator.store.perplexities import add_logarithms
 from orchestrator.store.recording import protocol_limits
@@ -18,8 +19,6 @@ from orchestrator.store.schema import (
     ProtocolRow,
     SiteRecordRow,
 )
-
-Step = str | Callable[[Connection], None]
 
 
 def _limits_as_columns(connection: Connection) -> None:
@@ -41,7 +40,7 @@ def _batch_sizes_as_column(connection: Connection) -> None:
 
 def _make_failures(connection: Connection) -> None:
     """Empty: which protocols failed is not known, and what failed is tried again once."""
-    FailureRow.__table__.create(connection)  # type: ignore[attr-defined]
+    FailureRow.__table__.create(connection, checkfirst=True)  # type: ignore[attr-defined]
 
 
 def _make_site_records(connection: Connection) -> None:
@@ -60,10 +59,14 @@ UPDATE measurements SET attempt = (
 )
 """
 
+# Screening asked about total bits alone.
+_AXES_OF_OLD = "UPDATE attempts SET axes = 'total' WHERE status = 'dropped'"
+
 
 def _give_identity(connection: Connection) -> None:
     """What tells this database from another at the same place."""
-    connection.execute(insert(Meta).values(key="identity", value=uuid.uuid4().hex))
+    if connection.scalar(select(Meta.value).where(Meta.key == "identity")) is None:
+        connection.execute(insert(Meta).values(key="identity", value=uuid.uuid4().hex))
 
 
 def _bits_as_numbers(connection: Connection) -> None:
@@ -72,8 +75,22 @@ def _bits_as_numbers(connection: Connection) -> None:
         connection.execute(text("ALTER TABLE experiments ALTER COLUMN bits TYPE FLOAT"))
 
 
-# From version -> statements that lead to the next one. Columns are only ever added (or widened), so
-# that a reader of the older version goes on working beside it.
+class Column(NamedTuple):
+    """A column that a table is given if it lacks it, and what then fills it."""
+
+    table: str
+    name: str
+    kind: str
+    fill: tuple[str | Callable[[Connection], None], ...] = ()
+
+
+Step = str | Column | Callable[[Connection], None]
+
+# From version -> what leads to the next one. Columns are only ever added (or widened), so that a
+# reader of the older version goes on working beside it. Every change of the schema that lands is a
+# version of its own. Version 3 was not: it grew through a dozen shapes, which is why each step that
+# leads to it looks for what is there, and why a database of version 3 takes these steps again.
+GREW = 3
 STEPS: dict[int, tuple[Step, ...]] = {
     1: (
         "ALTER TABLE attempts ADD COLUMN stage VARCHAR(16) NOT NULL DEFAULT 'full'",
@@ -81,28 +98,24 @@ STEPS: dict[int, tuple[Step, ...]] = {
         "ALTER TABLE attempts ADD COLUMN git_commit VARCHAR(64)",
     ),
     2: (
-        "ALTER TABLE protocols ADD COLUMN context INTEGER",
-        'ALTER TABLE protocols ADD COLUMN "limit" INTEGER',
-        "ALTER TABLE protocols ADD COLUMN max_tokens INTEGER",
-        _limits_as_columns,
-        "ALTER TABLE attempts ADD COLUMN tokens_per_batch INTEGER",
-        _batch_sizes_as_column,
-        "ALTER TABLE attempts ADD COLUMN axes VARCHAR(64)",
-        "UPDATE attempts SET axes = 'total' WHERE status = 'dropped'",
-        "ALTER TABLE measurements ADD COLUMN attempt INTEGER REFERENCES attempts (number)",
-        _MEASURED_BY,
+        Column("protocols", "context", "INTEGER"),
+        Column("protocols", "limit", "INTEGER"),
+        Column("protocols", "max_tokens", "INTEGER", (_limits_as_columns,)),
+        Column("attempts", "tokens_per_batch", "INTEGER", (_batch_sizes_as_column,)),
+        Column("attempts", "axes", "VARCHAR(64)", (_AXES_OF_OLD,)),
+        Column("measurements", "attempt", "INTEGER REFERENCES attempts (number)", (_MEASURED_BY,)),
         _make_failures,
         _give_identity,
         _bits_as_numbers,
-        "ALTER TABLE experiments ADD COLUMN by_row BOOLEAN NOT NULL DEFAULT false",
-        "ALTER TABLE experiments ADD COLUMN scales VARCHAR(16) NOT NULL DEFAULT 'absmax'",
-        "ALTER TABLE experiments ADD COLUMN clip_weighting VARCHAR(16) NOT NULL DEFAULT 'plain'",
-        "ALTER TABLE experiments ADD COLUMN gptq_order BOOLEAN NOT NULL DEFAULT true",
-        "ALTER TABLE experiments ADD COLUMN gptq_damping FLOAT NOT NULL DEFAULT 0.01",
-        "ALTER TABLE experiments ADD COLUMN folding VARCHAR(64) NOT NULL DEFAULT 'none'",
-        "ALTER TABLE experiments ADD COLUMN activations VARCHAR(64) NOT NULL DEFAULT '16'",
-        "ALTER TABLE experiments ADD COLUMN calibration VARCHAR(128)",
-        "ALTER TABLE attempts ADD COLUMN arithmetic VARCHAR(16)",
+        Column("experiments", "by_row", "BOOLEAN NOT NULL DEFAULT false"),
+        Column("experiments", "scales", "VARCHAR(16) NOT NULL DEFAULT 'absmax'"),
+        Column("experiments", "clip_weighting", "VARCHAR(16) NOT NULL DEFAULT 'plain'"),
+        Column("experiments", "gptq_order", "BOOLEAN NOT NULL DEFAULT true"),
+        Column("experiments", "gptq_damping", "FLOAT NOT NULL DEFAULT 0.01"),
+        Column("experiments", "folding", "VARCHAR(64) NOT NULL DEFAULT 'none'"),
+        Column("experiments", "activations", "VARCHAR(64) NOT NULL DEFAULT '16'"),
+        Column("experiments", "calibration", "VARCHAR(128)"),
+        Column("attempts", "arithmetic", "VARCHAR(16)"),
         add_logarithms,
     ),
     3: (
@@ -129,14 +142,25 @@ def migrate(connection: Connection, version: int) -> None:
     The view is made anew: a server alters no column that a view reads.
     """
     connection.execute(text("DROP VIEW results"))
-    for number in range(version, SCHEMA_VERSION):
+    for number in range(GREW - 1 if version == GREW else version, SCHEMA_VERSION):
         for step in STEPS[number]:
-            if isinstance(step, str):
-                connection.execute(text(step))
-            else:
-                step(connection)
+            _take(connection, step)
     connection.execute(text(RESULTS_VIEW))
     connection.execute(
         text("UPDATE kbit_meta SET value = :version WHERE key = 'schema_version'"),
         {"version": str(SCHEMA_VERSION)},
     )
+
+
+def _take(connection: Connection, step: Step) -> None:
+    if isinstance(step, str):
+        connection.execute(text(step))
+    elif isinstance(step, Column):
+        known = {found["name"] for found in inspect(connection).get_columns(step.table)}
+        if step.name not in known:
+            name = connection.dialect.identifier_preparer.quote(step.name)
+            connection.execute(text(f"ALTER TABLE {step.table} ADD COLUMN {name} {step.kind}"))
+            for part in step.fill:
+                _take(connection, part)
+    else:
+        step(connection)

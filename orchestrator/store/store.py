@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from orchestrator.errors import InputError, Rescued, SweepStopped
 from orchestrator.store.batch_sizes import batch_sizes, discard_larger
 from orchestrator.store.engine import (
+    check_columns,
     connect,
     connect_to_read,
     copy_in_memory,
@@ -85,6 +86,7 @@ class Store:
                     make_tables(connection)
                 elif (version := schema_version(store.engine, store.url)) < SCHEMA_VERSION:
                     migrate(connection, version)
+            check_columns(store.engine, store.url)
             let_readers_in(store.engine)
             store._writer = Writer(store.engine)
         except (DBAPIError, sqlite3.Error) as error:
@@ -106,6 +108,7 @@ class Store:
                 f"{store.url}: schema version {version} is older than {SCHEMA_VERSION}; start its "
                 "sweep (or import) again to bring it up to date"
             )
+        check_columns(store.engine, store.url)
         return store
 
     def close(self) -> None:
