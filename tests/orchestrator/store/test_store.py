@@ -16,14 +16,15 @@ from orchestrator.errors import InputError, SweepStopped
 from orchestrator.store import migrate
 from orchestrator.store.engine import connect, schema_version
 from orchestrator.store.reading import read_results, read_site_records
-from orchestrator.store.schema import RESULT_COLUMNS, RUN_COLUMNS, MeasurementRow
+from orchestrator.store.schema import RESULT_COLUMNS, MeasurementRow
 from orchestrator.store.store import Store, missing_protocols
 from orchestrator.study.experiment import Experiment, Protocol
 from orchestrator.study.job import Job, JobResult
 from orchestrator.study.models import ModelEntry
 from orchestrator.study.outcome import Cause, Failure, Status
-from quantizers.setting import ADDED_COLUMNS, Setting
+from quantizers.setting import Setting
 from quantizers.size import ModelBits
+from tests.orchestrator.store.older import make_older
 
 PROTOCOL = Protocol("sotu_blank", "task", {"version": 1, "limit": 3}, "sotu_blank")
 
@@ -242,7 +243,7 @@ class TestStore:
     def test_older_schema_is_migrated_when_written(self, url):
         store = Store.create(url)
         store.record(result(4))
-        make_version_1(store)
+        make_older(store, 1)
         if url.startswith("sqlite"):  # read as if it were
             assert read_results(Store.open(url))["limit"].tolist() == [3]
         else:
@@ -367,59 +368,10 @@ def _record_some(url: str, _process: int) -> None:
         store.record(result(bits))
 
 
-VIEW_OF_VERSION_1 = """
-CREATE VIEW results AS
-SELECT e.source, e.id AS experiment_id, p.task, m.metric, m.value, m.stderr, m.n_items
-FROM measurements m
-JOIN experiments e ON e.number = m.experiment
-JOIN protocols p ON p.number = m.protocol
-"""  # shortened
-
-
-WITHOUT_ATTEMPTS = (
-    """CREATE TABLE before AS
-       SELECT experiment, protocol, metric, value, stderr, n_items FROM measurements""",
-    "DROP TABLE measurements",
-    "ALTER TABLE before RENAME TO measurements",
-    "CREATE UNIQUE INDEX measured ON measurements (experiment, protocol, metric)",
-)
-
-
-def make_version_1(store: Store) -> None:
-    """The tables as the first version made them."""
-    added = {
-        "attempts": (
-            "stage",
-            "seconds_store",
-            "git_commit",
-            "tokens_per_batch",
-            "axes",
-            "arithmetic",
-        ),
-        "protocols": ("context", '"limit"', "max_tokens"),
-        "experiments": (*ADDED_COLUMNS, *RUN_COLUMNS),
-    }
-    with store.engine.connect() as connection:
-        connection.execute(text("DROP VIEW results"))
-        connection.execute(text("DROP TABLE failures"))
-        connection.execute(text("DROP TABLE site_records"))
-        for statement in WITHOUT_ATTEMPTS:  # a column that refers to another is not dropped
-            connection.execute(text(statement))
-        for table, columns in added.items():
-            for column in columns:
-                connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("ALTER TABLE experiments ALTER COLUMN bits TYPE INTEGER"))
-        connection.execute(text(VIEW_OF_VERSION_1))
-        connection.execute(text("DELETE FROM kbit_meta WHERE key = 'identity'"))
-        connection.execute(text("UPDATE kbit_meta SET value = '1' WHERE key = 'schema_version'"))
-        connection.commit()
-
-
 def test_a_failed_migration_changes_nothing(tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path}/t.db"
     store = Store.create(url)
-    make_version_1(store)
+    make_older(store, 1)
     broken = {1: (*migrate.STEPS[1][:2], "ALTER TABLE nowhere ADD COLUMN x INTEGER")}
     with monkeypatch.context() as patch:
         patch.setattr(migrate, "STEPS", broken)
