@@ -19,7 +19,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    findings = [*_packages(), _driver(), *_devices(), _nvrtc(), _cache(), _cpu_path(), *_kernels()]
+    findings = [
+        *_packages(),
+        _driver(),
+        *_devices(),
+        _nvrtc(),
+        _cache(),
+        _cpu_path(),
+        *_integers(),
+        *_kernels(),
+    ]
     frame = pd.DataFrame(findings, columns=["what", "state", "found"])
     print_frame(frame, args.format)
     return 1 if frame.loc[frame["what"] == "CPU path", "state"].eq(PROBLEM).any() else 0
@@ -124,8 +133,25 @@ def _cpu_path() -> Finding:
     )
 
 
+def _integers() -> list[Finding]:
+    """What computes products of rounded activations: integer instructions, or why they do not."""
+    import torch
+
+    from quantizers.kernels.integer_products import cpu_unsupported, library_unsupported
+
+    why = cpu_unsupported()
+    state = ("none", f"fp32 products of whole numbers: {why}") if why else (OK, "by oneDNN, exact")
+    found = [("int8 on the CPU", *state)]
+    if torch.cuda.is_available():
+        why = library_unsupported(torch.device("cuda", 0))
+        state = (PROBLEM, f"our kernel takes all rows: {why}") if why else (OK, "exact")
+        found.append(("int8 by cuBLASLt", *state))
+    return found
+
+
 def _kernels() -> list[Finding]:
-    """Each family on the first device at 4 bit: it works, or why plain torch runs instead."""
+    """Each family on the first device at 4 bit, integers at 8: it works, or why plain torch runs
+    instead."""
     import torch
 
     from quantizers.kernels import build, gpu
@@ -136,6 +162,8 @@ def _kernels() -> list[Finding]:
     from quantizers.blockwise import dequantize, quantize
     from quantizers.codebooks import integer
     from quantizers.granularity import Granularity
+    from quantizers.integers import Codes, IntegerWeight
+    from quantizers.kernels import integer_product, round_rows, tuning
 
     weight = torch.linspace(-1, 1, 128 * 128, device="cuda").half().view(128, 128)
     q = quantize(weight, integer(4), 4, Granularity(64))
@@ -143,6 +171,11 @@ def _kernels() -> list[Finding]:
     for rows in (1, 2):
         gpu.multiply(weight[:rows], q, None)
     gpu.token_logprobs(weight, torch.arange(128, device="cuda"), greedy=True)
+    codes = round_rows(weight.repeat(tuning.LIBRARY_TOKENS // 128, 1), 127)
+    integers = IntegerWeight(codes.values[:128], codes.scale[:128], 128, 127)
+    for rows in (1, len(codes.values)):
+        few = Codes(codes.values[:rows], codes.scale[:rows], 127)
+        integer_product(few, integers, None, torch.half)
     found = []
     for family in build.FAMILIES:
         failed = (why for name, why in gpu.failures().items() if name.startswith(family))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from quantizers.packing import unpack
 
 
 @dataclass(frozen=True)
@@ -29,3 +32,29 @@ class IntegerWeight:
     scales: Tensor  # fp32 [d_out, groups]
     group: int  # columns that share a scale; the last group may be short
     limit: int
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.values.shape
+
+
+@dataclass(frozen=True)
+class PackedIntegers:
+    """Likewise, W of 4 bit, its rows still packed: values are table[code]."""
+
+    words: Tensor  # int32 [d_out d_in / 8], see packing.py; d_in a multiple of 8
+    table: Tensor  # int8 [16], from -limit to limit
+    scales: Tensor  # fp32 [d_out, groups]
+    group: int
+    limit: int
+
+    @property
+    def shape(self) -> torch.Size:
+        d_out = len(self.scales)
+        return torch.Size((d_out, self.words.numel() * 8 // d_out))
+
+    def unpacked(self) -> IntegerWeight:
+        d_out, d_in = self.shape
+        codes = unpack(self.words, 4, d_out * d_in)
+        values = self.table[codes].view(d_out, d_in)
+        return IntegerWeight(values, self.scales, self.group, self.limit)

@@ -9,7 +9,7 @@ from transformers.pytorch_utils import Conv1D
 from quantizers.activations.codes import tensor_codes, token_codes
 from quantizers.activations.policy import SiteFormat
 from quantizers.integers import Codes, IntegerWeight
-from quantizers.kernels.integer_products import integer_product
+from quantizers.kernels import integer_product
 
 
 class QuantizedInput:
@@ -42,7 +42,7 @@ class QuantizedInput:
         elif self.integers is None:
             result = self._own(self._codes(rows).dequantized.to(x.dtype))
         else:
-            result = integer_product(self._codes(rows), self.integers) + self._bias
+            result = integer_product(self._codes(rows), self.integers, self._bias, x.dtype)
         return result.to(x.dtype).view(*x.shape[:-1], -1)
 
     @property
@@ -63,7 +63,7 @@ class QuantizedInput:
             weight = self._own_weight if self._apart is None else self._apart
             small = nn.functional.linear(codes.dequantized.to(rows.dtype), weight).float()
         if not large.any():
-            return small + self._bias
+            return small if self._bias is None else small + self._bias
         return small + self._own(rows.masked_fill(~large, 0)).float()
 
     def _codes(self, rows: Tensor) -> Codes:
@@ -88,6 +88,6 @@ class QuantizedInput:
         return weight.T if isinstance(self.module, Conv1D) else weight
 
     @property
-    def _bias(self) -> Tensor | float:
+    def _bias(self) -> Tensor | None:
         bias = self.module.bias
-        return bias.float() if isinstance(bias, Tensor) else 0.0
+        return bias.float() if isinstance(bias, Tensor) else None

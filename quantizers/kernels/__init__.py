@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 from quantizers import packing
-from quantizers.kernels import checks, cpu, cpu_logprob, gpu, reference
+from quantizers.integers import Codes, IntegerWeight, PackedIntegers
+from quantizers.kernels import (
+    checks,
+    cpu,
+    cpu_logprob,
+    gpu,
+    integer_gpu,
+    integer_products,
+    reference,
+)
 from quantizers.packed import PackedTensor
 
 
@@ -78,6 +87,39 @@ def multiply(x: Tensor, q: PackedTensor, bias: Tensor | None = None) -> Tensor:
             return y.view(*x.shape[:-1], d_out)
     weight = dequantize(q).view(d_out, d_in).to(x.dtype)
     return torch.nn.functional.linear(x, weight, None if bias is None else bias.to(x.dtype))
+
+
+def round_rows(x: Tensor, limit: int, fixed: float | None = None) -> Codes:
+    """Rows [tokens, d_in] of any floating type to integers from -limit to limit, at most 127, times
+    a scale: a row's largest magnitude / limit, or `fixed`, beyond whose range values clamp; 1
+    where that is 0. Quotients are fp32's, halves go to even. A row with NaN or infinity has scale
+    NaN."""
+    rows, scale = x.contiguous(), None
+    if fixed is not None:
+        scale = torch.full((1,), fixed, device=x.device)
+    if (
+        x.device.type == "cuda"
+        and (codes := integer_gpu.round_rows(rows, limit, scale)) is not None
+    ):
+        return codes
+    return reference.round_rows(rows, limit, scale)
+
+
+def integer_product(
+    x: Codes,
+    w: IntegerWeight | PackedIntegers,
+    bias: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """[tokens, d_out] in `dtype`: the exact sum of each group of columns, rounded to fp32 once,
+    times the group's and the token's scale, plus the bias, fp32 [d_out]; groups are added in fp32,
+    in order on a CPU. With a scale a row every path gives the same bits."""
+    if x.values.device.type == "cuda":
+        y = integer_gpu.integer_product(x, w, bias, dtype)
+        if y is not None:
+            return y
+    result = integer_products.integer_product(x, w)
+    return (result if bias is None else result + bias).to(dtype)
 
 
 def token_logprobs(logits: Tensor, targets: Tensor, greedy: bool) -> tuple[Tensor, Tensor | None]:

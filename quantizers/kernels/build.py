@@ -24,7 +24,16 @@ import torch
 from quantizers.kernels import tuning
 
 SOURCES = Path(__file__).parent / "cuda"
-FAMILIES = ("dequantize", "quantize", "gemv", "multiply", "logprob")
+FAMILIES = (
+    "dequantize",
+    "quantize",
+    "gemv",
+    "multiply",
+    "logprob",
+    "round_rows",
+    "integer_product",
+    "scale_sums",
+)
 C_TYPES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "float"}
 
 _importing = threading.Lock()  # cuda.core fails when two threads import it at once

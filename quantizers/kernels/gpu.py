@@ -72,7 +72,7 @@ def dequantize(q: PackedTensor) -> Tensor | None:
         start(trial, q.device)
         return _equal_bits(result, reference.dequantize(sample))
 
-    return out if _run(launch, q.device, check) else None
+    return out if run(launch, q.device, check) else None
 
 
 def quantize(values: Tensor, q: PackedTensor) -> bool:
@@ -88,7 +88,7 @@ def quantize(values: Tensor, q: PackedTensor) -> bool:
         start(launches.quantize(weights, sample, processors=1), q.device)
         return _equal_bits(sample.words, expected)
 
-    return _run(launch, q.device, check)
+    return run(launch, q.device, check)
 
 
 def quantize_blocks(values: Tensor, q: PackedTensor) -> bool:
@@ -115,7 +115,7 @@ def quantize_blocks(values: Tensor, q: PackedTensor) -> bool:
         same = _equal_bits(trial.words, expected.words)
         return same and _equal_bits(trial.absmax, expected.absmax) and int(trial_planned[1]) == 0
 
-    return _run(launch, q.device, check) and int(problem) == 0
+    return run(launch, q.device, check) and int(problem) == 0
 
 
 def multiply(x: Tensor, q: PackedTensor, bias: Tensor | None) -> Tensor | None:
@@ -137,7 +137,7 @@ def _multiply_few(x: Tensor, q: PackedTensor, bias: Tensor | None) -> Tensor | N
         planned = plan(x, q, bias)
         if planned is not None:
             launch, y = planned
-            if _run(launch, x.device, partial(_proves_product, plan, x, q)):
+            if run(launch, x.device, partial(_proves_product, plan, x, q)):
                 return y
     return None
 
@@ -183,7 +183,7 @@ def token_logprobs(
         near = torch.allclose(trial[1], close, rtol=1e-6, atol=1e-5, equal_nan=True)
         return near and torch.equal(trial[2], likeliest)
 
-    return (logprobs, flags) if _run(launch, device, check) else None
+    return (logprobs, flags) if run(launch, device, check) else None
 
 
 def _sample_logits(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -218,7 +218,7 @@ def _equal_bits(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and torch.equal(a.view(torch.uint8), b.view(torch.uint8))
 
 
-def _run(launch: Launch, device: torch.device, check: Callable[[], bool]) -> bool:
+def run(launch: Launch, device: torch.device, check: Callable[[], bool]) -> bool:
     """Start a launch whose kernel has proved itself; False if it cannot be used."""
     key = launch.instance.name, device.index or 0
     with _lock:

@@ -13,16 +13,16 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from quantizers.integers import Codes, IntegerWeight
+from quantizers.integers import Codes, IntegerWeight, PackedIntegers
 
 _EXACT = 2**24  # fp32 holds all whole numbers up to here
 _SHORTEST = 128  # columns; below, fp64 is as fast, and TF32 would not hold the weights
 _INT32 = 2**31 - 1
 
 
-def integer_product(x: Codes, w: IntegerWeight) -> Tensor:
-    """fp32 [tokens, d_out]: the exact sum of each group of columns, rounded to fp32 once, times
-    the group's and the token's scale; groups are added in fp32, in order."""
+def integer_product(x: Codes, w: IntegerWeight | PackedIntegers) -> Tensor:
+    """fp32 [tokens, d_out]: see `kernels.integer_product`. Packed weights are unpacked first."""
+    w = w.unpacked() if isinstance(w, PackedIntegers) else w
     result = torch.zeros(len(x.values), len(w.values), device=x.values.device)
     for g, begin in enumerate(range(0, w.values.shape[1], w.group)):
         columns = slice(begin, begin + w.group)
@@ -53,13 +53,17 @@ def exact_sums(x: Tensor, w: Tensor, largest: int) -> Tensor:
     return sums
 
 
+def library_takes(x: Tensor, w: Tensor) -> bool:
+    """cuBLAS's conditions: more than 16 rows, K and N multiples of 8."""
+    return len(x) > 16 and x.shape[1] % 8 == 0 and len(w) % 8 == 0
+
+
 def _takes_integers(x: Tensor, w: Tensor) -> bool:
-    """Whether `torch._int_mm` computes this by integer instructions, and rightly. On CUDA cuBLAS
-    asks for more than 16 rows, K and N multiples of 8."""
+    """Whether `torch._int_mm` computes this by integer instructions, and rightly."""
     if x.device.type == "cpu":
         return cpu_unsupported() is None
-    fits = len(x) > 16 and x.shape[1] % 8 == 0 and len(w) % 8 == 0
-    return x.device.type == "cuda" and fits and library_unsupported(x.device) is None
+    cuda = x.device.type == "cuda" and library_takes(x, w)
+    return cuda and library_unsupported(x.device) is None
 
 
 @cache

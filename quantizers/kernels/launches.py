@@ -128,7 +128,7 @@ def _quantize(
         min(-(-q.n // (8 * threads)), tuning.QUANTIZE_BLOCKS * processors),
         threads,
         {
-            "weights": _aligned(values),
+            "weights": aligned(values),
             "absmax": q.absmax,
             "mean": q.mean,
             "midpoints": search.midpoints,
@@ -248,9 +248,9 @@ def _operands(
     x: Tensor, q: PackedTensor, bias: Tensor | None, y: Tensor
 ) -> dict[str, Tensor | int | None]:
     return {
-        "x": _aligned(x),
-        "stream": _aligned(q.words),
-        "absmax": _aligned(q.absmax),
+        "x": aligned(x),
+        "stream": aligned(q.words),
+        "absmax": aligned(q.absmax),
         "codebook": q.codebook.to(x.device),
         "bias": bias,
         "y": y,
@@ -282,6 +282,6 @@ def _shift(blocks: Blocks, smallest: int) -> int | None:
     return blocks.size.bit_length() - 1
 
 
-def _aligned(tensor: Tensor) -> Tensor:
+def aligned(tensor: Tensor) -> Tensor:
     """Vector loads take 16 bytes at multiples of 16: a view that begins elsewhere is copied."""
     return tensor.clone() if tensor.data_ptr() % 16 else tensor

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from quantizers.codebooks import round_to_codebook
 from quantizers.granularity import Blocks
+from quantizers.integers import Codes, IntegerWeight
 from quantizers.packed import PackedTensor
 from quantizers.packing import n_words, pack, unpack
 
@@ -53,6 +54,28 @@ def token_logprobs(logits: Tensor, targets: Tensor, greedy: bool) -> tuple[Tenso
     shifted = logits.gather(1, targets[:, None]).double() - largest.double()
     logprobs = shifted[:, 0] - total.double().log()
     return logprobs.float(), logits.max(dim=-1).indices == targets if greedy else None
+
+
+def round_rows(x: Tensor, limit: int, fixed: Tensor | None) -> Codes:
+    """Divisions are by tensors: by a number, a GPU would multiply by its reciprocal."""
+    x = x.float()
+    largest = x.abs().amax(1, keepdim=True)
+    scale = largest / torch.full_like(largest, limit) if fixed is None else fixed.expand(len(x), 1)
+    scale = torch.where(scale == 0, 1.0, scale)
+    scale = torch.where(torch.isfinite(largest) & torch.isfinite(scale), scale, torch.nan)
+    values = torch.round(x / scale).clamp_(-limit, limit).nan_to_num_(0.0)
+    return Codes(values.to(torch.int8), scale, limit)
+
+
+def integer_product(x: Codes, w: IntegerWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Sums of whole numbers in fp64, which are exact, rounded to fp32 once."""
+    result = torch.zeros(len(x.values), len(w.values), device=x.values.device)
+    for g, begin in enumerate(range(0, w.values.shape[1], w.group)):
+        columns = slice(begin, begin + w.group)
+        sums = (x.values[:, columns].double() @ w.values[:, columns].double().T).float()
+        result.addcmul_(sums, w.scales[:, g].expand_as(sums))
+    result.mul_(x.scale)
+    return (result if bias is None else result + bias).to(dtype)
 
 
 def padded_table(q: PackedTensor) -> Tensor:

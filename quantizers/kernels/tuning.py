@@ -22,7 +22,20 @@ MULTIPLY_THREADS = 512
 LOGPROB_THREADS = 256
 LOGPROB_RESIDENT = 4
 
+# Activations to int8: a block a row.
+ROUND_THREADS = 256
+
+# Four sums a thread.
+SCALE_THREADS = 256
+
+# Integer products: warps share a tile or its columns; slots of the ring through shared memory.
+INTEGER_THREADS = 256
+INTEGER_SLOTS = 4
+
 _MACROS = {name: value for name, value in list(globals().items()) if name.isupper()}
+
+# Vectors of 16 bytes of a row that a thread rounds: the fewest that hold the row.
+ROUND_VECTORS = (2, 4, 8, 16)
 
 # Thread blocks launched for each multiprocessor; they walk over the tensor together.
 QUANTIZE_BLOCKS = 12
@@ -61,3 +74,18 @@ def most_fused_rows(bits: int, weights: int) -> int:
 def multiply_chunks(bits: int) -> int:
     """Chunks of 128 columns that a warp of the fused multiply takes: what shared memory holds."""
     return 2 if bits <= 4 else 1
+
+
+# Tiles of the integer products, (rows of W, rows of x), from few rows of x to many.
+INTEGER_TILES = ((32, 8), (32, 16), (64, 64), (128, 128))
+
+
+# Rows of x from which cuBLASLt's int8 product, and a pass over its sums, take the place of ours. To
+# be measured on a GPU: benchmarks/integers.py prints both on either side of it. The field's figures
+# have products like ours fall behind the library between 64 and 256 rows.
+LIBRARY_TOKENS = 256
+
+
+def integer_tile(tokens: int) -> tuple[int, int]:
+    """The smallest tile that holds the rows of x, else the largest."""
+    return next((tile for tile in INTEGER_TILES if tokens <= tile[1]), INTEGER_TILES[-1])

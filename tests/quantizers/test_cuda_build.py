@@ -47,23 +47,55 @@ INSTANCES = {
         for tiles in (1, 2)
         for fine in (False, True)
     ],
+    "round_rows": [
+        Instance("round_rows", (dtype, vectors))
+        for dtype in DTYPES
+        for vectors in tuning.ROUND_VECTORS
+    ],
+    "integer_product": [
+        Instance("integer_product", (bits, scales, *tile))
+        for bits in (4, 8)
+        for scales in (0, 1, 2)
+        for tile in tuning.INTEGER_TILES
+    ],
+    "scale_sums": [Instance("scale_sums", (dtype,)) for dtype in DTYPES],
 }
+
+
+OTHERS = [arch for arch in ARCHITECTURES if arch != "sm_90"]
+
+
+def instances_for(family, arch):
+    """All of them for sm_90, a third for each other architecture, together all again: compiling is
+    most of what this file takes, and the types of an instance differ little."""
+    instances = INSTANCES[family]
+    return instances if arch == "sm_90" else instances[OTHERS.index(arch) :: len(OTHERS)]
 
 
 @pytest.fixture(scope="module")
 def reports():
-    """(family, arch) -> what ptxas says about all its instances."""
+    """(family, arch) -> what ptxas says about its instances."""
     jobs = [(family, arch) for arch in ARCHITECTURES for family in INSTANCES]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        done = pool.map(lambda job: build.compile_instances(INSTANCES[job[0]], job[1]), jobs)
+        done = pool.map(lambda job: build.compile_instances(instances_for(*job), job[1]), jobs)
         return dict(zip(jobs, done, strict=True))
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("family", INSTANCES)
 def test_every_instance_compiles_without_local_memory(reports, family, arch):
-    binaries, log = reports[family, arch]
-    assert set(binaries) == set(INSTANCES[family])
+    check_report(*reports[family, arch], instances_for(family, arch))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", OTHERS)
+@pytest.mark.parametrize("family", INSTANCES)
+def test_every_instance_compiles_for_every_architecture(family, arch):
+    check_report(*build.compile_instances(INSTANCES[family], arch), INSTANCES[family])
+
+
+def check_report(binaries, log, instances):
+    assert set(binaries) == set(instances)
     assert len({binary.symbol for binary in binaries.values()}) == len(binaries)
     frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+)", log)
     assert len(frames) >= len(binaries)
@@ -72,10 +104,12 @@ def test_every_instance_compiles_without_local_memory(reports, family, arch):
 
 @pytest.mark.parametrize("family", INSTANCES)
 def test_threads_fit_a_multiprocessor(reports, family):
-    """65,536 registers for at least the two blocks that hide each other's barriers; the products
-    with packed weights, whose tables are large, have one."""
-    threads = tuning.macros("sm_90")[f"{family.upper()}_THREADS"]
-    blocks = 1 if family in ("gemv", "multiply") else 2
+    """65,536 registers for at least the two blocks that hide each other's barriers; the products,
+    which take shared memory or registers for more work at a time, and rows held in registers have
+    one."""
+    name = {"round_rows": "ROUND", "integer_product": "INTEGER", "scale_sums": "SCALE"}.get(family)
+    threads = tuning.macros("sm_90")[f"{name or family.upper()}_THREADS"]
+    blocks = 1 if family in ("gemv", "multiply", "integer_product", "round_rows") else 2
     _, log = reports[family, "sm_90"]
     registers = [int(count) for count in re.findall(r"Used (\d+) registers", log)]
     assert 0 < blocks * threads * max(registers) <= 65536

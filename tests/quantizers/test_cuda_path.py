@@ -12,7 +12,16 @@ from quantizers import kernels
 from quantizers.blockwise import dequantize, quantize
 from quantizers.codebooks import codebook, integer
 from quantizers.granularity import Granularity
-from quantizers.kernels import build, gpu, launches, tuning
+from quantizers.integers import Codes
+from quantizers.kernels import (
+    build,
+    gpu,
+    integer_gpu,
+    integer_launches,
+    launches,
+    reference,
+    tuning,
+)
 from quantizers.kernels.build import Instance
 from quantizers.kernels.tuning import most_fused_rows
 from quantizers.packed import empty
@@ -29,6 +38,13 @@ INSTANCES = {
     "gemv": [Instance("gemv", (3, HALF))],
     "multiply": [Instance("multiply", (3, HALF, tiles, 2, False)) for tiles in (1, 2)],
     "logprob": [Instance("logprob", (dtype,)) for dtype in build.C_TYPES],
+    "round_rows": [Instance("round_rows", (HALF, 2))],
+    "integer_product": [
+        Instance("integer_product", (bits, scales, *tile))
+        for bits, scales in ((8, 0), (4, 1))
+        for tile in tuning.INTEGER_TILES[::2]
+    ],
+    "scale_sums": [Instance("scale_sums", (HALF,))],
 }
 # Among a launch's arguments.
 RESULT = {
@@ -37,6 +53,9 @@ RESULT = {
     "gemv": "y",
     "multiply": "y",
     "logprob": "logprobs",
+    "round_rows": "codes",
+    "integer_product": "y",
+    "scale_sums": "y",
 }
 
 
@@ -136,6 +155,41 @@ def test_token_logprobs(started, dtype):
     assert gpu.failures() == {}
 
 
+@pytest.mark.parametrize(("bits", "group"), [(8, 320), (4, 64)])
+def test_integer_products(started, bits, group):
+    x, w = integer_gpu.sample(bits, 320 // group, 50, torch.device("cpu"))
+    bias = torch.linspace(-9, 9, 140)
+    whole = w.unpacked() if bits == 4 else w
+    for rows in (1, 50):
+        few = Codes(x.values[:rows], x.scale[:rows], 127)
+        y = integer_gpu.integer_product(few, w, bias, HALF)
+        assert torch.equal(y, reference.integer_product(few, whole, bias, HALF))
+    assert len(started) == 4  # each instance once more, on the sample
+    assert gpu.failures() == {}
+
+
+def test_many_rows_take_the_library_for_their_sums(started, monkeypatch):
+    monkeypatch.setattr(tuning, "LIBRARY_TOKENS", 20)
+    x, w = integer_gpu.sample(8, 1, 50, torch.device("cpu"))
+    w = replace(w, values=w.values[:136], scales=w.scales[:136])
+    y = integer_gpu.integer_product(x, w, None, HALF)
+    assert torch.equal(y, reference.integer_product(x, w, None, HALF))
+    assert {instance.family for instance in started} == {"scale_sums"}
+    monkeypatch.setattr(integer_gpu, "library_unsupported", lambda device: "for a test")
+    started.clear()
+    assert torch.equal(integer_gpu.integer_product(x, w, None, HALF), y)
+    assert {instance.family for instance in started} == {"integer_product"}
+
+
+@pytest.mark.parametrize("fixed", [None, 0.01])
+def test_rows_are_rounded(started, fixed):
+    x = torch.randn(5, 320).half()
+    scale = None if fixed is None else torch.tensor([fixed])
+    codes = integer_gpu.round_rows(x, 127, scale)
+    assert torch.equal(codes.values, kernels.round_rows(x, 127, fixed).values)
+    assert len(started) == 3 and gpu.failures() == {}  # two to prove itself
+
+
 def test_a_kernel_that_is_wrong_on_this_device_is_not_used(started, monkeypatch, caplog):
     right = gpu.start
 
@@ -148,6 +202,7 @@ def test_a_kernel_that_is_wrong_on_this_device_is_not_used(started, monkeypatch,
     q = example((40, 256))
     x = torch.ones(2, 256).half()
     packed = empty(x, integer(3), 3, B64)
+    integers = integer_gpu.sample(8, 1, 3, torch.device("cpu"))
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert gpu.dequantize(q) is None
@@ -155,9 +210,12 @@ def test_a_kernel_that_is_wrong_on_this_device_is_not_used(started, monkeypatch,
             assert not gpu.quantize_blocks(x.flatten(), packed)
             assert gpu.multiply(x, q, None) is None
             assert gpu.token_logprobs(x, torch.tensor([3, 5]), True) is None
-    assert len(caplog.records) == 5 == len(gpu.failures())
+            assert integer_gpu.round_rows(x, 127, None) is None
+            assert integer_gpu.kernel_product(*integers, None, HALF) is None
+            assert integer_gpu.library_product(*integers, None, HALF) is None
+    assert len(caplog.records) == 8 == len(gpu.failures())
     assert set(gpu.failures().values()) == {"its result differs from plain torch on this device"}
-    assert len(started) == 5  # on samples alone
+    assert len(started) == 9  # on samples alone
 
 
 @pytest.mark.parametrize(
@@ -203,7 +261,20 @@ LAUNCHES = {
     "gemv": lambda q, x: launches.gemv(x[:1], q, x[0, :40], LIMITS)[0],
     "multiply": lambda q, x: launches.multiply(x, q, x[0, :40], LIMITS)[0],
     "logprob": lambda q, x: launches.token_logprobs(x, torch.arange(len(x)), True)[0],
+    "round_rows": lambda q, x: integer_launches.round_rows(x, 127, torch.ones(1))[0],
+    "W8A8": lambda q, x: integer_case(8, 1)[0],
+    "W4A8": lambda q, x: integer_case(4, 5)[0],
+    "scale_sums": lambda q, x: integer_launches.scale_sums(
+        torch.ones(3, 140, dtype=torch.int32), *integer_gpu.sample(8, 1, 3, x.device), None, HALF
+    )[0],
 }
+
+
+def integer_case(bits, groups):
+    x, w = integer_gpu.sample(bits, groups, 3, torch.device("cpu"))
+    return integer_launches.integer_product(x, w, torch.ones(140), HALF, LIMITS)
+
+
 # What a pointer's type may point to.
 POINTEES = {
     "unsigned": torch.int32,
@@ -213,6 +284,8 @@ POINTEES = {
     "T": HALF,
     "Constant": HALF,
     "First<K>": torch.uint8,
+    "signed char": torch.int8,
+    "Any": HALF,
 }
 
 

@@ -120,6 +120,27 @@ def test_multiply_dequantizes_in_few_instructions(bits, x_tiles, tmp_path):
     assert len(loop) / (64 * chunks) <= most  # instructions a weight
 
 
+# Instructions a weight that a lane holds, of the smallest tile: an H100 at its copy's bandwidth has
+# time for about 4.8 at 4 bit, 2.4 at 8. And a tensor-core product of the largest one.
+@pytest.mark.parametrize(
+    ("bits", "scales", "a_weight", "a_product"),
+    [(4, 0, 2.8, 6), (4, 1, 3.6, 13), (8, 0, 1.8, 6)],
+)
+def test_integer_product_costs_little(bits, scales, a_weight, a_product, tmp_path):
+    for tile, products in (((32, 8), 2), ((128, 128), 32)):
+        lines = disassemble(Instance("integer_product", (bits, scales, *tile)), tmp_path)
+        loop = loop_with(lines, "IMMA.16832.S8.S8", products)
+        steps = sum(op.startswith("IMMA") for op in loop) // products  # unrolled
+        assert sum(op.startswith("LDGSTS") and op.endswith("128") for op in loop) >= 2 * steps
+        assert len(loop) <= steps * (32 * a_weight if products == 2 else products * a_product)
+
+
+def test_round_rows_reads_16_bytes_at_a_time_once(tmp_path):
+    ops = instructions_of(disassemble(Instance("round_rows", (torch.float16, 2)), tmp_path))
+    assert ops.count("LDG.E.128.CONSTANT") == 2
+    assert len(ops) / 16 <= 36  # a value, with divisions' rare cases
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_logprob_reads_16_bytes_at_a_time_and_costs_little(dtype, tmp_path):
     lines = disassemble(Instance("logprob", (dtype,)), tmp_path)

@@ -78,6 +78,30 @@ __device__ __forceinline__ void mma<BF16>(float (&c)[4], const unsigned (&a)[4],
     KBIT_MMA("bf16");
 }
 
+// The same for int8, exact in int32: a 16 x 32, b 32 x 8. A lane holds
+//   a[0], a[2]: row g,    columns 4t to 4t+3 and 4t+16 to 4t+19;    a[1], a[3]: the same of row g + 8
+//   b[0], b[1]: column g, rows    4t to 4t+3 and 4t+16 to 4t+19;    c as above
+__device__ __forceinline__ void mma_int8(int (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// The bytes of `high` and `low`, eight in all, that the low four digits of `which` name.
+__device__ __forceinline__ unsigned permute(unsigned low, unsigned high, unsigned which) {
+    unsigned y;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(y) : "r"(low), "r"(high), "r"(which));
+    return y;
+}
+
+// To the nearest whole number, halves to even.
+__device__ __forceinline__ int nearest(float x) {
+    int y;
+    asm("cvt.rni.s32.f32 %0, %1;" : "=r"(y) : "f"(x));
+    return y;
+}
+
 // --- shared memory by its own addresses, which take one register and no conversion ---
 
 #define DYNAMIC_SHARED(name) extern __shared__ unsigned char name[]

@@ -4,7 +4,7 @@ import torch
 from quantizers.activations.codes import tensor_codes, token_codes
 from quantizers.activations.products import integer_weight
 from quantizers.integers import Codes
-from quantizers.kernels.integer_products import integer_product
+from quantizers.kernels import integer_product
 from quantizers.outliers import dequantize_matrix, quantize_matrix
 from quantizers.setting import Setting
 

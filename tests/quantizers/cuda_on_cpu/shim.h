@@ -203,6 +203,36 @@ static void mma(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     __syncwarp();
 }
 
+// mma.m16n8k32 of int8, likewise.
+static int byte_of(unsigned word, int which) { return static_cast<signed char>(word >> 8 * which); }
+static void mma_int8(int (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    static unsigned all_a[MOST_THREADS][4], all_b[MOST_THREADS][2];
+    const int me = threadIdx.x, warp = me / 32 * 32, lane = me % 32;
+    std::memcpy(all_a[me], a, sizeof a);
+    std::memcpy(all_b[me], b, sizeof b);
+    __syncwarp();
+    for (int j = 0; j < 4; ++j) {
+        const int row = lane / 4 + j / 2 * 8, column = lane % 4 * 2 + j % 2;
+        for (int k = 0; k < 32; ++k) {
+            const unsigned word_a = all_a[warp + row % 8 * 4 + k % 16 / 4][row / 8 + k / 16 * 2];
+            const unsigned word_b = all_b[warp + column * 4 + k % 16 / 4][k / 16];
+            c[j] += byte_of(word_a, k % 4) * byte_of(word_b, k % 4);
+        }
+    }
+    __syncwarp();
+}
+static unsigned permute(unsigned low, unsigned high, unsigned which) {
+    const unsigned long long both = static_cast<unsigned long long>(high) << 32 | low;
+    unsigned y = 0;
+    for (int i = 0; i < 4; ++i) {
+        const unsigned digit = which >> 4 * i & 15;
+        if (digit > 7) std::abort();  // the hardware would copy a sign
+        y |= static_cast<unsigned>(both >> 8 * digit & 0xff) << 8 * i;
+    }
+    return y;
+}
+static int nearest(float x) { return static_cast<int>(__builtin_rintf(x)); }
+
 // --- dynamic shared memory: given by the caller, with a fence behind it ---
 extern "C" unsigned char* shared_memory;
 unsigned char* shared_memory;
