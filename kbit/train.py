@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from training.memory import keep_freed_memory
 
     keep_freed_memory()  # before torch is imported
-    from training.checkpoints import DiskFull
+    from training.errors import DiskFull
     from training.ladder import ladder_recipe
     from training.recipe import Recipe
     from training.text import load_text

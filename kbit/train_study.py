@@ -36,11 +36,10 @@ def run(args: argparse.Namespace) -> int:
     from training.memory import keep_freed_memory
 
     keep_freed_memory()  # before torch is imported
-    from training.checkpoints import DiskFull
+    from training.errors import DiskFull
     from training.run_table import RunTable, Source, write_models_file
     from training.study import tokenizer_digest
     from training.text import load_text
-    from training.tokenizer import train_tokenizer
 
     args.study = find_sweep(args.study)
     study = open_study(args.study)
@@ -51,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
             return 0
         text = load_text(place.text)
         if not study.has_tokenizer:
+            from training.tokenizer import train_tokenizer
+
             vocabulary, context = runs[0].recipe.vocab_size, runs[0].recipe.context
             train_tokenizer(text.training, place.tokenizer, vocabulary, context)
         source = Source(text.version, tokenizer_digest(place.tokenizer))
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             print(_cost(missing))
             return 0
         _check_folders(missing, place)
-        _say_emulated(missing)
+        _say_emulated(missing, args.executor)
         for finished, outcome in _outcomes(missing, place, args.executor):
             table.add(finished, outcome)
             write_models_file(place.output / "models.yaml", runs, place.tokenizer)
@@ -91,12 +92,11 @@ def _check_folders(runs: list[Run], place: Place) -> None:
             raise ValueError(f"{manifest}: a model of another recipe; move it or change `output`")
 
 
-def _say_emulated(runs: list[Run]) -> None:
-    import torch
+def _say_emulated(runs: list[Run], executor: str) -> None:
+    from orchestrator.run.device import find_device
 
-    from training.half import HALF
-
-    if not torch.cuda.is_available() and any(run.recipe.dtype in HALF for run in runs):
+    half = any(run.recipe.dtype != "fp32" for run in runs)
+    if half and find_device("auto", executor) == "cpu":
         print("no GPU here: half precision is emulated, its products rounded from fp32")
 
 

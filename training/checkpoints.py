@@ -9,11 +9,8 @@ from typing import Any
 
 import torch
 
+from training.errors import DiskFull
 from training.recipe import Recipe
-
-
-class DiskFull(OSError):
-    """A file could not be written; the last good checkpoint is still there."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

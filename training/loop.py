@@ -13,15 +13,12 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from training.architectures import make_model, norm_gains
+from training.errors import Diverged
 from training.half import MasterWeights, half_arithmetic
 from training.recipe import ClipNorm, Recipe
 from training.schedule import batch_at, learning_rate_at
 
 MEDIAN_OF_AT_LEAST = 20  # norms: before that a clip by the run's own median does nothing
-
-
-class Diverged(ArithmeticError):
-    """A loss or gradient that is no number: a result of the recipe, not a fault."""
 
 
 @dataclass

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.checkpoints import DiskFull
-from training.loop import Diverged
+from training.errors import DiskFull, Diverged
 from training.study import Run
 
 Outcome = list[dict[str, Any]] | Diverged  # the manifests by step
@@ -99,11 +98,13 @@ def on_ray(
     from ray.exceptions import RayTaskError
 
     from orchestrator.run.cluster import check_alive, has_gpu
-    from orchestrator.run.connection import start_ray
+    from orchestrator.run.connection import join_cluster, start_ray
 
+    # See training/memory.py. Workers of a cluster of our own have it from this process, without a
+    # runtime environment, which takes time to make.
+    large_pages = {"env_vars": {"THP_MEM_ALLOC_ENABLE": "1"}} if join_cluster() else {}
     start_ray()
     gpus = 1 if has_gpu() else 0
-    large_pages = {"env_vars": {"THP_MEM_ALLOC_ENABLE": "1"}}  # see training/memory.py
     remote = ray.remote(max_retries=3, runtime_env=large_pages)(train_run)
     pending = {
         remote.options(num_cpus=run.recipe.threads, num_gpus=gpus).remote(run, place): run

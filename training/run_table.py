@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from training.loop import Diverged
+from training.errors import Diverged
 from training.recipe import Recipe
 from training.study import Run
 

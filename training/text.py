@@ -7,14 +7,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from evaluation.sotu.corpus import HOLD_OUT_EVERY, heldout_addresses, training_addresses
 from quantizers.cache import kept
+
+if TYPE_CHECKING:  # whoever only reads a text need not load them
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Streams:
 
 def token_stream(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> Tensor:
     """Documents joined (and closed) by the end-of-text token: int64 ids of shape [n_tokens]."""
+    import torch
+
     ids: list[int] = []
     for encoding in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]:
         ids += [*encoding, tokenizer.eos_token_id]
@@ -86,6 +90,8 @@ def token_stream(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> Te
 
 def token_streams(text: Text, tokenizer: PreTrainedTokenizerFast) -> Streams:
     """Both streams of a text, kept in the cache: many runs share one text and tokenizer."""
+    import torch
+
     tokenizer_version = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
     cache = Path(os.environ.get("KBIT_CACHE") or "~/.cache/kbit").expanduser()
     path = cache / "training" / f"{text.version}-{tokenizer_version[:16]}.npz"

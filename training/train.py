@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from training.checkpoints import DiskFull, load_checkpoint, save_checkpoint
+from training.checkpoints import load_checkpoint, save_checkpoint
+from training.errors import DiskFull
 from training.loop import TrainingRun
 from training.memory import keep_freed_memory
 from training.recipe import Recipe

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.checkpoints import DiskFull, load_checkpoint, save_checkpoint
+from training.checkpoints import load_checkpoint, save_checkpoint
+from training.errors import DiskFull
 from training.loop import TrainingRun
 from training.recipe import Recipe
 from training.text import load_text

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from training.errors import Diverged
 from training.half import RoundedProducts
-from training.loop import Diverged, TrainingRun
+from training.loop import TrainingRun
 
 STREAM = torch.randint(0, 300, (5000,), generator=torch.Generator().manual_seed(0))
 

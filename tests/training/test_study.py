@@ -5,7 +5,7 @@ import yaml
 
 from orchestrator.paths import ROOT
 from orchestrator.study.models import load_models
-from training.loop import Diverged
+from training.errors import Diverged
 from training.run_table import COLUMNS, RunTable, Source, write_models_file
 from training.study import StudyFile, expand
 
