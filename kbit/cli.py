@@ -38,6 +38,7 @@ COMMANDS = {
     "bench": ("kbit.bench", "how fast a model generates at each precision"),
     "train": ("kbit.train", "train one of the embedded models from its recipe"),
     "train-study": ("kbit.train_study", "train the variants that a study file asks for"),
+    "qat": ("kbit.qat", "train a model to compute with few bits (LLM-QAT)"),
     "score-study": ("kbit.score_study", "quantize and score what a training study has left"),
 }
 

@@ -1,5 +1,6 @@
 """Folding, rounding and activations of whole models, as one setting, and back again."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -225,3 +226,36 @@ def test_one_scale_for_all_tokens_at_hand_looks_ahead():
     ids = torch.arange(12).view(1, 12) % VOCAB
     with torch.no_grad():
         assert not torch.equal(resident.model(ids).logits[:, :5], resident.model(ids[:, :5]).logits)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_products_marked_integer_never_read_the_weights_in_floating_point(name, bits):
+    resident, statistics = calibrated(name)
+    factors = {"block_size": {"group": 8}, "activations": "by_type", "kv": "token"}
+    resident.apply(Setting.make(bits, "int", **factors), statistics)
+    assert resident.arithmetic == "integer"
+    before = logits(resident.model)
+    for site in resident.wiring.linear:
+        site.parameter.data.fill_(float("nan"))
+    assert torch.isfinite(before).all() and torch.equal(logits(resident.model), before)
+
+
+@pytest.mark.parametrize("site", ["qkv", "attention_output", "up", "down"])
+def test_one_changed_bit_of_one_code_changes_the_output(site, monkeypatch):
+    resident, _ = calibrated("opt")
+    resident.apply(Setting.make(8, "int", **ROW, activations="token"))
+    before = logits(resident.model)
+    changed = next(resident.layers[s.name] for s in resident.wiring.linear if s.kind == site)
+    original = changed._codes
+
+    def flipped(rows):
+        codes = original(rows)
+        values = codes.values.clone()
+        values[5, 3] ^= 1
+        return replace(codes, values=values)
+
+    monkeypatch.setattr(changed, "_codes", flipped)
+    after = logits(resident.model)
+    assert torch.equal(after[0, :5], before[0, :5])  # no token before it
+    assert not torch.equal(after[0, 5], before[0, 5])
