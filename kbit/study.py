@@ -13,6 +13,7 @@ import pandas as pd
 from analysis.claims.papers import PAPERS
 from kbit.database import open_store
 from kbit.figures import need_renderer, write_figures
+from kbit.sites import QUANTITIES
 from orchestrator.errors import InputError
 from orchestrator.paths import IS_CHECKOUT, ROOT, results_dir
 
@@ -22,6 +23,10 @@ EXAMPLE = (
     "         kbit study --paper gptq             # another paper's claims, on its own results\n"
     "Writes FOLDER.md. FOLDER holds results.csv.gz and items.npz, which --db renews, and figures."
 )
+
+# Of what was recorded of single matrices, the other columns of a setting are in the results.
+SITE_COLUMNS = ["experiment_id", "model", "folding", "activations", "site", "quantity"]
+SITE_COLUMNS += ["value", "label"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,8 +88,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _renew(folder: Path, databases: list[str]) -> None:
     """Write the results of the databases, which must not share experiments, to the folder."""
-    from analysis.documents.study_data import write_study
-    from orchestrator.store.reading import mark_screened, read_item_scores, read_results
+    from analysis.documents.study_data import write_study, write_table
+    from orchestrator.store.reading import (
+        mark_screened,
+        read_item_scores,
+        read_results,
+        read_site_records,
+    )
 
     stores = [open_store(db) for db in databases]
     frames = [mark_screened(read_results(store), store) for store in stores]
@@ -104,3 +114,6 @@ def _renew(folder: Path, databases: list[str]) -> None:
         return {id_: items for each in found for id_, items in each.items()}
 
     write_study(folder, results, scores)
+    sites = pd.concat([read_site_records(store, QUANTITIES) for store in stores])
+    if len(sites):
+        write_table(folder, "sites", sites[SITE_COLUMNS])

@@ -115,6 +115,12 @@ def _replace(path: Path, content: bytes) -> None:
     os.replace(partial, path)
 
 
+def write_table(folder: Path, name: str, rows: pd.DataFrame) -> None:
+    """Keep `rows` beside a study's results, as read_tables finds them."""
+    text = rows.to_csv(index=False, float_format="%.6g").encode()
+    (folder / f"{name}.csv.gz").write_bytes(gzip.compress(text, mtime=0))
+
+
 def _intact(read: Callable[[Path], _T], path: Path) -> _T:
     try:
         return read(path)

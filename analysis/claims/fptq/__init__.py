@@ -1,0 +1,1 @@
+"""FPTQ: fine-grained post-training quantization for large language models (W4A8)."""
