@@ -85,6 +85,12 @@ def quantile(bits: int, elements: Tensor) -> Tensor:
     return _table(np.append(values / largest if largest > 0 else values, 0.0))
 
 
+def to_bytes(table: Tensor) -> Tensor:
+    """The values rounded to i / 127, so that a product with integers is one of integers times a
+    scale; those that meet are merged. The table is another: "float-int8" is its own data type."""
+    return _table(np.round(table.double().numpy() * 127) / 127)
+
+
 @cache
 def codebook(data_type: str, bits: int, exponent_bits: int | None = None) -> Tensor:
     """The table of a data type that does not depend on the weights: fp32 [at most 2^bits].
@@ -92,6 +98,8 @@ def codebook(data_type: str, bits: int, exponent_bits: int | None = None) -> Ten
     The tensor is shared between callers: do not write to it.
     Raises ValueError for another data type ("quantile" needs the elements: call `quantile`).
     """
+    if data_type.endswith("-int8"):
+        return to_bytes(codebook(data_type.removesuffix("-int8"), bits, exponent_bits))
     if data_type == "int":
         return integer(bits)
     if data_type == "float":

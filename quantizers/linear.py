@@ -15,7 +15,7 @@ from quantizers.outliers import PackedMatrix, dequantize_matrix
 from quantizers.packed import sixteen_bit
 from quantizers.plan import packed_sites
 from quantizers.proxies import Proxies
-from quantizers.setting import Setting
+from quantizers.setting import Setting, base_type
 from quantizers.wiring import wiring_of
 
 
@@ -111,7 +111,7 @@ def pack_linears(
         lambda site: site.weight.to(load_dtype).contiguous(),
         statistics,
     ):
-        if setting.data_type != "quantile":
+        if base_type(setting.data_type) != "quantile":
             body = quantized.body
             shared = tables.setdefault(body.device, body.codebook.to(body.device))
             quantized = replace(quantized, body=replace(body, codebook=shared))

@@ -20,7 +20,7 @@ from quantizers.blockwise import dequantize, quantize, residual, round_to_neares
 from quantizers.granularity import Granularity
 from quantizers.packed import PackedTensor, sixteen_bit
 from quantizers.rounding.clipped import clipped
-from quantizers.setting import Setting
+from quantizers.setting import Setting, base_type
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,9 @@ def _format(
 ) -> tuple[Tensor, int, Granularity, bool, str]:
     """(codebook, bits, granularity, centered, name) as `quantize` takes them."""
     bits, granularity = int(setting.bits), setting.granularity
-    if setting.data_type == "quantile":
+    if base_type(setting.data_type) == "quantile":
         table = codebooks.quantile(bits, residual(body, granularity, setting.centered, name))
+        table = table if setting.data_type == "quantile" else codebooks.to_bytes(table)
     else:
         table = codebooks.codebook(str(setting.data_type), bits, setting.exponent_bits)
     return table, bits, granularity, setting.centered, name

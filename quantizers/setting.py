@@ -19,12 +19,19 @@ from quantizers.folding.method import NONE as NO_FOLDING
 from quantizers.granularity import Granularity
 
 DATA_TYPES = ("int", "float", "dynamic", "quantile")
+# The same with values rounded to 1/127: other types, whose products with integers are of integers.
+BYTE_TYPES = ("float-int8", "dynamic-int8", "quantile-int8")
 SCOPES = ("linear", "all")
 SCALES = ("absmax", "clipped")
 WEIGHTINGS = ("plain", "hessian")
 GPTQ_OPTIONS = ("order", "damping", "hessian", "dead")
 HESSIANS = ("original", "sequential")
 DEAD = ("nearest", "zero")
+
+
+def base_type(data_type: str | None) -> str | None:
+    """The data type whose values one of BYTE_TYPES rounds; any other itself."""
+    return None if data_type is None else data_type.removesuffix("-int8")
 
 
 def default_exponent_bits(bits: float) -> int:
@@ -72,8 +79,11 @@ class Setting:
         """
         if not _is_int(bits) or not 2 <= bits <= 16:
             raise ValueError(f"bits: {bits!r} is not a whole number from 2 to 16")
-        if data_type is not None and data_type not in DATA_TYPES:
-            raise ValueError(f"data_type: {data_type!r} is not one of {', '.join(DATA_TYPES)}")
+        if data_type is not None and data_type not in (*DATA_TYPES, *BYTE_TYPES):
+            known = ", ".join((*DATA_TYPES, *BYTE_TYPES))
+            raise ValueError(f"data_type: {data_type!r} is not one of {known}")
+        if data_type in BYTE_TYPES and bits > 8:
+            raise ValueError(f"data_type: {data_type} takes 2 to 8 bits, not {bits}")
         granularity = _granularity(factors.pop("block_size", None))
         blocks: dict[str, Any] = {"block_size": granularity.size, "by_row": granularity.by_row}
         method, options = _rounding(factors.pop("rounding", "nearest"))
@@ -134,7 +144,7 @@ class Setting:
         bits = self.attention_bits
         if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 15:
             raise ValueError(f"attention_bits: {bits!r} is not a whole number from 2 to 15")
-        if self.data_type == "float":
+        if base_type(self.data_type) == "float":
             raise ValueError("attention_bits: the float type has its exponents by one width")
         if self.folding == AWQ:
             raise ValueError("attention_bits: awq searches at one width; leave one of them out")
@@ -340,7 +350,7 @@ ADDED_COLUMNS: dict[str, Any] = {
 
 def _exponent_bits(setting: Setting) -> int | None:
     given, bits = setting.exponent_bits, setting.bits
-    if setting.data_type != "float":
+    if base_type(setting.data_type) != "float":
         if given is not None:
             raise ValueError(
                 f"exponent_bits: only the float data type has them, not {setting.data_type!r}; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from quantizers.outliers import PackedMatrix
-from quantizers.setting import Setting
+from quantizers.setting import Setting, base_type
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class StoredSize:
         self._blocks += packed.body.blocks.count
         self._n_in_blocks += packed.body.n
         self._index_bits += packed.body.bits * packed.body.n
-        if self._setting.data_type == "quantile" or packed.body.bits not in self._tables:
+        own_table = base_type(self._setting.data_type) == "quantile"
+        if own_table or packed.body.bits not in self._tables:
             self._table_bytes += packed.body.codebook.nbytes
             self._tables.add(packed.body.bits)
 

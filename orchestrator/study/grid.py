@@ -21,7 +21,7 @@ from orchestrator.study.identity import Identified, check_available, identify
 from orchestrator.study.model_config import begins_with_bos, model_config, scoring_keys
 from orchestrator.study.models import ModelEntry
 from orchestrator.study.spec import FACTORS, Grid, Sweep, select_models
-from quantizers.setting import Setting
+from quantizers.setting import Setting, base_type
 
 
 @dataclass
@@ -51,7 +51,7 @@ def grid_settings(grid: Grid, calibrations: Mapping[str, Calibration], where: st
         for values in product(*map(grid.choices, names)):
             factors = dict(zip(names, values, strict=True))
             factors["calibration"] = labels[factors["calibration"]]
-            is_float = factors["data_type"] == "float"
+            is_float = base_type(factors["data_type"]) == "float"
             exponents = grid.exponent_choices(factors["bits"]) if is_float else [None]
             weightings = grid.weighting_choices(factors["scales"])
             for exponent, weighting in product(exponents, weightings):
