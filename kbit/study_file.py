@@ -30,8 +30,9 @@ class OpenedStudy:
         return (self.place.tokenizer / "tokenizer.json").exists()
 
 
-def open_study(path: Path) -> OpenedStudy:
-    """Read a study file. Raises InputError, naming the place, for what is not one."""
+def open_study(path: Path, text: str | None = None) -> OpenedStudy:
+    """Read a study file. `text`: a folder that takes the place of its own. Raises InputError,
+    naming the place, for what is not one."""
     from training.run_study import Place
     from training.study import expand
 
@@ -44,7 +45,10 @@ def open_study(path: Path) -> OpenedStudy:
         runs = expand(study)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
-    text = study.text if study.text == "sotu" else str(resolved(study.text))
+    if text is not None:
+        text = str(Path(text).expanduser().resolve())
+    else:
+        text = study.text if study.text == "sotu" else str(resolved(study.text))
     place = Place(text, resolved(study.tokenizer), resolved(study.output))
     results = resolved(study.results or study.output)
     ladder, others = ([resolved(path) for path in paths] for paths in (study.ladder, study.others))

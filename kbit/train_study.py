@@ -28,6 +28,7 @@ GPU_FLOPS, GPU_SHARE = 989e12, 0.4  # H100, bf16, dense
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", type=Path, nargs="?", default=Path("training"))
+    parser.add_argument("--text", help="train on this instead: a folder of .txt documents")
     parser.add_argument("--dry-run", action="store_true", help="print what is missing and stop")
     parser.add_argument("--executor", choices=("ray", "local"), default="ray")
 
@@ -39,10 +40,10 @@ def run(args: argparse.Namespace) -> int:
     from training.errors import DiskFull
     from training.run_table import RunTable, Source, write_models_file
     from training.study import tokenizer_digest
-    from training.text import load_text
+    from training.text import load_text, write_samples
 
     args.study = find_sweep(args.study)
-    study = open_study(args.study)
+    study = open_study(args.study, args.text)
     runs, place = study.runs, study.place
     try:
         if args.dry_run and not study.has_tokenizer:  # nor any run that has used it
@@ -63,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
             return 0
         _check_folders(missing, place)
         _say_emulated(missing, args.executor)
+        if place.text != "sotu":
+            write_samples(text, place.output)
         for finished, outcome in _outcomes(missing, place, args.executor):
             table.add(finished, outcome)
             write_models_file(place.output / "models.yaml", runs, place.tokenizer)

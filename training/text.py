@@ -69,6 +69,15 @@ def _read(file: Path) -> str:
         raise ValueError(f"text {file}: not UTF-8: {error}") from None
 
 
+def write_samples(text: Text, folder: Path) -> None:
+    """heldout.txt, all of what is held out, and training.txt, as much of the rest: for sweeps that
+    score and calibrate models of this text."""
+    size = sum(map(len, text.heldout))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, documents in (("heldout", text.heldout), ("training", text.training)):
+        (folder / f"{name}.txt").write_text("\n\n".join(documents)[:size], encoding="utf-8")
+
+
 @dataclass(frozen=True)
 class Streams:
     """Token ids of a text, int64 [n_tokens] each."""

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from kbit.cli import main
+from kbit.study_file import open_study
 from orchestrator.paths import ROOT
 from orchestrator.study.models import load_models
 
@@ -73,10 +74,23 @@ def test_the_papers_own_grid_is_priced(capsys, monkeypatch):
     assert f"{24 * 75_000 * 256 * 2048:,} tokens" in said
 
 
+def test_the_study_for_a_gpu_takes_any_text(study, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("training.memory.keep_freed_memory", lambda: None)
+    path = ROOT / "sweeps/training-gpu.yaml"
+    assert main(["train-study", str(path), "--text", str(tmp_path / "text"), "--dry-run"]) == 0
+    assert "12 runs to train" in capsys.readouterr().out
+    opened = open_study(path, str(tmp_path / "text"))
+    assert opened.place.text == str(tmp_path / "text")
+    (params,) = {r.recipe.linear_params + 2 * 8192 * r.recipe.hidden_size for r in opened.runs}
+    assert 10e6 < params < 50e6 and len({run.recipe.seed for run in opened.runs}) == 3
+    assert all(sweep.exists() for sweep in opened.ladder)
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
         ({"variants": [{"dropout": 1.0}]}, "study.yaml: variants.0: dropout: must be 0 or more"),
+        ({"variants": [{"dtype": "fp16", "norm_dtype": "fp16"}]}, "unknown field 'norm_dtype'"),
         ({"seeds": [1, 1]}, "asks for neox-32x1-control-s1, as variants.0 (seed 1) does"),
         ({"steps": 3}, "study.yaml: steps: unknown key"),
         ({"text": "nowhere"}, "0 .txt files"),
