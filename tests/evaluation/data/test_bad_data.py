@@ -35,8 +35,12 @@ TABLE = "goal,sol1,sol2,label\r\nKeep bread fresh.,Wrap it.,Wet it.,0\r\n"
         ("half.jsonl", b'{"text": "a \\ud83d b"}', "line 1: .*half of a surrogate pair"),
         ("half.json", b'[{"text": "a \\uDE00 b"}]', "half.json: .*half of a surrogate pair"),
         ("deep.jsonl", b"[" * 100_000, "deep.jsonl"),
-        ("cut.jsonl.gz", gzip.compress(b'{"text": "a b c"}\n' * 999)[:-20], "cut.*cannot be read"),
-        ("cut.txt.gz", gzip.compress(b"a b c\n" * 999)[:-9], "cut.txt.gz cannot be read"),
+        (
+            "cut.jsonl.gz",
+            gzip.compress(b'{"text": "a b c"}\n' * 999, mtime=0)[:-20],
+            "cut.*cannot be read",
+        ),
+        ("cut.txt.gz", gzip.compress(b"a b c\n" * 999, mtime=0)[:-9], "cut.txt.gz cannot be read"),
         ("cut.json", b'[{"text": "a"}', "cut.json cannot be read"),
     ],
 )
