@@ -70,10 +70,11 @@ MIXTURES = {
 }
 
 
-def tiny_model(name: str, seed: int = 0) -> Any:
+def tiny_model(name: str, seed: int = 0, layers: int = LAYERS) -> Any:
     """Biases, norms and all get random values, so that nothing hides behind a zero."""
     torch.manual_seed(seed)
     config = (CONFIGS | MIXTURES)[name]()
+    config.num_hidden_layers = layers  # of GPT-2 and BLOOM, an alias
     model = hf.AutoModelForCausalLM.from_config(config).eval().float()
     with torch.no_grad():
         for parameter in model.parameters():
