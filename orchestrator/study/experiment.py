@@ -48,15 +48,17 @@ class Experiment:
     setting: Setting
     compute_dtype: str
     calibration: Calibration | None = None  # that the setting's label of it stands for
+    groups_are_blocks: bool = False  # its groups divide all rows: `group: 64` is `64`, one id
 
     @cached_property
     def id(self) -> str:
+        setting = replace(self.setting, by_row=False) if self.groups_are_blocks else self.setting
         return content_id(
             {
                 "model": self.model.identity,
                 "revision": self.revision,
                 "load_dtype": self.model.dtype,
-                "quantization": self.setting.identity(),
+                "quantization": setting.identity(),
                 "compute_dtype": self.compute_dtype,
             }
         )

@@ -21,6 +21,7 @@ from orchestrator.study.identity import Identified, check_available, identify
 from orchestrator.study.model_config import begins_with_bos, model_config, scoring_keys
 from orchestrator.study.models import ModelEntry
 from orchestrator.study.spec import FACTORS, Grid, Sweep, select_models
+from quantizers.dimensions import groups_are_blocks
 from quantizers.setting import Setting, base_type
 
 
@@ -104,12 +105,23 @@ def expand(
             plan.broken[entry.name] = error
         plan.protocols[entry.name] = sweep_protocols(sweep, model.entry, on_gpu)
         compute_dtype = entry.dtype if on_gpu else "float32"
-        plan.experiments += [
+        # The hub's config may come only with its weights, and would change ids when it does.
+        config = model_config(model.entry) if model.entry.path is not None else {}
+        asked = [
             Experiment(
-                model.entry, model.revision, s, compute_dtype, calibrations.get(s.calibration)
+                model.entry,
+                model.revision,
+                s,
+                compute_dtype,
+                calibrations.get(s.calibration),
+                groups_are_blocks(config, s),
             )
             for s in settings[entry]
         ]
+        once: dict[str, Experiment] = {}
+        for experiment in asked:
+            once.setdefault(experiment.id, experiment)
+        plan.experiments += once.values()
     usable = [e for e in plan.experiments if e.model.name not in plan.broken]
     check_architectures(usable, where)
     check_windows(usable, where)

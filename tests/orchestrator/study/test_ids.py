@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from orchestrator.paths import ROOT
 from orchestrator.study.experiment import Experiment
 from orchestrator.study.grid import expand
 from orchestrator.study.models import load_models
 from orchestrator.study.spec import load_sweep
+from quantizers.granularity import Granularity
 from quantizers.setting import Setting
 
 # Revisions under which the committed study was measured; they did not know the tokenizer yet.
@@ -70,3 +72,21 @@ def test_ids_of_the_sweeps_that_ship(sweep, experiments, digest):
 
 def plan_of(path: Path) -> list[Experiment]:
     return expand(load_sweep(path), load_models(), path, on_gpu=False).experiments
+
+
+def test_groups_that_divide_all_rows_and_plain_blocks_are_one_experiment(tmp_path):
+    """Rows of 64 and 256, of which 48 divides none."""
+    sizes = [64, {"group": 64}, 48, {"group": 48}]
+    path = tmp_path / "study.yaml"
+    grids = [{"bits": 4, "data_type": "int", "block_size": sizes}]
+    study = {"models": ["sotu-neox-64x2"], "grids": grids, "tasks": "sotu"}
+    path.write_text(yaml.safe_dump(study))
+    found = expand(load_sweep(path), load_models(), path, on_gpu=False).experiments
+    assert [e.setting.granularity for e in found] == [
+        Granularity(64), Granularity(48), Granularity(48, by_row=True),
+    ]  # fmt: skip
+    assert found[0].id == replace(found[0], groups_are_blocks=True).id
+    grids[0]["block_size"] = {"group": 64}
+    path.write_text(yaml.safe_dump(study))
+    [alone] = expand(load_sweep(path), load_models(), path, on_gpu=False).experiments
+    assert alone.setting.by_row and alone.id == found[0].id
