@@ -26,6 +26,7 @@ COMMANDS = {
     "results": ("kbit.results", "the rows of the flat results view"),
     "optimal": ("kbit.optimal", "which model size and precision is best for a memory budget"),
     "report": ("kbit.report", "one self-contained HTML file with figures and tables"),
+    "export": ("kbit.export", "a model at one setting, as a directory that transformers loads"),
     "figures": ("kbit.figures", "the paper's figures as PNG, SVG or HTML files"),
     "import": ("kbit.importing", "other people's numbers, from CSV or lm-eval JSON"),
     "sites": ("kbit.sites", "ranges, formats and what clamps, where activations are rounded"),

@@ -19,7 +19,35 @@ from quantizers.setting import Setting, base_type
 from quantizers.wiring import wiring_of
 
 
-class KBitLinear(nn.Module):
+class HoldsPacked:
+    """Mixed into a module: a packed matrix, its tensors the module's buffers, and none that follow
+    the model's type but `like`."""
+
+    matrix: PackedMatrix
+
+    def _hold(self: Any, matrix: PackedMatrix) -> None:
+        self.matrix = matrix
+        for name, tensor in layer_tensors(matrix).items():
+            self.register_buffer(name, tensor)
+
+    def _apply(self: Any, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Moves between devices reach the tensors; changes of type (`model.half()`) do not."""
+        tensors = {name: getattr(self, name) for name in layer_tensors(self.matrix)}
+        follows = getattr(self, "like", None)
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            same = moved.dtype == tensor.dtype or tensor is follows
+            return moved if same else tensor.to(moved.device)
+
+        super()._apply(move, recurse)  # type: ignore[misc]
+        moved = {name: getattr(self, name) for name in tensors}
+        outside = {name: moved.pop(name) for name in ("columns", "kept")}
+        self.matrix = PackedMatrix(replace(self.matrix.body, **moved), **outside)
+        return self
+
+
+class KBitLinear(HoldsPacked, nn.Module):
     """y = x W^T + b with W [d_out, d_in] packed; no copy of W in another form is kept.
 
     Few rows of x on a GPU multiply straight from the packed form; other calls dequantize W and let
@@ -32,11 +60,9 @@ class KBitLinear(nn.Module):
         """Takes the tensors of `matrix` as they are; bias: floating [d_out], kept in 16 bit."""
         super().__init__()
         body = matrix.body
-        self.matrix = replace(matrix, body=replace(body, codebook=body.codebook.to(body.device)))
+        self._hold(replace(matrix, body=replace(body, codebook=body.codebook.to(body.device))))
         self.out_features = body.shape[0]
         self.in_features = body.shape[1] + matrix.columns.numel()
-        for name, tensor in _tensors(self.matrix).items():
-            self.register_buffer(name, tensor)
         self.register_buffer("bias", None if bias is None else bias.to(sixteen_bit(body.dtype)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,25 +74,12 @@ class KBitLinear(nn.Module):
         weight = dequantize_matrix(self.matrix).to(x.dtype)
         return nn.functional.linear(x, weight, None if self.bias is None else self.bias.to(x.dtype))
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KBitLinear:
-        """Moves between devices reach the tensors; changes of type (`model.half()`) do not."""
-
-        def move(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        super()._apply(move, recurse)
-        moved = {name: getattr(self, name) for name in _tensors(self.matrix)}
-        outside = {name: moved.pop(name) for name in ("columns", "kept")}
-        self.matrix = PackedMatrix(replace(self.matrix.body, **moved), **outside)
-        return self
-
     def extra_repr(self) -> str:
         body = self.matrix.body
         return f"{self.in_features}, {self.out_features}, {body.bits} bit, {body.granularity}"
 
 
-def _tensors(matrix: PackedMatrix) -> dict[str, Tensor | None]:
+def layer_tensors(matrix: PackedMatrix) -> dict[str, Tensor | None]:
     """What a layer holds, by the names of its buffers."""
     names = ("words", "absmax", "mean", "codebook")
     parts = {name: getattr(matrix.body, name) for name in names}

@@ -36,8 +36,8 @@ def load_model(checkpoint: Checkpoint, device: str) -> tuple[nn.Module, Any]:
     is whether a model looks ahead: see `soundness.check_causal`.
     """
     try:
-        checkpoint = _located(checkpoint)
-        tokenizer = _load_tokenizer(checkpoint)
+        checkpoint = located(checkpoint)
+        tokenizer = load_tokenizer(checkpoint)
         model = _load_weights(checkpoint, device)
         check_vocabulary(model, tokenizer)
     except UnusableModel as error:
@@ -45,7 +45,7 @@ def load_model(checkpoint: Checkpoint, device: str) -> tuple[nn.Module, Any]:
     return model, tokenizer
 
 
-def _located(checkpoint: Checkpoint) -> Checkpoint:
+def located(checkpoint: Checkpoint) -> Checkpoint:
     """Names on the hub pinned to a commit, or to their local copies where the hub is silent; with
     what can be told before any weight is read or fetched."""
     tokenizer = checkpoint.tokenizer if checkpoint.tokenizer != checkpoint.source else None
@@ -62,7 +62,7 @@ def _located(checkpoint: Checkpoint) -> Checkpoint:
     from transformers import PreTrainedConfig
 
     check_names(repository.files, checkpoint.weights, source)
-    with _said(f"{source}/config.json"):
+    with in_one_line(f"{source}/config.json"):
         config, _ = PreTrainedConfig.get_config_dict(source, revision=repository.commit)
     check_config(config, f"{source}/config.json")
     return replace(checkpoint, revision=repository.commit, tokenizer=tokenizer)
@@ -78,7 +78,7 @@ def _repository(name: str, revision: str | None) -> Repository | None:
         raise UnusableModel(str(error)) from None
 
 
-def _load_tokenizer(checkpoint: Checkpoint) -> Any:
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
     from transformers import AutoTokenizer
 
     source, options = checkpoint.source, _options(checkpoint)
@@ -86,7 +86,7 @@ def _load_tokenizer(checkpoint: Checkpoint) -> Any:
         source, options = checkpoint.tokenizer, {}
         if not Path(source).is_dir():
             source, _, options["revision"] = source.partition("@")
-    with _said(f"the tokenizer of {source}"):
+    with in_one_line(f"the tokenizer of {source}"):
         return AutoTokenizer.from_pretrained(source, **options)
 
 
@@ -126,7 +126,7 @@ def _read(
     options = _options(checkpoint)
     if device == "cuda":
         options["device_map"] = "auto" if checkpoint.gpus > 1 else {"": 0}
-    with _said(_weights_of(checkpoint)):
+    with in_one_line(_weights_of(checkpoint)):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.source,
             dtype=dtype,
@@ -147,7 +147,7 @@ def _weights_of(checkpoint: Checkpoint) -> str:
 
 
 @contextmanager
-def _said(what: str) -> Iterator[None]:
+def in_one_line(what: str) -> Iterator[None]:
     """Whatever a library raises while it reads, as one line; memory and GPUs fail by themselves."""
     try:
         yield

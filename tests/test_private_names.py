@@ -27,6 +27,7 @@ RELIED_ON = {
     "torch.utils._python_dispatch.TorchDispatchMode",
     "torch.utils._pytree.tree_map",
     "transformers.PreTrainedConfig._attn_implementation",
+    "transformers.PreTrainedModel._keys_to_ignore_on_load_unexpected",
 }
 
 

@@ -73,6 +73,10 @@ class Calibrated:
         first = together.index(setting)  # those before it are done, or another worker's
         return list(together[first : first + max(1, room)])
 
+    def statistics(self, experiment: Experiment, calibration: Calibration) -> KeptStatistics:
+        """Of the 16-bit model, as an experiment reads them. Raises ValueError as `apply`."""
+        return self._read(experiment, calibration)[0]
+
     def _read(self, experiment: Experiment, calibration: Calibration) -> Read:
         basis = experiment.setting.basis
         if (calibration, basis) not in self._kept:

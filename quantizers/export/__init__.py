@@ -1,0 +1,1 @@
+"""A model at one setting, written as a directory that other programs load."""

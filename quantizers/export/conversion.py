@@ -1,0 +1,135 @@
+"""From a checkpoint to a directory of packed weights, one matrix in memory at a time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from quantizers.calibration import Statistics
+from quantizers.checkpoint import Checkpoint
+from quantizers.export.writer import ShardWriter
+from quantizers.outliers import PackedMatrix
+from quantizers.plan import packed_sites
+from quantizers.proxies import Proxies
+from quantizers.setting import Setting
+from quantizers.shards import Shards, open_shards
+from quantizers.size import ModelBits, StoredSize
+from quantizers.wiring import Site, Wiring, wiring_of
+
+
+class Format(Protocol):
+    """How packed matrices are written."""
+
+    def check(self, setting: Setting) -> None:
+        """Raises ValueError for a setting that the format cannot express."""
+
+    def tensors(self, site: Site, matrix: PackedMatrix) -> Mapping[str, Tensor]:
+        """What stands in the file for a site's weight, by the end of its name. Raises ValueError
+        for a matrix that the format cannot hold."""
+
+    def config(self, setting: Setting, model: Any) -> Mapping[str, Any]:
+        """The changes to config.json, after all matrices were given."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: the size by kbit's count, and the bytes of the weight files."""
+
+    bits: ModelBits
+    file_bytes: int
+
+
+@torch.no_grad()
+def export(
+    checkpoint: Checkpoint,
+    setting: Setting,
+    output_format: Format,
+    output: Path,
+    statistics: Mapping[str, Statistics] | None = None,
+) -> Exported:
+    """Write the model at `setting` to the directory `output`, which must not hold anything.
+
+    statistics: of the 16-bit model, by `Site.input`, for settings that need them. Memory holds one
+    matrix, and what waits for its file (512 MiB). On an error nothing is left.
+
+    Raises UnusableModel as `open_shards` does, and ValueError for a setting that cannot be
+    exported: 16 bit, folding, rounded activations, experts, and what the format cannot express.
+    """
+    if setting.bits == 16:
+        raise ValueError("16 bit is the checkpoint itself: there is nothing to export")
+    output_format.check(setting)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output} exists and is not an empty directory")
+    model, tokenizer, shards = open_shards(checkpoint)
+    with _complete(output) as folder:
+        writer = ShardWriter(folder)
+        bits = _write(model, setting, shards, output_format, writer, statistics)
+        writer.close()
+        tokenizer.save_pretrained(folder)
+        model.generation_config.save_pretrained(folder)
+        changes = output_format.config(setting, model)
+        config = json.loads(model.config.to_json_string(use_diff=False))
+        config |= {"dtype": checkpoint.dtype, **changes}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        return Exported(bits, sum(f.stat().st_size for f in folder.glob("*.safetensors")))
+
+
+def _write(
+    model: Any,
+    setting: Setting,
+    shards: Shards,
+    output_format: Format,
+    writer: ShardWriter,
+    statistics: Mapping[str, Statistics] | None,
+) -> ModelBits:
+    """Every tensor of the model, once."""
+    wiring = wiring_of(model)
+    _refuse_experts(wiring)
+
+    def weight(site: Site) -> Tensor:
+        stored = shards[site.weight_name]
+        return (stored.T if site.transposed else stored).contiguous()
+
+    size, packed = StoredSize(setting), set()
+    proxies = Proxies(wiring, weight)
+    for site, matrix in packed_sites(wiring, setting, proxies, weight, statistics):
+        size.add(matrix, site.weight.numel())
+        packed.add(id(site.parameter))
+        for end, tensor in output_format.tensors(site, matrix).items():
+            writer.add(f"{site.name}.{end}", tensor)
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in packed:
+            writer.add(name, shards[name])
+    persistent = set(model.state_dict())
+    for name, _ in model.named_buffers():
+        if name in persistent:
+            writer.add(name, shards[name])
+    return size.model_bits(sum(p.numel() for p in model.parameters()))
+
+
+def _refuse_experts(wiring: Wiring) -> None:
+    if any(site.expert is not None for site in wiring.linear):
+        raise ValueError(f"architecture {wiring.architecture!r}: its experts cannot be packed")
+
+
+@contextmanager
+def _complete(output: Path) -> Any:
+    """A folder beside `output` that takes its name when everything is written."""
+    partial = output.with_name(f"{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if output.exists():
+            output.rmdir()
+        partial.rename(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

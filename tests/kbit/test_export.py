@@ -1,0 +1,129 @@
+"""`kbit export`: from a database's answer to a directory that others load and score the same."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from evaluation.tasks.loaded_task import load_task
+from orchestrator.store.reading import read_item_scores, read_results
+from orchestrator.store.store import Store
+from tests.kbit.test_cli import kbit
+
+STUDY = """
+models: [sotu-neox-32x2, sotu-llama-32x2]
+grids: [{bits: [16, 4], block_size: 64, scope: all}]
+tasks: sotu_blank
+limit: 24
+corpora: [{name: sotu, max_tokens: 600}]
+"""
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "study.yaml").write_text(STUDY)
+    run = kbit("sweep", folder / "study.yaml", "--db", folder / "t.db", "--executor", "local")
+    assert run.returncode == 0, run.stdout + run.stderr
+    return folder / "t.db"
+
+
+def answer(database: Path, output: Path, budget: str = "150KiB", *more: object):
+    chosen = ("--budget", budget, "--metric", "cross_entropy", "--family", "sotu-neox")
+    return kbit("export", "--from-answer", *chosen, "--db", database, "--output", output, *more)
+
+
+def test_the_harness_scores_what_the_database_says(database: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="HFLM needs lm-eval's extra `hf` (accelerate, peft)")
+    from lm_eval.models.huggingface import HFLM
+
+    run = answer(database, tmp_path / "best")
+    assert run.returncode == 0, run.stderr
+    assert "sotu-neox-32x2 at 4-bit float E2 B64 scope all: cross_entropy" in run.stdout
+    store = Store.open(f"sqlite:///{database}")
+    rows: pd.DataFrame = read_results(store)
+    rows = rows[(rows.model == "sotu-neox-32x2") & (rows.bits == 4) & (rows.task == "sotu_blank")]
+    (id_,) = set(rows.experiment_id)
+    ours = read_item_scores(store, [id_], "sotu_blank", "acc")[id_]
+
+    lm = HFLM(str(tmp_path / "best"), dtype="float32", device="cpu", batch_size=4)
+    task = load_task("sotu_blank", 24).task
+    answers = [value for value, _ in lm.loglikelihood(task.instances, disable_tqdm=True)]
+    by_item: dict[int, list[float]] = {}
+    for request, value in zip(task.instances, answers, strict=True):
+        by_item.setdefault(request.doc_id, []).append(value)
+    documents = list(task.eval_docs)
+    theirs = [
+        task.process_results(documents[i], [(v, False) for v in values])["acc"]
+        for i, values in sorted(by_item.items())
+    ]
+    assert list(ours) == theirs
+    (stored,) = rows[rows.metric == "acc"].value
+    assert stored == pytest.approx(sum(theirs) / len(theirs), abs=1e-12)
+
+
+def test_the_model_must_be_what_was_measured(database: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from orchestrator.paths import SHIPPED
+
+    shutil.copytree(SHIPPED / "models" / "sotu-neox-32x2", tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(config.read_text() + "\n")
+    models = {
+        "families": {
+            "sotu-neox": {
+                "tokenizer": str(SHIPPED / "models" / "tokenizer"),
+                "models": [{"name": "sotu-neox-32x2", "path": "model"}],
+            }
+        }
+    }
+    (tmp_path / "models.yaml").write_text(json.dumps(models))
+    run = answer(database, tmp_path / "x", "150KiB", "--models", tmp_path / "models.yaml")
+    assert run.returncode == 2 and "are not those that were measured" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bits", 4], "give a model"),
+        (["--from-answer"], "give --budget"),
+        (["--from-answer", "--budget", "1MiB", "--bits", 4], "the answer says bits"),
+        (["sotu-llama", "--bits", 4], "is a family"),
+        (["sotu-llama-32x2", "--bits", 1], "bits: 1 is not"),
+        (["sotu-llama-32x2", "--bits", 16], "nothing to export"),
+        (["sotu-llama-32x2", "--budget", "1MiB"], "goes with --from-answer"),
+        (["sotu-llama-32x2", "--rounding", "gptq"], "name it by --calibration"),
+        (["sotu-llama-32x2", "--format", "compressed-tensors"], "only data type int"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list, message: str, database: Path, tmp_path) -> None:
+    given = [*arguments, "--db", database, "--output", tmp_path / "x"]
+    run = kbit("export", *given)
+    assert run.returncode == 2 and message in run.stderr, run.stderr
+    assert len([line for line in run.stderr.splitlines() if line.startswith("error")]) == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_gptq_is_exported_with_its_calibration(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    calibration = "{corpus: sotu, windows: 4, length: 64}"
+    run = kbit(
+        "export", "sotu-llama-32x2", "--bits", 3, "--data-type", "int", "--block-size", "row",
+        "--rounding", "gptq", "--calibration", calibration, "--output", tmp_path / "x",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    nearest = kbit(
+        "export", "sotu-llama-32x2", "--bits", 3, "--data-type", "int", "--block-size", "row",
+        "--output", tmp_path / "y",
+    )  # fmt: skip
+    assert nearest.returncode == 0
+    ids = torch.arange(64)[None]
+    first, second = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=torch.float32)(ids).logits
+        for name in "xy"
+    )
+    assert not torch.equal(first, second)
