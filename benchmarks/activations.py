@@ -107,8 +107,8 @@ def main(argv: list[str] | None = None) -> int:
             record = {"case": f"{name}, hidden {hidden}", "metric": "scoring", "value": seconds}
             record |= {"unit": "s", "peer": PEER, "peer_value": found[PEER], "ratio": ratio}
             records.append({**record, "device": where})
-    if args.json:
-        args.json.write_text(json.dumps(records, indent=1) + "\n")
+        if args.json:
+            args.json.write_text(json.dumps(records, indent=1) + "\n")
     return 0
 
 

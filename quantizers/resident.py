@@ -168,7 +168,8 @@ class ResidentModel:
             self.layers[site.name] = layer
             record = input_record(site, layer, statistics.get(site.input), folding)
             self._records.setdefault(site.name, {}).update(record)
-            extra_bits += 16 * twice * rounded.numel() + 32 * (site_format.maximum is not None)
+            extra_bits += 32 * (site_format.maximum is not None)
+            extra_bits += 16 * site_format.held_twice(rounded) if packed is not None else 0
         for router in wiring.routers:
             if folding.touches(router):
                 self._put(router, self._weight(router, folding))

@@ -69,6 +69,13 @@ def _give_identity(connection: Connection) -> None:
         connection.execute(insert(Meta).values(key="identity", value=uuid.uuid4().hex))
 
 
+def _wider_formats(connection: Connection) -> None:
+    """Activation formats with all their options. SQLite's columns have no width."""
+    if connection.dialect.name == "postgresql":
+        wide = "ALTER TABLE experiments ALTER COLUMN activations TYPE VARCHAR(128)"
+        connection.execute(text(wide))
+
+
 def _bits_as_numbers(connection: Connection) -> None:
     """Other people's precisions may be fractions. SQLite's columns take them as they are."""
     if connection.dialect.name == "postgresql":
@@ -133,6 +140,7 @@ STEPS: dict[int, tuple[Step, ...]] = {
         "ALTER TABLE experiments ADD COLUMN attention_bits INTEGER",
         "ALTER TABLE experiments ADD COLUMN kv VARCHAR(16) NOT NULL DEFAULT '16'",
     ),
+    6: (_wider_formats,),
 }
 
 

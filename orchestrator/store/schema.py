@@ -10,7 +10,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from orchestrator.study.outcome import Cause, Stage, Status
 from quantizers.setting import SETTING_COLUMNS
 
-SCHEMA_VERSION = 6  # orchestrator/store/migrate.py leads here from older ones
+SCHEMA_VERSION = 7  # orchestrator/store/migrate.py leads here from older ones
 
 
 class Base(DeclarativeBase):
@@ -66,7 +66,7 @@ class ExperimentRow(Base):
     gptq_dead: Mapped[str] = mapped_column(String(16), server_default="nearest")
     attention_bits: Mapped[int | None]
     folding: Mapped[str] = mapped_column(String(64), server_default="none")
-    activations: Mapped[str] = mapped_column(String(64), server_default="16")
+    activations: Mapped[str] = mapped_column(String(128), server_default="16")
     kv: Mapped[str] = mapped_column(String(16), server_default="16")
     calibration: Mapped[str | None] = mapped_column(String(128))
     bits_per_param: Mapped[float]

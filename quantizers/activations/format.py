@@ -12,11 +12,12 @@ NAMES = {  # what each takes beside its bits
     "token": (),  # dynamic: a scale a token
     "tensor": (),  # static: one scale a site, from calibration after folding; clamps
     "tensor-dynamic": (),  # one scale for all tokens at hand, later ones too: for latency only
-    "decomposed": ("threshold", "outlier_weights"),  # LLM.int8(), decided token by token
+    "decomposed": ("threshold", "outlier_weights", "columns"),  # LLM.int8(), token by token
     "by_type": (),  # FPTQ, figure 4: tensor, but token before the down projection
     "by_range": ("v0", "v1"),  # FPTQ, table 2
 }
 OUTLIER_WEIGHTS = ("original", "quantized")
+COLUMNS = ("element", "calibrated")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Activations:
     bits: int = 8  # 4..8
     threshold: float = 6.0  # decomposed: elements from here on are multiplied in 16 bit ...
     outlier_weights: str = "original"  # ... with these weights: of 16 bit, or the quantized ones
+    columns: str = "element"  # ... element by element, or those that reach it in calibration
     v0: float = 15.0  # by_range: static up to this largest magnitude before folding ...
     v1: float = 150.0  # ... a scale a token from this on
 
@@ -52,9 +54,13 @@ class Activations:
                 f"activations: outlier_weights {self.outlier_weights!r} is not one of {known}"
             )
 
+        if self.columns not in COLUMNS:
+            known = ", ".join(COLUMNS)
+            raise ValueError(f"activations: columns {self.columns!r} is not one of {known}")
+
     @property
     def needs_statistics(self) -> bool:
-        return self.name in ("tensor", "by_type", "by_range")
+        return self.name in ("tensor", "by_type", "by_range") or self.columns == "calibrated"
 
     @property
     def is_causal(self) -> bool:
@@ -72,7 +78,11 @@ class Activations:
         return " ".join([f"A{self.bits} {self.name}", *options])
 
     def __str__(self) -> str:
-        options = (f"{name}={getattr(self, name)}" for name in NAMES[self.name])
+        options = (
+            f"{name}={getattr(self, name)}"
+            for name in NAMES[self.name]
+            if name != "columns" or self.columns != "element"  # younger than what is stored
+        )
         return " ".join((self.name, str(self.bits), *options))
 
     @classmethod

@@ -53,9 +53,13 @@ class QuantizedInput:
         return sum(int(beyond) for beyond, _ in calls) / total if total else None
 
     def _decomposed(self, rows: Tensor) -> Tensor:
-        """LLM.int8() (Dettmers et al. 2022, section 3.2), but decided by element: no token sees
-        what others hold. Zeros add nothing to either product, bit for bit."""
-        large = rows.abs() >= self.site_format.format.threshold
+        """LLM.int8() (Dettmers et al. 2022, section 3.2), but decided by element, or beforehand: no
+        token sees what others hold. Zeros add nothing to either product, bit for bit."""
+        columns = self.site_format.columns
+        if columns is None:
+            large = rows.abs() >= self.site_format.format.threshold
+        else:
+            large = columns.to(rows.device).expand_as(rows)
         codes = self._codes(rows.masked_fill(large, 0))
         if self.integers is not None:
             small = integer_product(codes, self.integers)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from quantizers.activations.format import Activations
 from quantizers.calibration import Statistics
 from quantizers.folding.fold import Fold
@@ -18,11 +20,18 @@ class SiteFormat:
 
     format: Activations  # token, tensor, tensor-dynamic or decomposed
     maximum: float | None = None  # tensor: the largest magnitude, after folding
+    columns: Tensor | None = None  # bool [d_in], decomposed: always multiplied in 16 bit
 
     @property
     def keeps_originals(self) -> bool:
         """Whether 16-bit weights are held beside the quantized ones."""
         return self.format.name == "decomposed" and self.format.outlier_weights == "original"
+
+    def held_twice(self, weight: Tensor) -> int:
+        """How many weights of a matrix [d_out, d_in] are held in 16 bit beside the others."""
+        if not self.keeps_originals:
+            return 0
+        return weight.numel() if self.columns is None else len(weight) * int(self.columns.sum())
 
 
 def site_formats(
@@ -57,10 +66,12 @@ def site_formats(
             )
         seen = given[site.input] if activations.needs_statistics else None
         name = _name(activations, site, seen, folding)
-        maximum = None
+        maximum, columns = None, None
         if name == "tensor" and seen is not None:
             maximum = float(folding.channel_max(site, seen).max())
-        chosen[site.name] = SiteFormat(replace(activations, name=name), maximum)
+        if activations.columns == "calibrated" and seen is not None:
+            columns = folding.channel_max(site, seen) >= activations.threshold
+        chosen[site.name] = SiteFormat(replace(activations, name=name), maximum, columns)
     return chosen
 
 

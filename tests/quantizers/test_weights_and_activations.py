@@ -259,3 +259,24 @@ def test_one_changed_bit_of_one_code_changes_the_output(site, monkeypatch):
     after = logits(resident.model)
     assert torch.equal(after[0, :5], before[0, :5])  # no token before it
     assert not torch.equal(after[0, 5], before[0, 5])
+
+
+def test_calibrated_columns_are_multiplied_in_16_bit_for_every_token():
+    resident, statistics = calibrated("llama")
+    plain = resident.apply(Setting.make(8, "int", **ROW))
+    maxima = {s.name: statistics[s.input].channel_max for s in resident.wiring.linear}
+    threshold = float(torch.cat(list(maxima.values())).quantile(0.9))
+    fixed = {"decomposed": {"threshold": threshold, "columns": "calibrated"}}
+    bits = resident.apply(Setting.make(8, "int", **ROW, activations=fixed), statistics)
+    twice = 0
+    for site in resident.wiring.linear:
+        chosen = resident.layers[site.name].site_format.columns
+        assert torch.equal(chosen, maxima[site.name] >= threshold)
+        twice += int(chosen.sum()) * len(site.weight)
+    assert twice and bits.total_bits == plain.total_bits + 16 * twice
+    fixed_logits = logits(resident.model)
+    everything = {"decomposed": {"threshold": 0, "columns": "calibrated"}}
+    resident.apply(Setting.make(8, "int", **ROW, activations=everything), statistics)
+    exact = ResidentModel(tiny_model("llama"))
+    assert torch.equal(logits(resident.model), logits(exact.model))
+    assert not torch.equal(fixed_logits, logits(exact.model))

@@ -17,6 +17,11 @@ from quantizers.activations.format import Activations, activations_text
             "A8 decomposed",
         ),
         (
+            {"decomposed": {"columns": "calibrated"}},
+            "decomposed 8 threshold=6.0 outlier_weights=original columns=calibrated",
+            "A8 decomposed columns=calibrated",
+        ),
+        (
             {"decomposed": {"threshold": math.inf, "outlier_weights": "quantized"}},
             "decomposed 8 threshold=inf outlier_weights=quantized",
             "A8 decomposed threshold=inf outlier_weights=quantized",
@@ -47,6 +52,7 @@ def test_no_quantization(spelled):
         ({"token": {"threshold": 6}}, "token has no option threshold"),
         ({"by_range": {"bits": 8, "v0": 150, "v1": 15}}, "v0 150 is not below v1 15"),
         ({"by_range": {"v0": -1}}, "v0 -1 is not a number from 0 on"),
+        ({"decomposed": {"columns": "all"}}, "columns 'all' is not one of element, calibrated"),
         ({"decomposed": {"threshold": "6"}}, "threshold '6' is not a number"),
         ({"decomposed": {"outlier_weights": "int4"}}, "outlier_weights 'int4' is not one of"),
         ({"token": 8, "tensor": 8}, "is not one of 16"),
