@@ -9,7 +9,7 @@ import pandas as pd
 
 from kbit.database import add_db, open_store
 from kbit.output import add_format, print_frame
-from orchestrator.store.reading import imported_counts, read_site_records
+from orchestrator.store.reading import diverged_experiments, imported_counts, read_site_records
 from orchestrator.store.store import Store
 from orchestrator.store.verify import problems
 from orchestrator.study.outcome import Stage, Status
@@ -76,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"  failed: {row.model} at {row.bits} bit: {row.error}")
         if len(failed) > 5:
             print(f"  ... and {len(failed) - 5} more: kbit status --failed")
+        if diverged := diverged_experiments(store):
+            print(f"{diverged} experiments diverged: kbit results shows scores that are no number")
         if len(worse):
             print(
                 f"GPTQ did worse than nearest at {len(worse)} of {len(sites)} matrices it rounded"

@@ -24,17 +24,20 @@ _HARMLESS = re.compile(
 
 @torch.no_grad()
 def check_causal(model: Any) -> None:
-    """Raises UnusableModel for a model whose first token's logits depend on later tokens.
+    """Raises UnusableModel for a model whose first token's logits depend on later tokens, and for
+    one that computes NaN.
 
-    Such a model (an encoder, a permutation model) has seen the answer it is scored on. Call it on
-    a model that can compute; it reads eight tokens.
+    The former (an encoder, a permutation model) has seen the answer it is scored on; the latter
+    mostly holds constants beyond float16, such as Reformer's masks of -1e9. Call it on a model that
+    can compute; it reads eight tokens.
     """
     embeddings = model.get_input_embeddings().weight
     ids = torch.tensor([[1, 2, 3, 4], [1, 7, 6, 5]], device=embeddings.device)
     # Apart and of equal length, so that only what a token sees can differ.
-    first, second = (
-        model(input_ids=row[None] % len(embeddings), use_cache=False).logits[0, 0] for row in ids
-    )
+    logits = [model(input_ids=row[None] % len(embeddings), use_cache=False).logits for row in ids]
+    if any(found.isnan().any() for found in logits):
+        raise UnusableModel(f"{type(model).__name__} computes NaN from finite weights{_why(model)}")
+    first, second = (found[0, 0] for found in logits)
     # Rounding may differ where tokens share a batch, as in mixtures of experts.
     tolerance = max(1e-4, 4 * torch.finfo(first.dtype).eps) * first.abs().max()
     if ((first - second).abs() > tolerance).any():
@@ -42,6 +45,13 @@ def check_causal(model: Any) -> None:
             f"{type(model).__name__} looks ahead: the logits of a first token change with later "
             "tokens, so it is no causal language model and cannot be scored as one"
         )
+
+
+def _why(model: nn.Module) -> str:
+    for name, buffer in model.named_buffers():
+        if buffer.is_floating_point() and not buffer.isfinite().all():
+            return f": its constant {name} is not finite, as beyond float16; set dtype: bfloat16"
+    return ""
 
 
 def key_problem(report: Mapping[str, Any]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from lm_eval.models.utils import resolve_max_length
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -9,6 +10,7 @@ from evaluation.engine.encoding import Encoder
 from evaluation.engine.model_config import mended, needs_bos
 from evaluation.engine.scoring import Scorer, Scores
 from evaluation.engine.sequences import Sequences
+from quantizers.checkpoint import UnusableModel
 
 
 class Engine:
@@ -37,6 +39,7 @@ class Engine:
         if earlier is not None and earlier.fingerprint == self.encoder.fingerprint:
             self.encoder = earlier
         self.scorer = Scorer(model, self.context)
+        self.finite = False  # whether scores must be: those of the model that is not quantized
 
     @property
     def needs_bos(self) -> bool:
@@ -72,7 +75,8 @@ class Engine:
     def score(self, sequences: Sequences, window: int, subject: str, greedy: bool = True) -> Scores:
         """Scores of token sequences, cut on the left to `window` tokens (see `Scorer.score`).
 
-        Raises ValueError where a token has no embedding, naming the subject (a task, a corpus).
+        Raises ValueError where a token has no embedding, naming the subject (a task, a corpus), and
+        UnusableModel where scores are to be finite and are not.
         """
         embeddings = len(self.model.get_input_embeddings().weight)
         if sequences.largest >= embeddings:
@@ -82,4 +86,11 @@ class Engine:
                 f"{embeddings} embeddings; give the matching `tokenizer:` in models.yaml, or leave "
                 f"{subject} out for this model"
             )
-        return self.scorer.score(sequences, greedy, window)
+        scores = self.scorer.score(sequences, greedy, window)
+        lost = int((~np.isfinite(scores.logprob)).sum())
+        if lost and self.finite:
+            raise UnusableModel(
+                f"{subject}: {lost} of {len(scores.logprob)} texts have no finite score at 16 bit, "
+                "before anything is quantized: a model that overflows float16 takes dtype: bfloat16"
+            )
+        return scores

@@ -79,6 +79,7 @@ class Worker:
         with _timed(result, "seconds_quantize"):
             result.bits = calibrated.apply(job.experiment, job.together)
             result.arithmetic = calibrated.resident.arithmetic
+        engine.finite = job.experiment.setting.is_baseline  # what diverges in few bits is a result
         with _timed(result, "seconds_score"):
             budget = None
             while budget != engine.tokens_per_batch:  # halved on the way: all again

@@ -158,6 +158,17 @@ def mark_screened(results: pd.DataFrame, store: Store) -> pd.DataFrame:
     return results.assign(screened_axes=results["family"].map(screened).where(ours))
 
 
+def diverged_experiments(store: Store) -> int:
+    """How many of our experiments have a score that is not a number."""
+    query = (
+        select(func.count(MeasurementRow.experiment.distinct()))
+        .join(ExperimentRow, ExperimentRow.number == MeasurementRow.experiment)
+        .where(MeasurementRow.value.is_(None), ExperimentRow.source == "kbit")
+    )
+    with store.reading() as connection:
+        return connection.scalar(query) or 0
+
+
 def read_site_records(store: Store, quantities: Collection[str]) -> pd.DataFrame:
     """What the newest attempt of each experiment that recorded any found of single matrices: one
     row each, with `experiment_id`, `model`, the setting's columns, `site`, `quantity`, `value`

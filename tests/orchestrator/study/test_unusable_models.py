@@ -120,6 +120,56 @@ def test_what_looks_ahead_is_not_scored(study, tmp_path, capfd) -> None:
     assert Store.open(f"sqlite:///{tmp_path}/t.db").results().empty
 
 
+def test_a_model_that_computes_nan_is_not_scored(study, tmp_path, capfd) -> None:
+    """Reformer masks by constants of -1e9, which are -inf where they are made in float16."""
+    from transformers import ReformerConfig, ReformerModelWithLMHead
+
+    torch.manual_seed(0)
+    chunks = {"local_attn_chunk_length": 16, "lsh_attn_chunk_length": 16, "num_buckets": 4}
+    size = {"hidden_size": 32, "num_attention_heads": 2, "attention_head_size": 16}
+    config = ReformerConfig(
+        vocab_size=2048, feed_forward_size=64, attn_layers=["local", "lsh"], num_hashes=1,
+        max_position_embeddings=256, axial_pos_embds=False, is_decoder=True, **size, **chunks,
+    )  # fmt: skip
+    ReformerModelWithLMHead(config).save_pretrained(tmp_path / "reformer")
+    study.write_text(
+        study.read_text().replace("[sotu-neox-32x2]", "[m]").replace("[16, 4, 3]", "16")
+    )
+    models = models_file(tmp_path, m=tmp_path / "reformer")
+    assert sweep(study, models) == 2
+    printed = "".join(capfd.readouterr())
+    assert printed.count("error: model m: ReformerModelWithLMHead computes NaN") == 1
+    assert "mask_value_float32 is not finite, as beyond float16; set dtype: bfloat16" in printed
+    assert Store.open(f"sqlite:///{tmp_path}/t.db").results().empty
+    models.write_text(models.read_text().replace('"name"', '"dtype": "bfloat16", "name"'))
+    assert sweep(study, models) == 0
+    losses = Store.open(f"sqlite:///{tmp_path}/t.db").results()
+    assert losses.query("metric == 'cross_entropy'")["value"].between(7, 9).all()
+
+
+def test_no_score_at_16_bit_is_a_failure_and_in_few_bits_a_result(
+    study, tmp_path, monkeypatch, capfd
+) -> None:
+    from evaluation.engine.scoring import Scorer
+
+    score = Scorer.score
+
+    def overflowing(self, *args, **options):
+        found = score(self, *args, **options)
+        found.logprob[-1] = float("nan")
+        return found
+
+    monkeypatch.setattr(Scorer, "score", overflowing)
+    assert main([str(study), "--db", str(tmp_path / "t.db"), "--executor", "local"]) == 2
+    store = Store.open(f"sqlite:///{tmp_path}/t.db")
+    assert set(store.results()["bits"]) == {4, 3}
+    [error] = store.failed_experiments().values()
+    assert "have no finite score at 16 bit" in error and "dtype: bfloat16" in error
+    capfd.readouterr()
+    assert cli.main(["status", "--db", str(tmp_path / "t.db")]) == 0
+    assert "2 experiments diverged" in capfd.readouterr().out
+
+
 @pytest.mark.parametrize("file", ["adapter_config.json", "quantize_config.json"])
 def test_what_the_folder_tells_is_said_before_any_work(
     study, tmp_path, reads, capfd, file: str
