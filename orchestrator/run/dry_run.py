@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from orchestrator.errors import InputError
-from orchestrator.run.estimate import estimate, measured_rates, newest_dtype
+from orchestrator.run.calibration_cost import calibration_lines
+from orchestrator.run.estimate import Rates, estimate, measured_rates, newest_dtype
 from orchestrator.store.store import Store, missing_protocols
 from orchestrator.study.grid import Plan, as_stored, count_table, expand
 from orchestrator.study.models import ModelEntry
@@ -36,10 +37,15 @@ def dry_run(sweep: Sweep, families: dict[str, list[ModelEntry]], where: Path, ur
     for problem in plan.broken.values():
         print(f"error: {problem}", file=sys.stderr, flush=True)
     _print_counts(plan, sweep)
-    if store is None:
+    rates = None if store is None else measured_rates(store)
+    usable = [e for e in plan.experiments if e.model.name not in plan.broken]
+    names = {c.label: name for name, c in sweep.calibrations.items()}
+    for line in calibration_lines(usable, names, rates):
+        print(line)
+    if store is None or rates is None:
         print(f"worker-hours: unknown, no earlier rows to judge by ({absent})")
     else:
-        _print_rest(plan, store)
+        _print_rest(plan, store, rates)
     return 2 if plan.broken else 0
 
 
@@ -55,7 +61,7 @@ def _print_counts(plan: Plan, sweep: Sweep) -> None:
     )
 
 
-def _print_rest(plan: Plan, store: Store) -> None:
+def _print_rest(plan: Plan, store: Store, rates: Rates) -> None:
     """How many experiments are stored and to do, and the worker-hours of both."""
     usable = [(e, asked) for e, asked in plan.asked if e.model.name not in plan.broken]
     everything = missing_protocols(usable, set())
@@ -64,7 +70,6 @@ def _print_rest(plan: Plan, store: Store) -> None:
     failed = len(missing) - len(missing_protocols(missing, known))
     note = f", {failed} of these failed before" if failed else ""
     print(f"{len(usable) - len(missing)} stored, {len(missing)} to do{note}, in {store.url}")
-    rates = measured_rates(store)
     whole, rest = estimate(rates, everything), estimate(rates, missing)
     if whole is None or rest is None:
         print("worker-hours: unknown, nothing comparable is measured there yet")

