@@ -1,4 +1,4 @@
-"""`kbit bench latency MODEL`: how fast a model generates at each precision, and how fast it could.
+"""`kbit bench latency MODEL`: how fast a model generates in each format, and how fast it could.
 
 Appendix E of the paper: with few sequences at a time, generation is bound by reading the weights,
 so that latency follows their bits. The roofline is that bound: the bytes of the weights that one
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from kbit.chosen_models import chosen_model
-from kbit.database import store_to_extend
 from kbit.output import add_format, print_frame
 from orchestrator.errors import InputError
+from orchestrator.paths import database_url
+from orchestrator.store.store import Store
 
 if TYPE_CHECKING:
     from evaluation.measurement import Measurement
@@ -26,9 +27,17 @@ if TYPE_CHECKING:
 
 EXAMPLE = (
     "example: kbit bench latency sotu-neox-128x4 --bits 16 4 3 --batch 1 4 16 --db results/d.db\n"
+    "         kbit bench latency sotu-neox-128x4 --bits 16 --integer w8a8 w4a8 --shapes table6\n"
     "On a GPU the packed weights are multiplied as they are; on the CPU every step dequantizes\n"
     "them, which shows that the path works, not that it is fast."
 )
+
+
+INTEGER_FORMATS: dict[str, dict[str, Any]] = {
+    "w8a8": {"bits": 8, "block_size": "row", "activations": {"token": 8}},
+    "w4a8": {"bits": 4, "block_size": {"group": 128}, "activations": {"token": 8}},
+    "llm-int8": {"bits": 8, "block_size": "row", "activations": "decomposed"},
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,9 +46,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     latency.add_argument("model", help="a name of models.yaml")
     latency.add_argument("--models", type=Path, help="another models.yaml")
     latency.add_argument("--bits", type=int, nargs="+", default=[16, 8, 4, 3, 2])
+    latency.add_argument(
+        "--integer",
+        nargs="+",
+        default=[],
+        choices=tuple(INTEGER_FORMATS),
+        help="also weights and activations as integers; llm-int8 splits off large activations",
+    )
     latency.add_argument("--data-type", default="float", help="default: float")
     latency.add_argument("--block-size", type=int, default=64, help="default: 64")
     latency.add_argument("--batch", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    latency.add_argument(
+        "--shapes",
+        nargs="+",
+        metavar="BxIxO",
+        help="context and self-decoding apart, for batch x tokens in x tokens out: 8x1024x1; "
+        "table6: the six of Ahmadian et al.",
+    )
     latency.add_argument("--steps", type=int, default=16, help="tokens timed (default: 16)")
     latency.add_argument("--db", help="also store the latencies, for kbit optimal and figure 16")
     add_format(latency)
@@ -50,18 +73,32 @@ def run(args: argparse.Namespace) -> int:
 
     from evaluation.speed.decoding import seconds_a_step
     from evaluation.speed.roofline import bytes_a_step, copy_bandwidth
+    from kbit.bench_serving import print_serving, serve_shapes, shapes_of
     from kbit.record import store_measurements
 
     if args.steps < 1 or min(args.batch) < 1:
         raise InputError("--steps and --batch take whole numbers from 1 up")
     entry = chosen_model(args.model, args.models)
-    store = store_to_extend(args.db) if args.db else None
+    store = Store.create(database_url(args.db)) if args.db else None
     try:
         settings = [_config(bits, args.data_type, args.block_size) for bits in args.bits]
+        settings += [_integer(name) for name in args.integer]
+        shapes = shapes_of(args.shapes or [])
     except ValueError as error:
         raise InputError(str(error)) from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     device_name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    if shapes:
+        served = []
+        for setting in settings:
+            model = packed_model(entry, setting, device)
+            found = serve_shapes(model, shapes, args.steps, device_name)
+            served += [(setting, serving) for serving, _ in found]
+            if store is not None:
+                stored = [measurement for _, measurement in found]
+                store_measurements(store, entry, setting, device, device_name, stored)
+        print_serving(served, args.format)
+        return 0
     bandwidth = copy_bandwidth(device)
     rows: list[dict[str, Any]] = []
     for setting in settings:
@@ -74,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
             rows.append(
                 {
                     "bits": setting.bits,
+                    "setting": setting.label,
                     "batch": batch,
                     "tokens_per_second": batch / seconds,
                     "ms_per_step": seconds * 1000,
@@ -118,16 +156,27 @@ def _config(bits: int, data_type: str, block_size: int) -> Setting:
     return Setting.make(bits, data_type, block_size=block_size)
 
 
+def _integer(name: str) -> Setting:
+    from quantizers.setting import Setting
+
+    factors = dict(INTEGER_FORMATS[name])
+    return Setting.make(factors.pop("bits"), "int", **factors)
+
+
 def packed_model(entry: ModelEntry, setting: Setting, device: str) -> Any:
     """The model with its linear layers packed; on the CPU the rest computes in fp32."""
     import torch
 
     from orchestrator.run.worker import quiet_libraries
+    from quantizers.integer_linear import pack_integers
     from quantizers.linear import pack_linears
     from quantizers.loading import load_model
 
     quiet_libraries()
     load_dtype = getattr(torch, entry.dtype)
     model, _ = load_model(entry.checkpoint, device)
-    pack_linears(model, setting, load_dtype)
+    if setting.activation_format is None:
+        pack_linears(model, setting, load_dtype)
+    else:
+        pack_integers(model, setting, load_dtype)
     return model.to(torch.float32) if device == "cpu" else model

@@ -15,6 +15,8 @@ from analysis.answers.inverse import pareto_front, smallest_budget
 from analysis.answers.latency import LATENCY
 from analysis.answers.memory import Serving, cache_bits_per_token, choices_for_memory
 from analysis.answers.optimal import check_family, optimal
+from analysis.answers.serving import METRICS as SERVING
+from analysis.answers.serving import serving_table
 from analysis.answers.shares import optimal_table
 from analysis.answers.universal import certain_shares
 from analysis.curves.budget import format_bits, parse_budget
@@ -65,6 +67,7 @@ TABLE_COLUMNS = [
     "best_fit_setting",
 ]
 COST_COLUMNS = ["model", "setting", "value", "difference", "low", "high", "errors"]
+SPEED = {(None, name) for name in (LATENCY, *SERVING)}
 MEMORY_ROWS = 15  # choices a person is shown
 
 
@@ -147,7 +150,7 @@ def _answerable(store: Store, args: argparse.Namespace) -> tuple[str, pd.DataFra
     asked = [args.metric] if args.metric else ["zero_shot", "cross_entropy"]
     others = []  # measured, but not for what is asked: why is said where it is looked for
     for metric in asked:
-        results = read_results(store, needed_rows(metric) | {(None, LATENCY)})
+        results = read_results(store, needed_rows(metric) | SPEED)
         answerable = metric, mark_screened(results, store)
         if _has(results, metric, args):
             return answerable
@@ -244,6 +247,10 @@ def _memory(results: pd.DataFrame, store: Store, args: argparse.Namespace) -> No
     if len(shown):
         print_frame(shown.groupby("task").head(MEMORY_ROWS).dropna(axis=1, how="all"), "table")
     unknown = sorted(model for model in cache if cache[model] is None)
+    served = serving_table(results)
+    if len(served):
+        print("\nwhat serving them costs, as measured (kbit bench latency --shapes):")
+        print_frame(served.dropna(axis=1, how="all"), "table")
     if unknown:
         print(f"left out, no config.json here that sizes the context: {', '.join(unknown)}")
     print(

@@ -33,11 +33,13 @@ def speedups(results: pd.DataFrame) -> pd.DataFrame:
     """Speed over 16 bit by batch size, of the largest model with latencies of both (figure 16).
 
     Columns: kind ("measured" or "roofline"), bits, batch, speedup, model. Of several settings of
-    a precision the fastest counts. Both latencies are of one protocol, so of one device; where a
-    model was timed on several, the last by protocol counts. Raises ValueError where no latency can
-    be compared.
+    a precision the fastest counts, of those that round weights alone. Both latencies are of one
+    protocol, so of one device; where a model was timed on several, the last by protocol counts.
+    Raises ValueError where no latency can be compared.
     """
     rows = _with_protocol(results[results["metric"].isin([LATENCY, ROOFLINE])])
+    if "activations" in rows:
+        rows = rows[rows["activations"].fillna("16").astype(str) == "16"]
     rows = rows[rows["task"].str.startswith(_TASK)]
     rows = rows.assign(
         batch=rows["task"].str.removeprefix(_TASK).astype(int),

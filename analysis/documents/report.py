@@ -19,6 +19,7 @@ from analysis.documents.report_claims import claim_sections
 from analysis.documents.report_costs import cost_tables
 from analysis.documents.report_formats import format_tables
 from analysis.documents.report_notes import how_to_read, notes
+from analysis.documents.report_serving import serving_tables
 from analysis.documents.report_tables import (
     axis_table,
     budget_tables,
@@ -88,6 +89,7 @@ def _body(
         *budget_tables(results, metrics, axis, task, scores),
         *axis_table(results, metrics, task, scores),
         *(claim_sections(results, metrics, axis, scores) if task is None else []),
+        *serving_tables(results),
         *outlier_table(results),
         *(_paper_figures(results, axis, run.illustrations) if task is None else []),
         *how_to_read(results, metrics, axis, task),

@@ -31,20 +31,20 @@ class StepTime:
     graph: bool
 
 
-def seconds_a_step(model: Any, batch: int, steps: int) -> StepTime:
-    """Time of a step that adds one token to each of `batch` sequences after a short prompt.
+def seconds_a_step(model: Any, batch: int, steps: int, context: int = PROMPT_TOKENS) -> StepTime:
+    """Time of a step that adds one token to each of `batch` sequences of `context` tokens.
 
     A model that cannot be captured is timed step by step, as one on the CPU is.
     """
     if model.get_input_embeddings().weight.device.type == "cuda":
         try:
-            return StepTime(_replayed(model, batch, steps), graph=True)
+            return StepTime(_replayed(model, prompt_tokens(model, batch, context), steps), True)
         except Exception as error:  # every kind of model fails in a way of its own
             torch.cuda.synchronize()
             reason = " ".join(str(error).split())[:200]
             note = f"not captured as a CUDA graph, so launched step by step: {reason}"
             print(note, file=sys.stderr)
-    return StepTime(_eager(model, batch, steps), graph=False)
+    return StepTime(_eager(model, prompt_tokens(model, batch, context), steps), graph=False)
 
 
 class StaticStep:
@@ -87,9 +87,9 @@ class StaticStep:
 
 
 @torch.inference_mode()
-def _replayed(model: Any, batch: int, steps: int) -> float:
+def _replayed(model: Any, prompt: Tensor, steps: int) -> float:
     """Seconds of a replay among others: the next is launched while one runs, as in generation."""
-    step = StaticStep(model, _prompt(model, batch), WARM_UP + steps)
+    step = StaticStep(model, prompt, WARM_UP + steps)
     graph = capture(step)
     return statistics.median(event_times(graph.replay, steps))
 
@@ -128,8 +128,7 @@ def _side_stream(device: int) -> torch.cuda.Stream:
 
 
 @torch.inference_mode()
-def _eager(model: Any, batch: int, steps: int) -> float:
-    prompt = _prompt(model, batch)
+def _eager(model: Any, prompt: Tensor, steps: int) -> float:
     times = []
     out = model(prompt, use_cache=True)
     for step in range(WARM_UP + steps):
@@ -143,10 +142,11 @@ def _eager(model: Any, batch: int, steps: int) -> float:
     return statistics.median(times)
 
 
-def _prompt(model: Any, batch: int) -> Tensor:
+def prompt_tokens(model: Any, batch: int, tokens: int) -> Tensor:
+    """Random ones, int64 [batch, tokens] on the model's device, the same in every process."""
     weight = model.get_input_embeddings().weight
     generator = torch.Generator().manual_seed(0)
-    prompt = torch.randint(weight.shape[0], (batch, PROMPT_TOKENS), generator=generator)
+    prompt = torch.randint(weight.shape[0], (batch, tokens), generator=generator)
     return prompt.to(weight.device)
 
 
