@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import pandas as pd
 
-from quantizers.setting import ADDED_COLUMNS, SETTING_COLUMNS, Setting, default_exponent_bits
+from quantizers.setting import SETTING_COLUMNS, Setting, default_exponent_bits
 
 
 def setting_of(row: pd.Series) -> Setting:
@@ -31,6 +31,9 @@ def is_baseline(rows: pd.DataFrame) -> pd.Series:
     return pd.Series(known, rows.index, dtype=bool)
 
 
+_CHOSEN = ("bits", "data_type", "exponent_bits", "block_size", "by_row")  # by a plain setting
+
+
 def main_settings(settings: Sequence[Setting]) -> set[Setting]:
     """The settings drawn solid: one a precision, of the most common data type and block size.
 
@@ -53,14 +56,8 @@ def main_settings(settings: Sequence[Setting]) -> set[Setting]:
 
 def is_plain(setting: Setting) -> bool:
     """Whether only precision, data type and blocks are chosen, and nothing else is done."""
-    later = ADDED_COLUMNS.keys() - {"by_row"}
-    return (
-        setting.method in ("none", "rtn")
-        and setting.scope == "linear"
-        and not setting.centered
-        and not setting.outlier_fraction
-        and all(getattr(setting, name) == ADDED_COLUMNS[name] for name in later)
-    )
+    chosen = {name: getattr(setting, name) for name in _CHOSEN}
+    return setting == Setting("none" if setting.keeps_weights else "rtn", **chosen)
 
 
 def _usual_exponent(setting: Setting) -> bool:

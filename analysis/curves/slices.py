@@ -7,8 +7,6 @@ from analysis.curves.scaling import Curve
 from analysis.curves.settings import is_plain
 from quantizers.setting import Setting, default_exponent_bits
 
-FACTORS = ("block_size", "data_type", "exponent_bits", "outlier_fraction", "centered")
-
 
 def level(setting: Setting, factor: str) -> object:
     """The value of a factor (a field of Setting); a data type with its exponent bits if float."""
@@ -27,7 +25,7 @@ def vary(curves: Sequence[Curve], factor: str, bits: float) -> list[Curve]:
     for family in dict.fromkeys(curve.family for curve in curves):
         own = [c for c in curves if c.family == family and c.setting.bits == bits]
         if factor in ("block_size", "data_type", "exponent_bits"):
-            own = [c for c in own if not c.setting.outlier_fraction and not c.setting.centered]
+            own = [c for c in own if c.setting == _without_additions(c.setting)]
         if factor == "exponent_bits":
             own = [c for c in own if c.setting.data_type == "float"]
         if factor == "data_type":
@@ -47,6 +45,10 @@ def _others(setting: Setting, factor: str) -> tuple:
     return tuple(getattr(setting, f.name) for f in fields(setting) if f.name not in left_out)
 
 
+def _without_additions(setting: Setting) -> Setting:
+    return replace(setting, outlier_fraction=0.0, centered=False)
+
+
 def _usual_exponents(curves: list[Curve]) -> list[Curve]:
     splits: dict[int | None, int] = {}
     for curve in curves:
@@ -63,7 +65,7 @@ def _worth(cut: list[Curve], factor: str) -> tuple:
     return (
         len({level(c.setting, factor) for c in cut}),
         sum(len(c.bits) for c in cut),
-        is_plain(replace(first, outlier_fraction=0.0, centered=False)),
+        is_plain(_without_additions(first)),
         first.scope == "linear",
         first.data_type == "float",
         -(first.block_size or 1 << 62),
