@@ -1,12 +1,14 @@
 """What one-shot rounding costs: settings stacked in one loop, beside the plain loop of each.
 
-    python benchmarks/methods.py [--shapes 1024x1024 4096x4096] [--json FILE]
+    python benchmarks/methods.py [--shapes 1024x1024 4096x4096] [--model DIR] [--json FILE]
 
 The peer is GPTQ as its authors' code does it, one setting at a time: a Cholesky factor, an inverse
 and another factor in fp32, then a loop over columns in plain torch, lazily by 128; here with static
 scales and any codebook, so that both do the same work. The figures are seconds of a setting, by the
-clock and of all cores (which a busy machine changes less), and the most memory that a case takes
-beyond what it is given. Without a GPU its figures are left empty.
+clock and of all cores (which a busy machine changes less), medians of the rounds, and the most
+memory that a case takes beyond what it is given. Of a whole model all that applying a setting does
+is in them: scales, the loop, packing, the losses of GPTQ and of nearest, dequantizing; of the plain
+loop only the loop. Without a GPU its figures are left empty.
 """
 
 from __future__ import annotations
@@ -23,23 +25,30 @@ from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from quantizers.blockwise import residual, scaled, spread
+from quantizers.calibration import collect
 from quantizers.codebooks import codebook, midpoints_of, quantile
 from quantizers.granularity import ROW, Granularity
+from quantizers.resident import ResidentModel
 from quantizers.rounding.factor import factor
 from quantizers.rounding.gptq import LAZY, gptq
 from quantizers.rounding.problem import Problem
+from quantizers.setting import Setting
+from quantizers.stack import Stack
 
 SHAPES = ("1024x1024", "4096x4096")  # d_out x d_in
 BITS = (2, 3, 4, 8)
 DATA_TYPES = ("int", "float", "dynamic", "quantile")
 GRANULARITIES = (Granularity(64), Granularity(128), Granularity(1024), ROW)
 PLAIN = "plain loop"
+MODEL = Path(__file__).parents[1] / "models" / "sotu-neox-128x4"
 DAMPING = 0.01
 Settings = list[tuple[int, str, Granularity]]
 
@@ -97,16 +106,17 @@ class Cost:
     """Of one call: seconds by the clock, seconds of all cores, bytes at most."""
 
     def __init__(self, call: Callable[[], object], rounds: int = 1) -> None:
-        self.seconds = self.core_seconds = float("inf")
         self.memory = None
+        seconds, core_seconds = [], []
         for _ in range(rounds):
             before = _resident() if _forget_peak() else None
             begun, worked = time.perf_counter(), time.process_time()
             call()
-            self.seconds = min(self.seconds, time.perf_counter() - begun)
-            self.core_seconds = min(self.core_seconds, time.process_time() - worked)
+            seconds.append(time.perf_counter() - begun)
+            core_seconds.append(time.process_time() - worked)
             if before is not None:
                 self.memory = _resident("VmHWM") - before
+        self.seconds, self.core_seconds = median(seconds), median(core_seconds)
 
 
 def _forget_peak() -> bool:
@@ -183,14 +193,52 @@ def cpu_table(report: Report, shape: str) -> None:
     report.add_cost(f"one of {len(given)} stacked {shape}", stacked, len(given), peers[0])
 
 
+def model_table(report: Report, folder: Path) -> None:
+    """A pretrained model, its statistics of random tokens collected before."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    resident = ResidentModel(model)
+    generator = torch.Generator().manual_seed(0)
+    windows = torch.randint(model.config.vocab_size, (32, 128), generator=generator)
+    statistics = dict(collect(resident.model, resident.wiring, windows))
+    given = [
+        Setting.make(bits, data_type, block_size=granularity.size or "row", rounding="gptq")
+        for bits, data_type, granularity in all_settings()
+    ]
+    loops = [
+        (problems(site.weight.half().contiguous(), [(4, "int", GRANULARITIES[0])])[0], site.input)
+        for site in resident.wiring.linear
+    ]
+
+    def plain_model() -> None:
+        for problem, name in loops:
+            plain(problem, statistics[name].hessian)
+
+    def stacked() -> None:
+        stack = Stack(given)
+        for setting in given:
+            resident.apply(setting, statistics, stack)
+
+    lone = given[all_settings().index((4, "int", GRANULARITIES[0]))]
+    resident.apply(lone, statistics)  # compiles
+    peer = Cost(plain_model, 3)
+    report.add_cost(f"plain loop, 4-bit int {folder.name}", peer, 1)
+    alone = Cost(lambda: resident.apply(lone, statistics), 3)
+    report.add_cost(f"one setting, 4-bit int {folder.name}", alone, 1, peer)
+    cost = Cost(stacked, 3)
+    report.add_cost(f"one of {len(given)} stacked {folder.name}", cost, len(given), peer)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="OUTxIN")
+    parser.add_argument("--shapes", nargs="*", default=SHAPES, metavar="OUTxIN")
+    parser.add_argument("--model", type=Path, default=MODEL, metavar="DIR")
     parser.add_argument("--json", type=Path, help="also write one record a case")
     args = parser.parse_args(argv)
     cores = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
     processor = platform.processor() or platform.machine()
-    report = Report(f"CPU {processor}, {cores}, {datetime.date.today()}")
+    load = f"load {os.getloadavg()[0]:.0f}, nice {os.nice(0)}"
+    report = Report(f"CPU {processor}, {cores}, {load}, {datetime.date.today()}")
+    model_table(report, args.model)
     for shape in args.shapes:
         cpu_table(report, shape)
     print("GPU: its figures are left empty")
