@@ -26,6 +26,8 @@ from quantizers.setting import ADDED_COLUMNS
 
 _T = TypeVar("_T")
 _STEP = 1e-3  # nats: far below the differences of a window's loss that precisions make
+# "16" is one, too.
+_WORDS = {name: str for name, value in ADDED_COLUMNS.items() if isinstance(value, str)}
 _INTEGERS = ("n_params", "exponent_bits", "block_size", "total_bits", "quantized_bits")
 _RUN_INTEGERS = ("seed", "step")
 
@@ -139,7 +141,7 @@ def _intact(read: Callable[[Path], _T], path: Path) -> _T:
 
 
 def _read_rows(path: Path) -> pd.DataFrame:
-    results = pd.read_csv(path)
+    results = pd.read_csv(path, dtype=_WORDS)
     added = {name: value for name, value in ADDED_COLUMNS.items() if name not in results}
     results = results.assign(**added)
     if missing := [column for column in COLUMNS if column not in results]:

@@ -20,6 +20,7 @@ from analysis.documents import study as study_module
 from analysis.documents.study_data import read_study, read_tables, write_study
 from analysis.documents.study_method import method
 from analysis.noise.bootstrap import ItemScores
+from quantizers.setting import ADDED_COLUMNS
 from tests.analysis.rich import BLOCK_GAIN, OUTLIER_GAIN, rich_results, with_table_2
 
 PAPER = PAPERS["four-bit"]
@@ -72,6 +73,13 @@ def test_files_give_back_what_was_written(stored: Path) -> None:
     assert first.keys() == second.keys()
     assert max(np.abs(first[i] - second[i]).max() for i in ids) <= 0.00051
     assert again(ids, "sotu_blank", "acc") == {} and again(["nobody"], "sotu", "acc") == {}
+
+
+def test_words_stay_words_in_files(stored: Path) -> None:
+    results = read_study(stored)[0]
+    for column, default in ADDED_COLUMNS.items():
+        if isinstance(default, str):  # "16" among them
+            assert set(results[column]) == {default}, column
 
 
 def test_the_same_results_are_the_same_bytes(stored: Path, tmp_path: Path) -> None:
