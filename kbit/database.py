@@ -16,9 +16,14 @@ def add_db(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_store(db: str | None) -> Store:
+def find_store(db: str | None) -> Store:
     """The database asked for, else the newest one in the results folder. Raises InputError."""
-    store = Store.open(database_url(db or _newest()))
+    return Store.open(database_url(db or _newest()))
+
+
+def open_store(db: str | None) -> Store:
+    """As `find_store`, for a command, which says at its end what it has read."""
+    store = find_store(db)
     sources.databases.append(store.url)
     return store
 
