@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    planted = _parse_plant(args.plant)
+    planted = parse_plant(args.plant) if args.plant else None
     if planted and args.db:
         raise InputError("--plant: a planted model is no experiment; leave --db out")
     if args.windows < 1:
@@ -136,9 +136,8 @@ def _for_people(table: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns={name: f"{name}*" for name in NOT_INVARIANT})
 
 
-def _parse_plant(value: str | None) -> tuple[int, float] | None:
-    if value is None:
-        return None
+def parse_plant(value: str) -> tuple[int, float]:
+    """Channels and factor of "4x64". Raises InputError."""
     match = re.fullmatch(r"(\d+)x(\d+(?:\.\d+)?)", value)
     if match is None:
         raise InputError(f"--plant {value}: channels x factor, such as 4x64")

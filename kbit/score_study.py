@@ -14,10 +14,10 @@ import pandas as pd
 from kbit.study_file import OpenedStudy, open_study
 from orchestrator.errors import InputError
 from orchestrator.paths import find_sweep
+from orchestrator.study.models import ModelEntry
 
 if TYPE_CHECKING:
     from orchestrator.store.store import Store
-    from orchestrator.study.models import ModelEntry
     from training.study import Run
 
 EXAMPLE = (
@@ -36,12 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from analysis.claims.intriguing.runs import is_planted
+    from kbit.analyze import parse_plant
     from training.run_study import is_complete
 
     args.study = find_sweep(args.study)
     study = open_study(args.study)
     if not study.ladder:
         raise InputError(f"{args.study}: ladder: missing; give the sweeps that score its models")
+    for told in study.plants:
+        parse_plant(told)
     for sweep in (*study.ladder, *study.others):
         if not sweep.exists():
             raise InputError(f"{args.study}: {sweep}: no such file")
@@ -59,8 +63,12 @@ def run(args: argparse.Namespace) -> int:
             return code
         worst = max(worst, code)
         print(f"{run.name}: added to {study.results}", flush=True)
-    others = [path for path in study.others if not scored["run"].isna().any()]
-    return max([worst, *(_score_others(study, path, args.executor) for path in others)])
+    if study.plants and is_complete(study.runs[0], study.place) and not is_planted(scored).any():
+        worst = max(worst, _score_plants(study, args.executor))
+    if not scored["run"].isna().any():
+        codes = [_score_others(study, path, args.executor) for path in study.others]
+        worst = max([worst, *codes])
+    return worst
 
 
 def _scored(folder: Path) -> pd.DataFrame:
@@ -91,6 +99,20 @@ def _score_run(study: OpenedStudy, run: Run, executor: str) -> int:
         models.unlink()
     if code <= 1:
         _add(study, entries, [entry for entry in entries if entry.step == run.recipe.steps])
+    return code
+
+
+def _score_plants(study: OpenedStudy, executor: str) -> int:
+    """The first run's last model with outliers planted: what metrics and damage should follow."""
+    from kbit.planted import write_planted
+    from orchestrator.study.models import load_models
+
+    models = write_planted(study)
+    code = max(_sweep(study, path, executor, models) for path in study.ladder)
+    if code <= 1:
+        entries = [entry for family in load_models(models).values() for entry in family]
+        _add(study, entries, entries)
+        print(f"planted outliers: added to {study.results}", flush=True)
     return code
 
 
@@ -143,18 +165,21 @@ def _analyze(study: OpenedStudy, entry: ModelEntry, store: Store) -> None:
     from kbit.analyze import as_measurement
     from kbit.model_windows import model_and_windows
     from kbit.record import store_measurements
-    from orchestrator.study.spec import load_sweep
     from quantizers.setting import Setting
 
-    corpora = [corpus.source for path in study.ladder for corpus in load_sweep(path).corpora]
-    if not corpora:
-        return
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, windows, protocol = model_and_windows(entry, corpora[0], device, windows=WINDOWS)
+    model, windows, protocol = model_and_windows(entry, _corpus(study), device, windows=WINDOWS)
     threshold = _searched_threshold(study.results, entry)
     measured = as_measurement(ModelAnalysis(model, windows), protocol, threshold)
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     store_measurements(store, entry, Setting.make(16), device, name, [measured])
+
+
+def _corpus(study: OpenedStudy) -> str:
+    """The text that the ladder scores."""
+    from orchestrator.study.spec import load_sweep
+
+    return next(c.source for path in study.ladder for c in load_sweep(path).corpora)
 
 
 def _searched_threshold(folder: Path, entry: ModelEntry) -> float | None:

@@ -23,6 +23,7 @@ class OpenedStudy:
     place: Place
     results: Path  # the folder of runs.csv and of what was scored
     ladder: list[Path]  # sweep files
+    plants: list[str]
     others: list[Path]
 
     @property
@@ -52,7 +53,7 @@ def open_study(path: Path, text: str | None = None) -> OpenedStudy:
     place = Place(text, resolved(study.tokenizer), resolved(study.output))
     results = resolved(study.results or study.output)
     ladder, others = ([resolved(path) for path in paths] for paths in (study.ladder, study.others))
-    return OpenedStudy(runs, place, results, ladder, others)
+    return OpenedStudy(runs, place, results, ladder, study.plants, others)
 
 
 def _load(path: Path) -> StudyFile:

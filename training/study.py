@@ -42,6 +42,7 @@ class StudyFile(BaseModel):
     output: str  # a folder for the weights, one folder a run
     results: str | None = None  # of runs.csv and of what was scored; None: `output`
     ladder: list[str] = []  # sweep files whose `models` are patterns: what is scored of each run
+    plants: list[str] = []  # CHANNELSxFACTOR: outliers planted in the first run's model, scored too
     others: list[str] = []  # sweeps of models that it does not train, scored once, to compare
     recipe: dict[str, Any]
     variants: list[dict[str, Any]] = Field(min_length=1)

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import yaml
 
+from analysis.claims.intriguing.runs import is_planted
 from analysis.curves.scaling import scaling_curves
 from analysis.documents.study_data import read_study
 from kbit.cli import main
@@ -22,11 +23,16 @@ def trained(study, tmp_path):
     (tmp_path / "ladder.yaml").write_text(yaml.safe_dump(LADDER))
 
     def train(seeds):
-        path = study(seeds=seeds, ladder=["ladder.yaml"], results="kept")
+        path = study(seeds=seeds, ladder=["ladder.yaml"], results="kept", plants=["2x16"])
         assert main(["train-study", str(path), "--executor", "local"]) == 0
         return path
 
     return train
+
+
+def _value(rows, metric):
+    at_16 = rows[(rows["metric"] == metric) & (rows["bits"] == 16) & (rows["step"] == 12)]
+    return float(at_16["value"].iloc[0])
 
 
 def score(path):
@@ -35,7 +41,14 @@ def score(path):
 
 def test_runs_are_scored_once_and_never_share_a_curve(trained, tmp_path, capsys):
     assert score(trained([0])) == 0
-    results, scores = read_study(tmp_path / "kept")
+    everything, scores = read_study(tmp_path / "kept")
+    control, planted = (everything[is_planted(everything) == those] for those in (False, True))
+    # A planted model is the same function; quantized, and looked at, it is not.
+    assert set(planted["variant"]) == {"planted 2x16"}
+    for name, same in (("cross_entropy", True), ("max_to_median_qkv", False)):
+        pair = [_value(rows, name) for rows in (control, planted)]
+        assert (pair[1] == pytest.approx(pair[0], rel=1e-4)) == same
+    results = control.reset_index(drop=True)
     losses = results[results["metric"] == "cross_entropy"]
     assert set(losses["variant"]) == {"control", "dropout=0.1 dtype=fp16"}
     counts = losses.groupby(["run", "seed", "step"]).size()
@@ -64,6 +77,7 @@ def test_runs_are_scored_once_and_never_share_a_curve(trained, tmp_path, capsys)
     assert (tmp_path / "kept/results.csv.gz").read_bytes() == before
     assert score(path) == 0
     after, scores = read_study(tmp_path / "kept")
+    after = after[~is_planted(after)]
     assert after[after["seed"] == 0].reset_index(drop=True).equals(results)
     losses = after[after["metric"] == "cross_entropy"]
     assert len(losses) == 12 and losses["experiment_id"].nunique() == 12

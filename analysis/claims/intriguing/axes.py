@@ -205,7 +205,7 @@ def _judged(matched: SeedDifference, n: int) -> str:
 
 def _told(found: SeedDifference, n: int) -> str:
     if not found.n:
-        return "have no cross-entropy in common" if n else "not measured"
+        return "no cross-entropy in common" if n else "not measured"
     share = found.mean / abs(found.first.mean())
     ends = f"{ends} over " if (ends := between(*found.over_seeds)) else ""
     return f"{found.mean:+.4f} nats ({share:+.0%}; {ends}{found.n} of {n} seeds)"

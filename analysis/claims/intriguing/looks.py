@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.claims.claim import Exhibit, between, table
-from analysis.claims.intriguing.runs import FloatArray, Ladder, Model
+from analysis.claims.intriguing.runs import FloatArray, Ladder, Model, is_planted
 from analysis.claims.intriguing.seeds import LEVEL, t_interval
 
 TASK = "weights_and_activations"
@@ -54,7 +54,7 @@ def look_exhibits(ladder: Ladder, results: pd.DataFrame) -> Iterator[Exhibit]:
     found = looks(results)
     if found.empty:
         return
-    trained = found[found["run"].notna()]
+    trained = found[found["run"].notna() & ~is_planted(found)]
     if len(trained):
         trained = trained.assign(size=trained["run"].str.split("-").str[1])
         yield _by_variant(trained, ladder)

@@ -3,6 +3,7 @@
 from analysis.claims.claim import Claim, Exhibit
 from analysis.claims.intriguing import figures
 from analysis.claims.intriguing.axes import axis_claims
+from analysis.claims.intriguing.control import control_exhibit
 from analysis.claims.intriguing.growth import growth_claims, growth_exhibit
 from analysis.claims.intriguing.looks import look_exhibits
 from analysis.claims.intriguing.published import disagreements
@@ -25,6 +26,7 @@ def exhibits(study: Study) -> list[Exhibit]:
         *growth_exhibit(ladder),
         *task_exhibits(study, ladder),
         *look_exhibits(ladder, study.results),
+        *control_exhibit(study),
         disagreements(),
     ]
 

@@ -26,6 +26,7 @@ DOSES = {
 }
 """The ladder, mildest first: weights a row (or a tensor), activations a token (or static)."""
 PAPERS_DOSES = ("W8A8", "W4")
+PLANTED = "planted "
 JUDGED = ("W3", "A4")
 """Those that verdicts rest on: one of weights and one of activations that small models feel, and
 that were measured on the way as well."""
@@ -96,13 +97,15 @@ class Ladder:
         return len(both) > 0 and bool((both[first] == both[second]).all())
 
 
-def read_ladder(study: Study) -> Ladder:
-    """The ladder of a study's results: of models that a run trained, on their corpus."""
+def read_ladder(study: Study, planted: bool = False) -> Ladder:
+    """The ladder of a study's results: of models that a run trained, on their corpus; `planted`: of
+    those with planted outliers."""
     runs = study.tables.get("runs", pd.DataFrame(columns=["variant", "size", "seed", "step"]))
     results = study.results
     if "run" not in results:
         return Ladder({}, runs)
     rows = results[results["run"].notna() & (results["metric"] == "cross_entropy")]
+    rows = rows[is_planted(rows) == planted]
     names = {setting: name for name, setting in DOSES.items()} | {BASELINE: "16"}
     dose = [names.get(replace(setting, calibration=None)) for setting in settings_of(rows)]
     rows = rows.assign(dose=dose).dropna(subset="dose")
@@ -124,6 +127,11 @@ def read_ladder(study: Study) -> Ladder:
             point = Point(base, value - base, differences)
             points.setdefault(model, {}).setdefault(name, {})[step] = point
     return Ladder(points, runs)
+
+
+def is_planted(rows: pd.DataFrame) -> pd.Series:
+    """Whether each row is of a model in which outliers were planted."""
+    return rows["variant"].fillna("").astype(str).str.startswith(PLANTED)
 
 
 def _items(study: Study, rows: pd.DataFrame) -> dict[str, FloatArray]:

@@ -8,7 +8,14 @@ import pandas as pd
 
 from analysis.claims.claim import Exhibit, between, table
 from analysis.claims.intriguing.published import BLOOM_LAMBADA, TABLE_4, TASKS, percent_change
-from analysis.claims.intriguing.runs import BASELINE, DOSES, PAPERS_DOSES, FloatArray, Ladder
+from analysis.claims.intriguing.runs import (
+    BASELINE,
+    DOSES,
+    PAPERS_DOSES,
+    FloatArray,
+    Ladder,
+    is_planted,
+)
 from analysis.claims.intriguing.seeds import LEVEL, t_interval
 from analysis.claims.paper import Study
 from analysis.curves.settings import settings_of
@@ -33,6 +40,7 @@ def accuracies(study: Study) -> pd.DataFrame:
 
 def task_exhibits(study: Study, ladder: Ladder) -> Iterator[Exhibit]:
     rows = accuracies(study)
+    rows = rows[~is_planted(rows)]
     trained = rows[rows["run"].notna()]
     if len(trained):
         yield _by_variant(study, trained, ladder)
@@ -155,7 +163,7 @@ def _last_word(rows: pd.DataFrame) -> Exhibit:
     if {"16", "W4"} <= set(by.columns):
         changes = (100 * (by["W4"] - by["16"]) / by["16"]).dropna()
         for name, values in changes.groupby(groups.reindex(changes.index), sort=False):
-            lines.append([f"{name}, {len(values)} models", "last words here", "W4",
+            lines.append([f"{name} ({len(values)})", "last words here", "W4",
                           f"{values.mean():+.1f} %"])  # fmt: skip
     return Exhibit(
         "4-bit weights on LAMBADA, beside BLOOM's",
@@ -163,7 +171,7 @@ def _last_word(rows: pd.DataFrame) -> Exhibit:
         [
             "Column-wise 4-bit weights alone. Percent of the accuracy before. Ours is the embedded "
             "last-word task of 500 items, at which models of this size are right at about one in "
-            "six: a change of 5 % is four items.",
+            "six: a change of 5 % is four items. In brackets: models, of which it is the mean.",
             table(["Model", "Task", "Dose", "Change"], lines, text=3),
         ],
     )

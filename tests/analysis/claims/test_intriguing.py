@@ -10,6 +10,7 @@ import pytest
 from analysis.claims.claim import FAILS, HOLDS, UNRESOLVED, Claim
 from analysis.claims.intriguing import published
 from analysis.claims.intriguing.axes import SAME, axis_claims
+from analysis.claims.intriguing.control import control_exhibit
 from analysis.claims.intriguing.growth import growth_claims
 from analysis.claims.intriguing.matched import read_at
 from analysis.claims.intriguing.paper import PAPER, claims
@@ -167,6 +168,20 @@ def test_what_a_design_could_have_seen() -> None:
     twice = SeedDifference(np.zeros(n), 2 * draws[0]).power
     assert twice == pytest.approx(2 * SeedDifference(np.zeros(n), draws[0]).power)
     assert np.isnan(SeedDifference(np.zeros(1), np.ones(1)).power)
+
+
+def test_metrics_are_held_against_planted_outliers() -> None:
+    """Those of the committed study."""
+    study = Study(*read_study(FOLDER), read_tables(FOLDER))
+    (made,) = control_exhibit(study)
+    damage, metrics = (block.rows for block in made.body if not isinstance(block, str))
+    assert [row[0] for row in damage][0] == "control" and len(damage) == 6
+    static = [float(row[2]) for row in damage]
+    assert static == sorted(static) and static[-1] > 1
+    told = {row[0]: row[-1] for row in metrics}
+    assert told["relative output error"] == told["largest / median feature"] == "follows"
+    assert told["relative RMSE"] == told["spectral norm*"] == "does not"
+    assert list(control_exhibit(made_study(PAIR, more(0)))) == []
 
 
 def test_other_studies_have_none_of_these_claims() -> None:
