@@ -32,10 +32,15 @@ def _print_table(frame: pd.DataFrame) -> None:
     for row in frame.itertuples(index=False):
         table.add_row(*(_cell(value) for value in row))
     # Not a terminal: as wide as the table needs, so that nothing is cut from a file or a pipe.
-    console = Console(highlight=False)
+    console = _console()
     if not console.is_terminal:
-        console = Console(highlight=False, width=10_000)
+        console = _console(width=10_000)
     console.print(table)
+
+
+def _console(width: int | None = None) -> Console:
+    """Shows text as it is: names are other people's."""
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def _cell(value: object) -> str:

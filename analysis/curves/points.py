@@ -129,7 +129,8 @@ def mean_zero_shot(
 def _accuracies(rows: pd.DataFrame, task: str | None) -> pd.DataFrame:
     """Mean accuracies of complete sets, of the task asked for, and of tasks without a set."""
     means = mean_zero_shot(rows)
-    if task is not None and task not in TASK_SETS and JOINED not in task:
+    joined = task is not None and JOINED in task and task not in set(rows["task"])
+    if task is not None and task not in TASK_SETS and not joined:
         return pd.concat([means, _one_task(rows, task)], ignore_index=True)
     parts = [means]
     for family, part in rows.groupby("family", sort=False):
@@ -202,7 +203,8 @@ def _with_parts(points: pd.DataFrame, rows: pd.DataFrame, metric: str) -> pd.Dat
         elif task in TASK_SETS:
             made = tasks_in(task)
         else:
-            made = {name: _metric_of(same[same["task"] == name], name) for name in tasks_in(task)}
+            names = [task] if task in set(same["task"]) else tasks_in(task)
+            made = {name: _metric_of(same[same["task"] == name], name) for name in names}
         known = same.dropna(subset="protocol") if "protocol" in same else same.iloc[:0]
         protocols = dict(zip(known["task"], known.get("protocol", []), strict=True))
         parts[i] = tuple(Part(name, its, protocols.get(name)) for name, its in made.items())

@@ -12,7 +12,7 @@ from analysis.claims.four_bit.figures import FIGURES
 from analysis.curves.points import curve_points
 from analysis.curves.remembering import remembered
 from analysis.curves.scaling import scaling_curves
-from analysis.documents.markup import drawable, escape
+from analysis.documents.markup import drawable, drawn, drawn_scores, escape
 from analysis.documents.page import chart, page, table, write_page
 from analysis.documents.report_answer import answer_cards
 from analysis.documents.report_claims import claim_sections
@@ -74,7 +74,8 @@ def write_report(
 def _body(
     results: pd.DataFrame, axis: str, task: str | None, scores: ItemScores, run: Run
 ) -> list[str]:
-    results = drawable(results)  # whatever is made of it below
+    results, scores = drawable(results), drawn_scores(scores)  # whatever is made of it below
+    task = None if task is None else drawn(task)
     metrics = metrics_of(results, task)
     if not metrics:
         raise ValueError(

@@ -83,3 +83,12 @@ def test_fractions_of_bits_are_precisions_of_their_own(tmp_path: Path) -> None:
     assert code == 0, err
     page = (tmp_path / "report.html").read_text()
     assert "1.58-bit" in page and "2.5-bit" in page and "16.0-bit" not in page
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    table = tmp_path / "odd.csv"
+    table.write_text(f"{HEAD}F,[red]a[/red]:smile:,1000,4,int,,<b>t</b> & u,acc,0.5\n")
+    assert kbit("import", table, "--db", tmp_path / "t.db")[0] == 0
+    _, out, _ = kbit("results", "--db", tmp_path / "t.db")
+    for name in ("[red]a[/red]:smile:", "<b>t</b> & u"):
+        assert name in out

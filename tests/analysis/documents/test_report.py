@@ -1,6 +1,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
@@ -66,6 +67,29 @@ def test_text_from_the_database_cannot_become_markup(
     page = written(write_report(results, tmp_path / "r.html", run=Run(failures)))
     assert "<script>no weights" not in page and "&lt;script&gt;no weights" in page
     assert page.count("</script>") == page.count("<script")
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"), [("<i>a</i> &amp; b.txt", "cross_entropy"), ("a + b", "acc")]
+)
+def test_names_with_markup_keep_their_paired_errors(
+    results: pd.DataFrame, tmp_path: Path, name: str, metric: str
+) -> None:
+    alone = results[(results["metric"] == metric) & (results["family"] == "sotu-opt")]
+    alone = alone[alone["task"] == alone["task"].iloc[0]].assign(task="plain")
+    rng = np.random.default_rng(0)
+    luck = rng.normal(0, 0.1, 40)
+    value = alone.set_index("experiment_id")["value"]
+    items = {id_: (value[id_] + luck + rng.normal(0, 1e-3, 40)) for id_ in value.index}
+
+    def page_of(task: str) -> str:
+        def scores(ids, asked, its, protocol=None):
+            return {i: items[i] for i in ids} if (asked, its) == (task, metric) else {}
+
+        return written(write_report(alone.assign(task=task), tmp_path / "r.html", scores=scores))
+
+    plain, odd = (re.findall(r"a lead is clear at [^.]*", page_of(t)) for t in ("plain", name))
+    assert plain and plain == odd and not any("independent" in words for words in odd)
 
 
 def test_every_experiment_is_listed(results: pd.DataFrame, tmp_path: Path) -> None:
