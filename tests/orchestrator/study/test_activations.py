@@ -174,3 +174,20 @@ def test_mistakes_with_recipes_are_one_line(tmp_path, capsys, grid, said):
     assert swept(tmp_path, grids=[grid]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1, error
+
+
+def test_rotated_models_have_statistics_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("KBIT_CACHE", str(tmp_path / "cache"))
+    grid = {"bits": 8, "data_type": "int", "block_size": "row", "calibration": "rand"}
+    grid |= {"folding": ["none", "hadamard"], "activations": "tensor", "kv": ["16", "tensor"]}
+    assert swept(tmp_path, grids=[grid, {"bits": 16}]) == 0
+    results = Store.open(f"sqlite:///{tmp_path / 't.db'}").results()
+    loss = results[results["metric"] == "cross_entropy"].set_index(["folding", "kv", "bits"])
+    values = loss["value"]
+    assert len(values) == values.nunique() == 5
+    assert (values - values["none", "16", 16]).abs().max() < 0.02
+    assert len(list((tmp_path / "cache" / "calibration").iterdir())) == 2
+    head = 16 * 2048  # the only matrix without a bias
+    bits = loss["total_bits"]
+    assert bits["hadamard 0", "16", 8] == bits["none", "16", 8] + head
+    assert bits["none", "tensor 8", 8] == bits["none", "16", 8] + 32 * 2 * 2
