@@ -9,6 +9,7 @@ from kbit.database import add_db, open_store
 from kbit.output import add_format, print_frame
 from orchestrator.errors import InputError
 from quantizers.recipes import recipe_of
+from quantizers.setting import SETTING_COLUMNS
 
 EXAMPLE = "example: kbit results --family sotu-neox --bits 4 --metric cross_entropy --format csv"
 FILTERS = {"family": str, "model": str, "bits": float, "data_type": str, "task": str, "metric": str}
@@ -27,13 +28,8 @@ SHORT_COLUMNS = [
     "stderr",
     "n_items",
 ]
-VARIED_COLUMNS = [
-    "method",
-    "scales",
-    "folding",
-    "activations",
-    "kv",
-]  # shown where rows differ in them
+# Shown where rows differ in them.
+VARIED_COLUMNS = [name for name in SETTING_COLUMNS if name not in SHORT_COLUMNS]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
