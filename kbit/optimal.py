@@ -28,6 +28,7 @@ from analysis.curves.remembering import remembered
 from analysis.curves.scaling import AXES
 from analysis.findings.finding import find
 from analysis.findings.wording import (
+    CALIBRATED,
     answer_sentence,
     certainty_sentence,
     headline,
@@ -211,6 +212,8 @@ def _answer(results: pd.DataFrame, scores: ItemScores, args: argparse.Namespace)
         print(answer_sentence(answer))
         if sure := certainty_sentence(answer):
             print(f"  {sure}")
+    if any(answer.certainty for answer in answers):
+        print(f"probability: {CALIBRATED}")
     print_formats(_asked(results, args), budget, scores)
     _print_what_was_counted(args)
 
@@ -279,7 +282,7 @@ def _overview(results: pd.DataFrame, scores: ItemScores, args: argparse.Namespac
     if table["determined"].any():
         shown = table[TABLE_COLUMNS].rename(columns={TABLE_COLUMNS[7]: "probability"})
         print_frame(shown, "table")
-        print()
+        print(f"probability: {CALIBRATED}\n" if shown["probability"].notna().any() else "")
     finding = find(results, args.metric, args.axis, args.task, scores)
     print(headline(finding))
     _, claim = certain_shares(results, args.metric, args.axis, args.task, scores)

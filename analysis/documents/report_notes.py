@@ -57,8 +57,8 @@ def how_to_read(
         "overstates that of a lead.</li>",
         f"<li>{escape(SELECTED)}</li>",
         "<li>Probable winners: the probability that a precision is truly best. In brackets: the "
-        f"most frequent winner when the family's sizes are resampled too. {escape(CALIBRATED)}"
-        "</li>",
+        "most frequent winner when the family's sizes are resampled too. How far to trust it: "
+        f"{escape(CALIBRATED)}</li>",
         *scored,
         "</ul>",
     ]

@@ -18,7 +18,7 @@ SELECTED = (
     "settings; 44 to 92% without the correction)."
 )
 CALIBRATED = (
-    "It is shrunk where settings differ by less than their noise, and errs on the low side where "
+    "it is shrunk where settings differ by less than their noise, and errs on the low side where "
     "they differ by more: in simulations winners stated at 46 to 81% were the best in 55 to 90% "
     "of cases. Among settings that do not differ at all there is no best, and what is stated (35% "
     "for the first of five) is too high (21%)."

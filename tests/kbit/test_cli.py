@@ -1,6 +1,5 @@
 """The command line as a user meets it: answers, formats, and mistakes in one line."""
 
-import contextlib
 import csv
 import io
 import json
@@ -11,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from kbit.cli import COMMANDS, main
+from kbit.cli import COMMANDS
 from orchestrator.paths import ROOT
 from orchestrator.store.schema import RESULT_COLUMNS
+from tests.kbit import command
 
 STUDY = """
 models: [sotu-neox-32x2, sotu-neox-64x2]
@@ -27,15 +27,7 @@ corpora:
 
 
 def kbit(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a command in this process: a new one would spend its time importing torch."""
-    argv = [str(argument) for argument in arguments]
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = main(argv)
-        except SystemExit as end:  # argparse
-            code = int(end.code or 0)
-    return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
+    return subprocess.CompletedProcess(arguments, *command.kbit(*arguments))
 
 
 def test_installed_command_refuses_in_one_line():

@@ -1,22 +1,13 @@
 """`kbit import`, and what is asked of imported numbers: figures, budgets, memory."""
 
-import contextlib
-import io
 import json
 from pathlib import Path
 
 import pytest
 from choreographer.browsers.chromium import Chromium
 
-from kbit.cli import main
 from tests.analysis.rich import rich_results
-
-
-def kbit(*arguments: object) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main([str(argument) for argument in arguments])
-    return code, out.getvalue(), err.getvalue()
+from tests.kbit.command import kbit
 
 
 @pytest.fixture(scope="module")

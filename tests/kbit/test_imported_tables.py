@@ -1,7 +1,5 @@
 """Published tables through every command that answers: what is known is used, no more."""
 
-import contextlib
-import io
 import itertools
 import json
 import math
@@ -9,17 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kbit.cli import main
+from tests.kbit.command import kbit
 
 HEAD = "family,model,n_params,bits,data_type,method,task,metric,value\n"
 SIZES = {"P-1B": 1_000_000_000, "P-3B": 3_000_000_000, "P-9B": 9_000_000_000}
-
-
-def kbit(*arguments: object) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main([str(argument) for argument in arguments])
-    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from orchestrator.paths import ROOT
-from tests.kbit.test_import_and_figures import kbit
+from tests.kbit.command import kbit
 from tests.quantizers.tiny_models import CONFIGS
 
 TOKENIZER = ROOT / "models" / "tokenizer"

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from orchestrator.paths import ROOT
 from orchestrator.study.models import load_models
-from tests.kbit.test_import_and_figures import kbit
+from tests.kbit.command import kbit
 
 
 @pytest.mark.parametrize("family", ["sotu-llama", "sotu-opt"])

@@ -12,7 +12,7 @@ from kbit.optimal import _cache_bits
 from orchestrator.paths import ROOT
 from orchestrator.store.reading import read_results
 from orchestrator.store.store import Store
-from tests.kbit.test_import_and_figures import kbit
+from tests.kbit.command import kbit
 
 MODEL = "sotu-neox-32x2"
 STUDY = f"""
