@@ -22,7 +22,7 @@ _COLUMNS = ["By", "Lead", "90 % interval", "Models better"]
 
 def claims(study: Study) -> Iterator[Claim]:
     there = measures(study)
-    for make in (_lossless, _as_w8a8, _components, _random, _with_gptq, _alpha):
+    for make in (_lossless, _as_w8a8, _components, _trained, _random, _with_gptq, _alpha):
         if there and (claim := make(study, there)):
             yield claim
 
@@ -121,6 +121,38 @@ def _components(study: Study, there: list[Measure]) -> Claim | None:
     )
 
 
+def _trained(study: Study, there: list[Measure]) -> Claim | None:
+    both = [(m, versus(m, study, m.of("fptq"), m.trained)) for m in there]
+    return _first_judges(
+        [(measure, made) for measure, made in both if made is not None],
+        "FPTQ beats LLM-QAT, which is trained",
+        "section 4.5, table 5",
+        "Without any training FPTQ yields better results than quantization-aware training.",
+        "FPTQ over LLM-QAT",
+    )
+
+
+def _first_judges(
+    found: list[tuple[Measure, Duel]], title: str, source: str, claim: str, lead: str
+) -> Claim | None:
+    """A claim that one recipe is ahead of another, judged by the first measure that has both."""
+    if not found:
+        return None
+    (measure, judged), rows = found[0], [_cells(*pair) for pair in found]
+    return Claim(
+        title,
+        source,
+        claim,
+        resolved(judged.low, judged.high),
+        f"lead of {lead}, by {measure.name}: {rows[0][1]} ({rows[0][2]})",
+        [
+            f"{_UNITS} Judged by {measure.name}: the claim holds if the whole interval is above 0, "
+            "and does not if it is below.",
+            table(_COLUMNS, rows),
+        ],
+    )
+
+
 def _random(study: Study, there: list[Measure]) -> Claim | None:
     rows, verdicts, by = [], [], ""
     for measure in there:
@@ -156,21 +188,12 @@ def _random(study: Study, there: list[Measure]) -> Claim | None:
 
 def _with_gptq(study: Study, there: list[Measure]) -> Claim | None:
     both = [(m, versus(m, study, m.of("fptq"), m.of("fptq-gptq"))) for m in there]
-    found = [(measure, made) for measure, made in both if made is not None]
-    if not found:
-        return None
-    (measure, judged), rows = found[0], [_cells(*pair) for pair in found]
-    return Claim(
+    return _first_judges(
+        [(measure, made) for measure, made in both if made is not None],
         "GPTQ on top of FPTQ does not help",
         "section 5.2, table 7",
         "Rounding the equalized weights by GPTQ generally makes the model worse.",
-        resolved(judged.low, judged.high),
-        f"lead of FPTQ over FPTQ with GPTQ, by {measure.name}: {rows[0][1]} ({rows[0][2]})",
-        [
-            f"{_UNITS} Judged by {measure.name}: the claim holds if the whole interval is above 0 "
-            "(FPTQ alone is better), and does not if it is below.",
-            table(_COLUMNS, rows),
-        ],
+        "FPTQ over FPTQ with GPTQ",
     )
 
 

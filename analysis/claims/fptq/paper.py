@@ -1,7 +1,7 @@
 """FPTQ as `kbit study --paper fptq` asks for it."""
 
 from analysis.claims.claim import Claim, Exhibit
-from analysis.claims.fptq import accuracy, planted, ranges, tables
+from analysis.claims.fptq import accuracy, answer, planted, ranges, tables
 from analysis.claims.paper import Paper, Study
 
 
@@ -19,7 +19,7 @@ def claims(study: Study) -> list[Claim]:
 def exhibits(study: Study) -> list[Exhibit]:
     if not _rounds_activations(study):
         return []
-    return [*tables.exhibits(study), *ranges.exhibits(study)]
+    return [made for part in (answer, tables, ranges) for made in part.exhibits(study)]
 
 
 PAPER = Paper(

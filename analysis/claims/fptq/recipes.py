@@ -11,11 +11,13 @@ from analysis.curves.metrics import ACCURACIES
 from analysis.curves.points import curve_points
 from analysis.curves.settings import settings_of
 from analysis.findings.duels import Duel, duel, pair_up
+from quantizers.activations.format import NONE
 from quantizers.recipes import RECIPES
 from quantizers.setting import Setting
 
 FULL = "16 bit"
 RANDOM = "random"
+TRAINED = "-llm-qat-"  # in the name of a model that `kbit qat` made of another
 PLANTED = " planted "  # in the family's name of models that `kbit plant` wrote
 LAST_WORD = ("lambada_openai", "sotu_last_word")  # LAMBADA, and the embedded corpus's own
 _FPTQ = RECIPES["fptq"].setting
@@ -46,6 +48,13 @@ class Measure:
         else:
             points = points[points["text"] == text]
         return points.drop_duplicates(["family", "model"])
+
+    @property
+    def trained(self) -> pd.DataFrame:
+        """The W4A8 points of models that LLM-QAT made, under the names of those it made them of."""
+        points = self.points[self.points["model"].str.contains(TRAINED, regex=False)]
+        points = points[(points["bits"] == 4) & (points["activations"] != NONE)]
+        return points.assign(model=points["model"].str.split(TRAINED).str[0])
 
     @property
     def alphas(self) -> list[float]:
@@ -82,7 +91,7 @@ def versus(
     measure: Measure, study: Study, first: pd.DataFrame, second: pd.DataFrame
 ) -> Duel | None:
     """Who is ahead on the models that both have."""
-    return duel(pair_up(first, second), measure.metric, study.scores)
+    return duel(pair_up(first, second, ["model"]), measure.metric, study.scores)
 
 
 def _measure(results: pd.DataFrame, metric: str, task: str | None, name: str) -> Measure | None:

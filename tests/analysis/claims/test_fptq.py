@@ -68,6 +68,35 @@ def test_gptq_beside_fptq() -> None:
     assert verdict(WITH_GPTQ, {recipe("fptq"): 0.05, recipe("fptq-gptq"): 0.02}) == FAILS
 
 
+def test_llm_qat_is_another_model() -> None:
+    trained = recipe("vectorwise-w8a8", bits=4)
+
+    def study(loss: float, error: float = 1e-4) -> Study:
+        ours = made_study({recipe("fptq"): 0.05}, error)
+        qat = made_study({trained: loss}, error, ["opt llm-qat W4A8"])
+        made = qat.results["model"].str.replace("opt llm-qat W4A8", "opt") + "-llm-qat-w4a8"
+        rows = pd.concat([ours.results, qat.results.assign(model=made)], ignore_index=True)
+
+        def scores(
+            ids: Sequence[str], task: str, metric: str, protocol: str | None = None
+        ) -> Mapping[str, np.ndarray]:
+            parts = (
+                found.scores(_own(found, ids), task, metric, protocol) for found in (ours, qat)
+            )
+            return {id_: items for each in parts for id_, items in each.items()}
+
+        return Study(rows, scores)
+
+    title = "FPTQ beats LLM-QAT, which is trained"
+    assert verdicts(PAPER.claims(study(0.08)))[title] == HOLDS
+    assert verdicts(PAPER.claims(study(0.02)))[title] == FAILS
+    assert verdicts(PAPER.claims(study(0.08, LOUD)))[title] == UNRESOLVED
+
+
+def _own(study: Study, ids: Sequence[str]) -> list[str]:
+    return [id_ for id_ in ids if id_ in set(study.results["experiment_id"])]
+
+
 def alphas(half: float) -> dict[Setting, float]:
     others = {"logarithmic 0.5": half, "logarithmic 1.5": 0.09}
     changed = {recipe("fptq", folding=name): loss for name, loss in others.items()}
@@ -202,6 +231,18 @@ def test_accuracy_tables_have_what_was_measured_and_say_what_was_not() -> None:
     assert not [block for block in fourth.body if isinstance(block, Table)]
     printed = next(m for m in made if m.source == "table 10").body[-1]
     assert isinstance(printed, Table) and printed.rows[1][4] == "17.02"
+
+
+def test_methods_of_eight_bits_and_formats() -> None:
+    made = PAPER.exhibits(accuracy(0.7))
+    (eight,) = [m for m in made if "slides" in m.source]
+    assert any("Outlier Suppression, which is not implemented" in str(b) for b in eight.body)
+    lost = shown(made, "the measure of Ahmadian et al. 2023")
+    fptq = next(row for row in lost if "logarithmic" in row[1])
+    assert fptq[0] == "llama-128x4" and fptq[2] == f"{100 * (0.7 - 0.75) / 0.75:+.1f}"
+    study = made_study(components(0.03) | {Setting.make(4, "int", block_size=64): 0.02})
+    formats = {row[2] for row in shown(PAPER.exhibits(study), "the second axis of the answer")}
+    assert formats == {"W4A16", "W4A8", "W16A16"}
 
 
 def test_weights_alone_are_no_study_of_activations() -> None:
