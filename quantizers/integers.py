@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -36,6 +37,16 @@ class IntegerWeight:
     @property
     def shape(self) -> torch.Size:
         return self.values.shape
+
+    @cached_property
+    def floats(self) -> Tensor:
+        """The values in fp32, kept: for machines whose products are of floats."""
+        return self.values.float()
+
+    @cached_property
+    def scales_of_groups(self) -> Tensor:
+        """[groups, d_out], contiguous."""
+        return self.scales.T.contiguous()
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from quantizers.integers import Codes, IntegerWeight, PackedIntegers
 from quantizers.kernels import (
     checks,
     cpu,
+    cpu_integers,
     cpu_logprob,
     gpu,
     integer_gpu,
@@ -102,7 +103,8 @@ def round_rows(x: Tensor, limit: int, fixed: float | None = None) -> Codes:
         and (codes := integer_gpu.round_rows(rows, limit, scale)) is not None
     ):
         return codes
-    return reference.round_rows(rows, limit, scale)
+    path = cpu_integers if x.device.type == "cpu" else reference
+    return path.round_rows(rows, limit, scale)
 
 
 def integer_product(

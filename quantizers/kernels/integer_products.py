@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from quantizers.integers import Codes, IntegerWeight, PackedIntegers
+from quantizers.kernels import cpu_integers
 
 _EXACT = 2**24  # fp32 holds all whole numbers up to here
 _SHORTEST = 128  # columns; below, fp64 is as fast, and TF32 would not hold the weights
@@ -23,33 +24,49 @@ _INT32 = 2**31 - 1
 def integer_product(x: Codes, w: IntegerWeight | PackedIntegers) -> Tensor:
     """fp32 [tokens, d_out]: see `kernels.integer_product`. Packed weights are unpacked first."""
     w = w.unpacked() if isinstance(w, PackedIntegers) else w
+    on_cpu, groups = x.values.device.type == "cpu", w.scales.shape[1]
+    if on_cpu and _takes_few(x, w):
+        return cpu_integers.multiply(x, w).mul_(x.scale)
     result = torch.zeros(len(x.values), len(w.values), device=x.values.device)
     for g, begin in enumerate(range(0, w.values.shape[1], w.group)):
         columns = slice(begin, begin + w.group)
-        sums = exact_sums(x.values[:, columns], w.values[:, columns], x.limit * w.limit)
-        result.addcmul_(sums.float(), w.scales[:, g].expand_as(sums))
+        sums = exact_sums(x.values[:, columns], w, columns, x.limit * w.limit)
+        if on_cpu and sums.dtype == torch.int32 and groups == 1:
+            return cpu_integers.scale(sums, x, w)
+        if on_cpu and sums.dtype == torch.int32:
+            cpu_integers.fold(sums, w.scales_of_groups[g], result)
+        else:
+            result.addcmul_(sums.float(), w.scales_of_groups[g].expand_as(sums))
     return result.mul_(x.scale)
 
 
-def exact_sums(x: Tensor, w: Tensor, largest: int) -> Tensor:
-    """x w^T of whole numbers: x int8 [tokens, K], w int8 or int16 [d_out, K], |x_i w_j| <= largest.
+def _takes_few(x: Codes, w: IntegerWeight) -> bool:
+    """Whether our own loop is the fastest: for few rows of x that the library has no call for."""
+    exact = w.values.dtype == torch.int8 and w.shape[1] * x.limit * w.limit <= _INT32
+    apart = w.scales.shape[1] > 1 or cpu_unsupported() is not None
+    return exact and apart and len(x.values) <= cpu_integers.FEW_TOKENS
+
+
+def exact_sums(x: Tensor, weight: IntegerWeight, columns: slice, largest: int) -> Tensor:
+    """x w^T of whole numbers: x int8 [tokens, K], w the K `columns` of the weights, |x_i w_j| <=
+    largest.
 
     Exact, in int32, fp32 or fp64: by integer instructions, else in fp32 products short enough that
     no sum passes 2^24 (K <= 1040 for int8 x int8), added in fp64.
     """
-    n = x.shape[1]
+    w, n = weight.values[:, columns], x.shape[1]
     if w.dtype == torch.int8 and n * largest <= _INT32 and _takes_integers(x, w):
         # Its second matrix must be a column-major view of contiguous rows.
         return torch._int_mm(x.contiguous(), w.contiguous().T)
-    longest, x = _EXACT // largest, x.float()
+    longest, x, w = _EXACT // largest, x.float(), weight.floats[:, columns]
     if n <= longest and longest >= _SHORTEST:
-        return x @ w.float().T
+        return x @ w.T
     if longest < _SHORTEST:
         return x.double() @ w.double().T
     sums = torch.zeros(len(x), len(w), dtype=torch.float64, device=x.device)
     for begin in range(0, n, longest):
         chunk = slice(begin, begin + longest)
-        sums += x[:, chunk] @ w[:, chunk].float().T
+        sums += x[:, chunk] @ w[:, chunk].T
     return sums
 
 

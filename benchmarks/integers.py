@@ -1,0 +1,235 @@
+"""How fast linear layers of integers are, W8A8 and W4A8, rounding of x included, in one run.
+
+    python benchmarks/integers.py [--json FILE]
+
+Without a GPU: beside the fp32 product, oneDNN's dynamic int8 linear (torch.ops.quantized) and
+torchao's where it is installed; "whole numbers in fp32" is the path of a CPU without integer
+instructions. With one: beside cuBLAS fp16, cold caches, our kernel and cuBLASLt's product apart on
+either side of the crossover; humming-kernels and Marlin are not run: their published ratios stand
+in the README. Every figure is a median; on a CPU of the process's seconds on all cores, which a
+busy machine changes less than the clock's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.kernels import Case, Report, copies, device_seconds, warm_up
+from quantizers.activations.products import integer_weight, packed_integers
+from quantizers.integers import Codes, IntegerWeight, PackedIntegers
+from quantizers.kernels import (
+    gpu,
+    integer_gpu,
+    integer_product,
+    integer_products,
+    round_rows,
+    tuning,
+)
+from quantizers.outliers import quantize_matrix
+from quantizers.setting import Setting
+
+CPU_SIDES = (1024, 2048)
+CPU_TOKENS = (1, 16, 256)
+GPU_SIDES = (4096, 8192)
+GPU_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+FORMATS = {"W8A8 row": (8, "row"), "W4A8 group 128": (4, {"group": 128}), "W4A8 row": (4, "row")}
+FLOAT = "for the benchmark"
+
+
+def weights(side: int, device: str) -> dict[str, IntegerWeight | PackedIntegers]:
+    """A square matrix in each format; 4 bit packed on a GPU, as int8 on a CPU, as in scoring."""
+    weight = torch.randn(side, side, generator=torch.Generator().manual_seed(0)).mul(0.02).half()
+    found: dict[str, IntegerWeight | PackedIntegers] = {}
+    for name, (bits, block) in FORMATS.items():
+        packed = quantize_matrix(weight.to(device), Setting.make(bits, "int", block_size=block))
+        make = packed_integers if bits == 4 and device == "cuda" else integer_weight
+        made = make(packed, "int")
+        assert made is not None
+        found[name] = made
+    return found
+
+
+def linear(x: Tensor, w: IntegerWeight | PackedIntegers) -> Tensor:
+    return integer_product(round_rows(x, 127), w, None, x.dtype)
+
+
+def in_floats(x: Tensor, w: IntegerWeight | PackedIntegers) -> Tensor:
+    """As on a CPU without integer instructions."""
+    found = integer_products.cpu_unsupported
+    integer_products.cpu_unsupported = lambda: FLOAT  # type: ignore[assignment]
+    try:
+        return linear(x, w)
+    finally:
+        integer_products.cpu_unsupported = found
+
+
+# --- CPU ---
+
+
+def onednn(weight: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """torch's dynamic int8 linear on oneDNN: uint8 per tensor x int8 per tensor."""
+    try:
+        torch.backends.quantized.engine = "onednn"
+        scale = float(weight.abs().max()) / 127
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            rounded = torch.quantize_per_tensor(weight, scale, 0, torch.qint8)
+        packed = torch.ops.quantized.linear_prepack(rounded, None)
+    except (RuntimeError, AttributeError):
+        return None
+    return lambda x: torch.ops.quantized.linear_dynamic(x, packed)
+
+
+def torchao(weight: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """Its int8 x int8 linear, a scale a token and row: the same work as W8A8."""
+    try:
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+    except Exception:  # not installed, or not for this torch
+        return None
+    model = torch.nn.Sequential(torch.nn.Linear(*weight.T.shape, bias=False))
+    model[0].weight.data = weight
+    quantize_(model, Int8DynamicActivationInt8WeightConfig())
+    return model
+
+
+def core_seconds(cases: Sequence[Case], rounds: int = 9) -> list[float]:
+    """Median of the process's seconds on all cores that a call takes, cases in turns."""
+    taken: list[list[float]] = [[] for _ in cases]
+    for case in cases:
+        case()
+    for _ in range(rounds):
+        for case, times in zip(cases, taken, strict=True):
+            for _ in range(3):
+                started = time.process_time()
+                case()
+                times.append(time.process_time() - started)
+    return [statistics.median(times) for times in taken]
+
+
+def cpu_table(report: Report) -> None:
+    for side in CPU_SIDES:
+        made = weights(side, "cpu")
+        full = torch.randn(side, side).mul(0.02)
+        peers = {"oneDNN dynamic int8": onednn(full), "torchao int8": torchao(full)}
+        for tokens in CPU_TOKENS:
+            x = torch.randn(tokens, side)
+            cases: dict[str, Case] = {"fp32 product": partial(torch.nn.functional.linear, x, full)}
+            cases |= {name: partial(peer, x) for name, peer in peers.items() if peer is not None}
+            cases |= {name: partial(linear, x, w) for name, w in made.items()}
+            cases |= {
+                f"{name}, whole numbers in fp32": partial(in_floats, x, w)
+                for name, w in made.items()
+            }
+            with torch.inference_mode():
+                taken = dict(zip(cases, core_seconds([*cases.values()]), strict=True))
+            for name in cases:
+                if name.startswith("W"):
+                    for peer in ("fp32 product", *peers):
+                        if peer in taken:
+                            case = f"{name} M={tokens} {side}x{side}"
+                            report.add_time(case, taken[name], peer, taken[peer])
+
+
+# --- GPU ---
+
+
+def gpu_table(report: Report) -> None:
+    for side in GPU_SIDES:
+        warm_up()
+        made, full = weights(side, "cuda"), torch.randn(side, side, device="cuda").half()
+        for tokens in GPU_TOKENS:
+            x = torch.randn(tokens, side, device="cuda").half()
+            fulls = [full.clone() for _ in range(copies(full.nbytes))]
+            cublas = device_seconds([partial(torch.nn.functional.linear, x, w) for w in fulls])
+            report.add_time(
+                f"round M={tokens} {side}",
+                device_seconds([partial(round_rows, x, 127)] * 4),
+                "cuBLAS fp16",
+                cublas,
+            )
+            codes = round_rows(x, 127)
+            for name, w in made.items():
+                _gpu_rows(report, f"{name} M={tokens} {side}x{side}", (x, codes, w), cublas)
+
+
+def _gpu_rows(
+    report: Report,
+    case: str,
+    operands: tuple[Tensor, Codes, IntegerWeight | PackedIntegers],
+    cublas: float,
+) -> None:
+    x, codes, w = operands
+    held = w.words if isinstance(w, PackedIntegers) else w.values
+    cold = [_copy(w) for _ in range(copies(held.nbytes))]
+    if integer_gpu.kernel_product(codes, w, None, x.dtype) is not None:
+        kernel = [partial(integer_gpu.kernel_product, codes, c, None, x.dtype) for c in cold]
+        report.add_time(f"{case}, kernel", device_seconds(kernel), "cuBLAS fp16", cublas)
+    whole = isinstance(w, IntegerWeight) and integer_products.library_takes(codes.values, w.values)
+    if whole and integer_gpu.library_product(codes, w, None, x.dtype) is not None:
+        library = [partial(integer_gpu.library_product, codes, c, None, x.dtype) for c in cold]
+        report.add_time(f"{case}, cuBLASLt", device_seconds(library), "cuBLAS fp16", cublas)
+    rounded = device_seconds([partial(linear, x, c) for c in cold])
+    report.add_time(f"{case}, with rounding", rounded, "cuBLAS fp16", cublas)
+
+
+def _copy(w: IntegerWeight | PackedIntegers) -> IntegerWeight | PackedIntegers:
+    if isinstance(w, PackedIntegers):
+        return PackedIntegers(w.words.clone(), w.table, w.scales.clone(), w.group, w.limit)
+    return IntegerWeight(w.values.clone(), w.scales.clone(), w.group, w.limit)
+
+
+def crossover(report: Report) -> int | None:
+    """The fewest rows from which cuBLASLt is the faster of the two at every size, as measured."""
+    times = {record["case"]: record["value"] for record in report.records}
+    slower = [
+        tokens
+        for tokens in GPU_TOKENS
+        for side in GPU_SIDES
+        if (library := times.get(f"W8A8 row M={tokens} {side}x{side}, cuBLASLt")) is None
+        or library > times.get(f"W8A8 row M={tokens} {side}x{side}, kernel", 0.0)
+    ]
+    return next((t for t in GPU_TOKENS if t > max(slower, default=0)), None)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="also write one record a case")
+    args = parser.parse_args(argv)
+    today = datetime.date.today()
+    if torch.cuda.is_available():
+        report = Report(f"{torch.cuda.get_device_name(0)}, torch {torch.__version__}, {today}")
+        gpu_table(report)
+        found = crossover(report)
+        print(f"cuBLASLt is faster from {found} rows; LIBRARY_TOKENS is {tuning.LIBRARY_TOKENS}")
+        for name, why in gpu.failures().items():
+            print(f"not used, so not measured above: {name}: {why}")
+    else:
+        load = os.getloadavg()[0]
+        cores = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores, load {load:.1f}"
+        report = Report(f"CPU {platform.processor() or platform.machine()}, {cores}, {today}")
+        print(f"integer instructions: {integer_products.cpu_unsupported() or 'used'}")
+        cpu_table(report)
+        print("no GPU here: its figures are left empty")
+    if args.json:
+        args.json.write_text(json.dumps(report.records, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,161 @@
+"""Integer products on a CPU: what stands around the library's sums, in one pass each.
+
+Rounding a row, and scaling sums, take plain torch five to eight passes. Of few rows of x the sums
+are computed here too where there is a scale a group: a library's call a group would take longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quantizers.integers import Codes, IntegerWeight
+from quantizers.kernels.cpu_threads import CHUNK, in_threads
+from quantizers.kernels.jit import compiled
+
+FEW_TOKENS = 4
+_MOST = np.finfo(np.float32).max
+_ROUND = "void(f4[:,::1], i8, f4[::1], i1[:,::1], f4[::1])"
+_FOLD = "void(i4[:,::1], f4[::1], f4[:,::1])"
+_SCALE = "void(i4[:,::1], f4[::1], f4[::1], f4[:,::1])"
+_MULTIPLY = "void(i1[:,::1], i1[:,::1], f4[:,::1], i8, f4[:,::1], i8, i8)"
+
+
+def round_rows(x: Tensor, limit: int, fixed: Tensor | None) -> Codes:
+    """As `reference.round_rows`."""
+    rows, columns = x.shape
+    codes = Codes(torch.empty(rows, columns, dtype=torch.int8), torch.empty(rows, 1), limit)
+    source = x.float().contiguous().numpy()
+    given = np.empty(0, np.float32) if fixed is None else fixed.numpy()
+    values, scales = codes.values.numpy(), codes.scale.view(-1).numpy()
+    loop = compiled(_round, _ROUND)
+
+    def run(first: int, last: int) -> None:
+        loop(source[first:last], limit, given, values[first:last], scales[first:last])
+
+    in_threads(rows, run, max(1, CHUNK // max(1, columns)))
+    return codes
+
+
+def fold(sums: Tensor, scales: Tensor, result: Tensor) -> None:
+    """result += sums * scales, rounded once: fp32 and int32 [tokens, d_out], scales [d_out]."""
+    loop = compiled(_folding(), _FOLD)
+    arrays = sums.numpy(), scales.numpy(), result.numpy()
+
+    def run(first: int, last: int) -> None:
+        loop(arrays[0][first:last], arrays[1], arrays[2][first:last])
+
+    in_threads(len(sums), run, max(1, CHUNK // max(1, sums.shape[1])))
+
+
+def scale(sums: Tensor, x: Codes, w: IntegerWeight) -> Tensor:
+    """Of int32 sums [tokens, d_out] with a scale a row of w: fp32."""
+    result = torch.empty(sums.shape)
+    loop = compiled(_scale, _SCALE)
+    by_token, by_row = x.scale.view(-1).numpy(), w.scales.view(-1).numpy()
+    source, target = sums.numpy(), result.numpy()
+
+    def run(first: int, last: int) -> None:
+        loop(source[first:last], by_token[first:last], by_row, target[first:last])
+
+    in_threads(len(sums), run, max(1, CHUNK // max(1, sums.shape[1])))
+    return result
+
+
+def multiply(x: Codes, w: IntegerWeight) -> Tensor:
+    """fp32 [tokens, d_out] of few tokens and int8 weights, but for the tokens' scales."""
+    result = torch.empty(len(x.values), len(w.values))
+    arrays = x.values.numpy(), w.values.contiguous().numpy(), w.scales.contiguous().numpy()
+    target, group = result.numpy(), w.group
+    loop = compiled(_multiplication(), _MULTIPLY)
+    in_threads(
+        len(w.values),
+        lambda first, last: loop(*arrays, group, target, first, last),
+        max(1, CHUNK // max(1, x.values.shape[1])),
+    )
+    return result
+
+
+def _round(x, limit, given, values, scales):  # type: ignore[no-untyped-def]
+    bound = np.float32(limit)
+    for i in range(len(x)):
+        row, largest, finite = x[i], np.float32(0), np.int32(0)
+        for j in range(row.size):
+            size = abs(row[j])
+            largest = size if size > largest else largest
+            finite += np.int32(size <= _MOST)
+        scale = given[0] if given.size else largest / bound
+        scale = np.float32(1) if scale == 0 else scale
+        if finite < row.size or not abs(scale) <= _MOST:
+            scales[i] = np.nan
+            values[i] = 0
+            continue
+        scales[i] = scale
+        out = values[i]
+        for j in range(row.size):
+            ratio = np.rint(row[j] / scale)
+            ratio = bound if ratio > bound else ratio
+            ratio = -bound if ratio < -bound else ratio
+            out[j] = np.int8(ratio)
+
+
+def _scale(sums, by_token, by_row, result):  # type: ignore[no-untyped-def]
+    for i in range(len(sums)):
+        source, target, factor = sums[i], result[i], by_token[i]
+        for j in range(source.size):
+            target[j] = np.float32(source[j]) * by_row[j] * factor
+
+
+@cache
+def _folding() -> Callable[..., None]:
+    fused = _fused()
+
+    def _fold(sums, scales, result):  # type: ignore[no-untyped-def]
+        for i in range(len(sums)):
+            source, target = sums[i], result[i]
+            for j in range(source.size):
+                target[j] = fused(np.float32(source[j]), scales[j], target[j])
+
+    return _fold
+
+
+@cache
+def _multiplication() -> Callable[..., None]:
+    fused = _fused()
+
+    def _multiply(x, w, scales, group, result, first, last):  # type: ignore[no-untyped-def]
+        columns = x.shape[1]
+        for row in range(first, last):
+            for token in range(len(x)):
+                total = np.float32(0)
+                for g in range(scales.shape[1]):
+                    end = min((g + 1) * group, columns)
+                    a, b = x[token, g * group : end], w[row, g * group : end]
+                    some = np.int32(0)
+                    for j in range(a.size):
+                        some += np.int32(a[j]) * np.int32(b[j])
+                    total = fused(np.float32(some), scales[row, g], total)
+                result[token, row] = total
+
+    return _multiply
+
+
+@cache
+def _fused() -> Any:
+    """a b + c of fp32, rounded once, as torch's addcmul does."""
+    from numba import types
+    from numba.extending import intrinsic
+
+    @intrinsic
+    def fused(typing_context, a, b, c):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            return builder.fma(*arguments)
+
+        return types.float32(types.float32, types.float32, types.float32), generate
+
+    return fused
