@@ -6,10 +6,6 @@ are computed here too where there is a scale a group: a library's call a group w
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -44,7 +40,9 @@ def round_rows(x: Tensor, limit: int, fixed: Tensor | None) -> Codes:
 
 def fold(sums: Tensor, scales: Tensor, result: Tensor) -> None:
     """result += sums * scales, rounded once: fp32 and int32 [tokens, d_out], scales [d_out]."""
-    loop = compiled(_folding(), _FOLD)
+    from quantizers.kernels import cpu_fused
+
+    loop = compiled(cpu_fused.fold, _FOLD)
     arrays = sums.numpy(), scales.numpy(), result.numpy()
 
     def run(first: int, last: int) -> None:
@@ -69,10 +67,12 @@ def scale(sums: Tensor, x: Codes, w: IntegerWeight) -> Tensor:
 
 def multiply(x: Codes, w: IntegerWeight) -> Tensor:
     """fp32 [tokens, d_out] of few tokens and int8 weights, but for the tokens' scales."""
+    from quantizers.kernels import cpu_fused
+
     result = torch.empty(len(x.values), len(w.values))
     arrays = x.values.numpy(), w.values.contiguous().numpy(), w.scales.contiguous().numpy()
     target, group = result.numpy(), w.group
-    loop = compiled(_multiplication(), _MULTIPLY)
+    loop = compiled(cpu_fused.multiply, _MULTIPLY)
     in_threads(
         len(w.values),
         lambda first, last: loop(*arrays, group, target, first, last),
@@ -109,53 +109,3 @@ def _scale(sums, by_token, by_row, result):  # type: ignore[no-untyped-def]
         source, target, factor = sums[i], result[i], by_token[i]
         for j in range(source.size):
             target[j] = np.float32(source[j]) * by_row[j] * factor
-
-
-@cache
-def _folding() -> Callable[..., None]:
-    fused = _fused()
-
-    def _fold(sums, scales, result):  # type: ignore[no-untyped-def]
-        for i in range(len(sums)):
-            source, target = sums[i], result[i]
-            for j in range(source.size):
-                target[j] = fused(np.float32(source[j]), scales[j], target[j])
-
-    return _fold
-
-
-@cache
-def _multiplication() -> Callable[..., None]:
-    fused = _fused()
-
-    def _multiply(x, w, scales, group, result, first, last):  # type: ignore[no-untyped-def]
-        columns = x.shape[1]
-        for row in range(first, last):
-            for token in range(len(x)):
-                total = np.float32(0)
-                for g in range(scales.shape[1]):
-                    end = min((g + 1) * group, columns)
-                    a, b = x[token, g * group : end], w[row, g * group : end]
-                    some = np.int32(0)
-                    for j in range(a.size):
-                        some += np.int32(a[j]) * np.int32(b[j])
-                    total = fused(np.float32(some), scales[row, g], total)
-                result[token, row] = total
-
-    return _multiply
-
-
-@cache
-def _fused() -> Any:
-    """a b + c of fp32, rounded once, as torch's addcmul does."""
-    from numba import types
-    from numba.extending import intrinsic
-
-    @intrinsic
-    def fused(typing_context, a, b, c):  # type: ignore[no-untyped-def]
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            return builder.fma(*arguments)
-
-        return types.float32(types.float32, types.float32, types.float32), generate
-
-    return fused
