@@ -99,4 +99,9 @@ def _folding_problem(setting: Setting, config: Mapping[str, Any], kind: str) -> 
             f"folding: in this {kind!r} the residual stream reads what the norms put out, not "
             "linear maps alone; set it to none"
         )
-    return rotation_problem(kind) if setting.is_rotated else None
+    if not setting.is_rotated:
+        return None
+    inner = config.get("word_embed_proj_dim")
+    if kind == "opt" and inner not in (None, config.get("hidden_size", inner)):
+        return "folding: hadamard: this 'opt' projects its embeddings; set it to none"
+    return rotation_problem(kind)

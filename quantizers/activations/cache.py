@@ -24,7 +24,7 @@ class CachedRows:
     """The keys or the values among what a site gives."""
 
     name: str  # keys | values
-    rows: Tensor  # int64 [n]
+    rows: Tensor  # int64 [n], on the device of the site
     maximum: float | None = None  # of a static format: the largest magnitude
 
 
@@ -39,14 +39,13 @@ class RoundedCache:
     def __call__(self, x: Tensor) -> Tensor:
         y = self.forward(x)
         for part in self.parts:
-            columns = part.rows.to(y.device)
-            kept = y[..., columns].flatten(0, -2)
+            kept = y[..., part.rows].flatten(0, -2)
             codes = (
                 token_codes(kept, self.bits)
                 if part.maximum is None
                 else tensor_codes(kept, self.bits, part.maximum)
             )
-            y[..., columns] = codes.dequantized.to(y.dtype).view(*y.shape[:-1], -1)
+            y[..., part.rows] = codes.dequantized.to(y.dtype).view(*y.shape[:-1], -1)
         return y
 
 
@@ -71,7 +70,7 @@ def cached_rows(
             divisor = folding.row_scale(site)
             seen = seen if divisor is None else seen / divisor[rows]
             maximum = float(seen.max())
-        parts.append(CachedRows(name, rows, maximum))
+        parts.append(CachedRows(name, rows.to(site.parameter.device), maximum))
     return tuple(parts)
 
 

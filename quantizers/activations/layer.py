@@ -33,6 +33,8 @@ class QuantizedInput:
         """
         self.module, self.site_format, self.integers = module, site_format, integers
         self._apart = weight
+        columns = site_format.columns
+        self._columns = None if columns is None else columns.to(module.weight.device)  # type: ignore[arg-type]
         self._beyond: list[tuple[Tensor, int]] = []  # of each call; threads append side by side
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -55,11 +57,11 @@ class QuantizedInput:
     def _decomposed(self, rows: Tensor) -> Tensor:
         """LLM.int8() (Dettmers et al. 2022, section 3.2), but decided by element, or beforehand: no
         token sees what others hold. Zeros add nothing to either product, bit for bit."""
-        columns = self.site_format.columns
+        columns = self._columns
         if columns is None:
             large = rows.abs() >= self.site_format.format.threshold
         else:
-            large = columns.to(rows.device).expand_as(rows)
+            large = columns.expand_as(rows)
         codes = self._codes(rows.masked_fill(large, 0))
         if self.integers is not None:
             small = integer_product(codes, self.integers)

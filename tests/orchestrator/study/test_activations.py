@@ -104,6 +104,11 @@ def test_mistakes_are_one_line(tmp_path, capsys, grid, said):
     ("config", "grid", "said"),
     [
         ({"model_type": "bloom"}, {"folding": "hadamard"}, "BLOOM's embedding has a norm behind"),
+        (
+            {"model_type": "opt", "hidden_size": 64, "word_embed_proj_dim": 32},
+            {"folding": "hadamard"},
+            "this 'opt' projects its embeddings",
+        ),
         ({"model_type": "gemma"}, {"folding": "awq"}, "wiring of architecture 'gemma' is not"),
         ({"model_type": "gemma"}, {"folding": "hadamard"}, "architecture 'gemma' is not known"),
         (
