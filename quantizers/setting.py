@@ -157,8 +157,6 @@ class Setting:
                 "folding: hadamard leaves no units whose weights tell proxy outliers; set "
                 "outlier_fraction to 0"
             )
-        if (a := self.activation_format) is not None and a.name == "by_range":
-            raise ValueError("folding: hadamard turns all channels, by_range asks which to fold")
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Setting:

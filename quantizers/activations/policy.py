@@ -42,7 +42,8 @@ def site_formats(
 ) -> dict[str, SiteFormat]:
     """The format of every linear site, by its name.
 
-    statistics: before folding, by `Site.input`. Raises ValueError for experts, whose inputs no
+    statistics: before folding, by `Site.input` (of a rotated model its own: by_range then goes by
+    the ranges that are read). Raises ValueError for experts, whose inputs no
     module sees whole, for a policy by type where types are not known, and for a static format that
     the calibration gives no maximum.
     """

@@ -181,10 +181,26 @@ def test_mistakes_with_recipes_are_one_line(tmp_path, capsys, grid, said):
     assert said in error and error.count("\n") == 1, error
 
 
+def test_every_folding_goes_with_every_format(tmp_path):
+    """As in the README, in one grid."""
+    formats = [16, {"token": 8}, {"tensor": 8}, {"decomposed": {"bits": 8, "threshold": 6}}]
+    formats += [{"by_type": 8}, {"by_range": {"bits": 8, "v0": 15, "v1": 150}}]
+    foldings = [
+        "none",
+        {"smoothquant": 0.5},
+        {"logarithmic": 1.0},
+        "awq",
+        {"hadamard": {"seed": 0}},
+    ]
+    asked = {"bits": [4, 8], "data_type": "int", "block_size": "row", "calibration": "rand"}
+    asked |= {"folding": foldings, "activations": formats, "kv": [16, {"tensor": 8}, {"token": 8}]}
+    assert len(expanded(tmp_path, **asked)) == 2 * 5 * 6 * 3
+
+
 def test_rotated_models_have_statistics_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setenv("KBIT_CACHE", str(tmp_path / "cache"))
     grid = {"bits": 8, "data_type": "int", "block_size": "row", "calibration": "rand"}
-    grid |= {"folding": ["none", "hadamard"], "activations": "tensor", "kv": ["16", "tensor"]}
+    grid |= {"folding": ["none", "hadamard"], "activations": "tensor", "kv": [16, "tensor"]}
     assert swept(tmp_path, grids=[grid, {"bits": 16}]) == 0
     results = Store.open(f"sqlite:///{tmp_path / 't.db'}").results()
     loss = results[results["metric"] == "cross_entropy"].set_index(["folding", "kv", "bits"])

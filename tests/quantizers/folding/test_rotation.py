@@ -140,6 +140,21 @@ def test_planted_outliers_are_spread_over_all_channels():
     assert turned[name].maximum < 0.1 * seen[name].maximum
 
 
+def test_by_range_goes_by_what_a_rotated_model_reads():
+    resident = ResidentModel(tiny_model("opt"))
+    rotated = Setting.make(16, folding="hadamard")
+    resident.apply(rotated)
+    turned = dict(collect(resident.model, resident.wiring, WINDOWS))
+    ranges = sorted(found.maximum for found in turned.values())
+    policy = {"by_range": {"v0": ranges[3], "v1": ranges[-3]}}
+    resident.apply(Setting.make(8, "int", folding="hadamard", activations=policy), turned)
+    for site in resident.wiring.linear:
+        v = turned[site.input].maximum
+        static = v <= ranges[3] or (v < ranges[-3] and site.norm is not None)
+        name = resident.layers[site.name].site_format.format.name
+        assert name == ("tensor" if static else "token")
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
