@@ -7,7 +7,7 @@ import pandas as pd
 from analysis.answers.degradation import MEAN, degradations
 from analysis.answers.formats import format_shares
 from analysis.claims.claim import Exhibit, between, table
-from analysis.claims.fptq.recipes import PLANTED
+from analysis.claims.fptq.recipes import PLANTED, recipe_labels
 from analysis.claims.paper import Study
 from analysis.curves.metrics import ACCURACIES
 from analysis.curves.names import METRIC_NAMES, format_value
@@ -44,9 +44,10 @@ def exhibits(study: Study) -> Iterator[Exhibit]:
 
 
 def _shares(results: pd.DataFrame, metric: str, study: Study) -> Iterator[list[str]]:
+    names = recipe_labels(results)
     for row in format_shares(results, metric, scores=study.scores).itertuples():
         behind = format_value(metric, row.behind)
-        cells = [row.family, METRIC_NAMES[metric], row.format, row.usual]
+        cells = [row.family, METRIC_NAMES[metric], row.format, names[row.usual]]
         yield [*cells, f"{row.share:.0%}", behind, f"{row.clear:.0%}"]
 
 
@@ -57,13 +58,13 @@ def _degradation(results: pd.DataFrame, study: Study) -> Exhibit | None:
     if lost.empty:
         return None
     tasks = [str(task) for task in lost["task"].unique() if task != MEAN]
-    rows = []
+    names, rows = recipe_labels(results), []
     for (model, setting), part in lost.groupby(["model", "setting"], sort=False):
         percent = part.set_index("task")["percent"]
         mean = part[part["task"] == MEAN].iloc[0]
         cells = [f"{percent[task]:+.1f}" if task in percent else "" for task in tasks]
         interval = between(mean["low"], mean["high"], "+.1f")
-        rows.append([str(model), str(setting), f"{mean['percent']:+.1f}", interval, *cells])
+        rows.append([str(model), names[str(setting)], f"{mean['percent']:+.1f}", interval, *cells])
     return Exhibit(
         "Percent degradation by task",
         "the measure of Ahmadian et al. 2023",
@@ -71,6 +72,6 @@ def _degradation(results: pd.DataFrame, study: Study) -> Exhibit | None:
             "100 (after - before) / before against the same model at 16 bit, by task and their "
             "mean, with the mean's 90 % interval over the items both were scored on; the largest "
             "model of each family.",
-            table(["Model", "Setting", "Mean (%)", "90 % interval", *tasks], rows, text=2),
+            table(["Model", "Recipe", "Mean (%)", "90 % interval", *tasks], rows, text=2),
         ],
     )

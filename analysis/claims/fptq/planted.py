@@ -39,11 +39,12 @@ def _recover(study: Study, measure: Measure) -> Claim | None:
     kinds = dict.fromkeys(name.split(PLANTED)[1] for name in families)
     for kind in kinds:
         one = Measure(measure.name, measure.metric, _of_kind(measure.points, kind))
-        static = one.of(STATIC)
-        lost = versus(one, study, static, one.of(FULL))
         for name, recipe in REMEDIES.items():
-            found = versus(one, study, one.of(recipe), static)
-            left = versus(one, study, one.of(recipe), one.of(FULL))
+            remedy, static = one.of(recipe), one.of(STATIC)
+            static = static[static["model"].isin(remedy["model"])]
+            found = versus(one, study, remedy, static)
+            lost = versus(one, study, static, one.of(FULL))
+            left = versus(one, study, remedy, one.of(FULL))
             if found is None or lost is None or left is None:
                 continue
             verdicts.append(resolved(found.low, found.high))

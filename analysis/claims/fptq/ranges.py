@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.claims.claim import Claim, Exhibit, between, jointly, resolved, table
+from analysis.claims.fptq.recipes import PLANTED
 from analysis.claims.fptq.sites import KINDS, before_and_after, ranges
 from analysis.claims.paper import Study
 from analysis.figures.style import template
@@ -35,9 +36,16 @@ _NOTE = (
 
 
 def claims(study: Study) -> Iterator[Claim]:
-    found = ranges(study)
-    if claim := _wide_down(found):
+    if claim := _wide_down(_as_they_are(study)):
         yield claim
+
+
+def _as_they_are(study: Study) -> pd.DataFrame:
+    """The ranges of models without planted outliers."""
+    results = study.results
+    planted = results["family"].astype(str).str.contains(PLANTED, regex=False)
+    found = ranges(study)
+    return found[~found["model"].isin(results.loc[planted, "model"])]
 
 
 def exhibits(study: Study) -> Iterator[Exhibit]:
@@ -120,7 +128,7 @@ def equalization_figure(study: Study) -> go.Figure:
 
 def kinds_figure(study: Study) -> go.Figure:
     """Figures 3 and 5 to 10: ranges by block of the attention output and the down projection."""
-    found = ranges(study)
+    found = _as_they_are(study)
     found = found.groupby(["model", "kind", "block"], sort=False, as_index=False)["range"].max()
     found = found[found["kind"].isin(["Dense", "FC2"])]
     if found.empty:

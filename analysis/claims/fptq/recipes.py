@@ -94,6 +94,13 @@ def versus(
     return duel(pair_up(first, second, ["model"]), measure.metric, study.scores)
 
 
+def recipe_labels(results: pd.DataFrame) -> dict[str, str]:
+    """A setting's label -> its recipe, with what it was calibrated on where that is random."""
+    rows = named(results.drop_duplicates("experiment_id"))
+    told = rows["recipe"] + np.where(rows["text"] == RANDOM, ", random tokens", "")
+    return {s.label: name for s, name in zip(settings_of(rows), told, strict=True)}
+
+
 def _measure(results: pd.DataFrame, metric: str, task: str | None, name: str) -> Measure | None:
     if metric == "zero_shot" and not results["metric"].isin(ACCURACIES).any():
         return None

@@ -48,6 +48,7 @@ _HARNESS = (
     "the columns are those that were measured. Where models are too small for these, columns named "
     "sotu hold the embedded corpus's own tasks of the same forms."
 )
+_EXPLAINED = ("table 3", "table 4")  # where the columns' metrics are named
 _METHODS = {  # heading -> recipe
     "FP16": FULL,
     "SmoothQuant W8A8": "smoothquant-w8a8",
@@ -120,7 +121,8 @@ def _by_method(
     ]
     found.sort(key=lambda row: _place(rows, row[0]))
     missing = [method for method in methods if method not in {row[1] for row in found}]
-    return Exhibit(title, source, _body(["Model", "Method"], scores, found, missing))
+    body = _body(["Model", "Method"], scores, found, missing)
+    return Exhibit(title, source, [_HARNESS, *body] if source in _EXPLAINED else body)
 
 
 def _trained(rows: pd.DataFrame, scores: pd.DataFrame) -> Exhibit:
@@ -199,7 +201,7 @@ def _body(
 ) -> list:
     body: list = []
     if found:
-        body += [_HARNESS, table([*heads, *scores.columns], found, text=len(heads))]
+        body.append(table([*heads, *scores.columns], found, text=len(heads)))
     if missing:
         body.append(f"Not measured: {listed(list(missing))}.")
     return body

@@ -238,7 +238,7 @@ def test_methods_of_eight_bits_and_formats() -> None:
     (eight,) = [m for m in made if "slides" in m.source]
     assert any("Outlier Suppression, which is not implemented" in str(b) for b in eight.body)
     lost = shown(made, "the measure of Ahmadian et al. 2023")
-    fptq = next(row for row in lost if "logarithmic" in row[1])
+    fptq = next(row for row in lost if row[1] == "fptq")
     assert fptq[0] == "llama-128x4" and fptq[2] == f"{100 * (0.7 - 0.75) / 0.75:+.1f}"
     study = made_study(components(0.03) | {Setting.make(4, "int", block_size=64): 0.02})
     formats = {row[2] for row in shown(PAPER.exhibits(study), "the second axis of the answer")}
