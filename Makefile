@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo study gpu-study test lint install clean
+.PHONY: demo study gpu-study test gpu lint install clean
 
 demo: install
 	$(BIN)/kbit demo
@@ -24,6 +24,10 @@ gpu-study: install
 
 test: install lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# All that needs an NVIDIA GPU, about ten minutes: tests, benchmark tables, compute-sanitizer.
+gpu: install
+	$(BIN)/python benchmarks/gpu.py
 
 lint: install
 	$(BIN)/ruff check .
