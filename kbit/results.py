@@ -13,6 +13,7 @@ from quantizers.setting import SETTING_COLUMNS
 
 EXAMPLE = "example: kbit results --family sotu-neox --bits 4 --metric cross_entropy --format csv"
 FILTERS = {"family": str, "model": str, "bits": float, "data_type": str, "task": str, "metric": str}
+FILTERS |= {"variant": str, "seed": int, "step": int}  # of models that a study trained
 SHORT_COLUMNS = [
     "model",
     "bits",
@@ -30,6 +31,7 @@ SHORT_COLUMNS = [
 ]
 # Shown where rows differ in them.
 VARIED_COLUMNS = [name for name in SETTING_COLUMNS if name not in SHORT_COLUMNS]
+VARIED_COLUMNS += ["variant", "seed", "step"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,6 @@
 """`kbit score-study`: every run is scored once, its rows stay when its weights are gone."""
 
+import csv
 import shutil
 
 import pytest
@@ -66,6 +67,14 @@ def test_runs_are_scored_once_and_never_share_a_curve(trained, tmp_path, capsys)
     found = results[results["metric"] == "outlier_threshold_searched"]
     assert len(found) == 2 and found["value"].nunique() == 1
     assert set(found["step"]) == {12}
+
+    capsys.readouterr()
+    asked = ["results", "--db", str(tmp_path / "out/scores.db"), "--format", "csv"]
+    assert main([*asked, "--variant", "control", "--step", "12", "--metric", "cross_entropy"]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [(r["run"], r["variant"], r["seed"], r["step"]) for r in rows] == 2 * [
+        ("neox-32x1-control-s0", "control", "0", "12")
+    ]
 
     before = (tmp_path / "kept/results.csv.gz").read_bytes()
     shutil.rmtree(tmp_path / "out/neox-32x1-control-s0")  # its rows stay
