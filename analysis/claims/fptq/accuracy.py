@@ -15,7 +15,7 @@ from analysis.claims.paper import Study
 from analysis.findings.duels import Duel
 
 A_PERCENT = 0.01  # of accuracy: the paper's "mere 1 % precision gap"
-NEGLIGIBLE = 0.1  # of what a recipe costs against 16 bit
+NEGLIGIBLE = 0.1  # of what FPTQ costs against 16 bit
 COMPONENTS = ("sq-w4a8-tensor", "smoothquant-w4a8", "sq-w4a8-fine", "fptq")  # table 10
 _COLUMNS = ["By", "Lead", "90 % interval", "Models better"]
 
@@ -156,10 +156,9 @@ def _first_judges(
 def _random(study: Study, there: list[Measure]) -> Claim | None:
     rows, verdicts, by = [], [], ""
     for measure in there:
+        cost = versus(measure, study, measure.of("fptq"), measure.of(FULL))
         for recipe in ("smoothquant-w8a8", "fptq"):
-            text, rand = measure.of(recipe), measure.of(recipe, RANDOM)
-            found = versus(measure, study, rand, text)
-            cost = versus(measure, study, text, measure.of(FULL))
+            found = versus(measure, study, measure.of(recipe, RANDOM), measure.of(recipe))
             if found is None or cost is None:
                 continue
             margin = A_PERCENT if measure.metric == "zero_shot" else NEGLIGIBLE * abs(cost.lead)
@@ -179,7 +178,7 @@ def _random(study: Study, there: list[Measure]) -> Claim | None:
         + ", ".join(f"{r[0]} {r[2]}" for r in rows if r[1] == by),
         [
             f"{_UNITS} As well is a loss below {A_PERCENT:.0%} of accuracy, or below "
-            f"{NEGLIGIBLE:.0%} of what the recipe loses against 16 bit in nats. Judged by {by}. "
+            f"{NEGLIGIBLE:.0%} of what FPTQ loses against 16 bit in nats. Judged by {by}. "
             f"{JOINTLY}",
             table(["Recipe", *_COLUMNS, "Claim"], rows, text=2),
         ],
