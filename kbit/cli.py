@@ -30,6 +30,7 @@ COMMANDS = {
     "figures": ("kbit.figures", "the paper's figures as PNG, SVG or HTML files"),
     "import": ("kbit.importing", "other people's numbers, from CSV or lm-eval JSON"),
     "sites": ("kbit.sites", "ranges, formats and what clamps, where activations are rounded"),
+    "convert": ("kbit.convert", "a GGUF file as a 16-bit checkpoint"),
     "merge": ("kbit.merge", "several databases in one, by the ids of their experiments"),
     "compare": ("kbit.compare", "what two databases measured differently, item by item"),
     "export-dataset": ("kbit.export_dataset", "the results as Parquet files with a data card"),

@@ -146,10 +146,10 @@ def _instead(names: Collection[str], weights: str) -> str:
         return f", but {stem} is there: set `weights: {other}`"
     for pattern, what in _OTHER_FORMATS.items():
         if found := sorted(fnmatch.filter(names, pattern)):
-            return (
-                f": {found[0]} is {what}, which kbit does not read; give the checkpoint in the "
-                "hub's format (config.json and model.safetensors)"
-            )
+            advice = "give the checkpoint in the hub's format (config.json and model.safetensors)"
+            if what == "GGUF":
+                advice = f"kbit convert {found[0]} --output DIR dequantizes it"
+            return f": {found[0]} is {what}, which kbit does not read; {advice}"
     return ""
 
 

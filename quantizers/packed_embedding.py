@@ -29,8 +29,8 @@ def _packed_class(kind: type) -> type:
 
 
 def pack_embedding(module: nn.Embedding, matrix: PackedMatrix, output_dtype: torch.dtype) -> None:
-    """Make an embedding one that looks up in `matrix` and gives `output_dtype`, in place."""
-    del module.weight
+    """Make an embedding without a weight one that looks up in `matrix` and gives `output_dtype`,
+    in place."""
     module.__class__ = _packed_class(type(module))  # type: ignore[arg-type]
     module._hold(matrix)  # type: ignore[operator]
     like = torch.empty(0, dtype=output_dtype, device=matrix.body.device)

@@ -40,6 +40,7 @@ class _Shell(nn.Module):
 
     def __init__(self, layer: dict[str, Any], config: KBitConfig, bias: Tensor | None) -> None:
         super().__init__()
+        self.embedding: Any = None
         setting, columns = Setting(**config.setting), layer["columns"]
         dtype = sixteen_bit(getattr(torch, config.load_dtype))
         d_out, d_in = layer["shape"]
@@ -60,9 +61,17 @@ class _Shell(nn.Module):
             self.register_buffer(name, torch.empty(shape, dtype=kind, device="meta"))
         self.__dict__["weight"] = torch.empty(0)  # some architectures initialize it, by name
 
+    def keep(self, embedding: Any) -> None:
+        """What it does beside looking up has buffers, which `transformers` fills as long as they
+        are in the model; it initializes weights, too, by their name."""
+        rows = (embedding.padding_idx or 0) + 1
+        del embedding.weight
+        embedding.__dict__["weight"] = torch.empty(rows, 1)
+        self.embedding = embedding
+
     def matrix(self, config: KBitConfig, tables: list[Tensor]) -> PackedMatrix:
         """tables: codebooks of layers before, which this one shares where it is equal."""
-        held = dict(self.named_buffers())
+        held = dict(self.named_buffers(recurse=False))
         setting, table = Setting(**config.setting), held["codebook"]
         same = [t for t in tables if t.device == table.device and torch.equal(t, table)]
         if not same:
@@ -106,15 +115,14 @@ class KBitQuantizer(HfQuantizer):  # type: ignore[misc]
             to.rpartition(".")[0]: of.rpartition(".")[0]
             for to, of in model.all_tied_weights_keys.items()
         }
-        self._embeddings: dict[str, Any] = {}
         self._tied = {head: name for head, name in tied.items() if name in layers}
         for name in self._tied:
             model.set_submodule(name, nn.Module())
         for name, layer in layers.items():
             module = model.get_submodule(name)
-            if layer["kind"] == "embedding":
-                self._embeddings[name] = module
             shell = _Shell(layer, self.quantization_config, getattr(module, "bias", None))
+            if layer["kind"] == "embedding":
+                shell.keep(module)
             model.set_submodule(name, shell)
         if self._tied:
             model.all_tied_weights_keys = {}
@@ -124,8 +132,9 @@ class KBitQuantizer(HfQuantizer):  # type: ignore[misc]
         for name in self.quantization_config.layers:
             shell = model.get_submodule(name)
             matrix = shell.matrix(self.quantization_config, tables)
-            if name in self._embeddings:
-                embedding = self._embeddings[name]
+            if shell.embedding is not None:
+                embedding = shell.embedding
+                del embedding.__dict__["weight"]
                 pack_embedding(embedding, matrix, model.dtype)
                 model.set_submodule(name, embedding)
             else:

@@ -39,7 +39,9 @@ def test_loaded_is_what_the_sweep_scored(name: str, setting: Setting, tmp_path: 
     assert done.bits == bits
     packed = loaded(tmp_path / "packed")
     if name == "gemma":  # rounds what it scales embeddings by to the type it is loaded in
-        packed.model.embed_tokens.embed_scale = resident.model.model.embed_tokens.embed_scale
+        scales = [m.model.embed_tokens.embed_scale for m in (packed, resident.model)]
+        assert float(scales[0]) == pytest.approx(float(scales[1]), rel=2**-11)
+        packed.model.embed_tokens.embed_scale = scales[1]
     assert torch.equal(logits(packed), logits(resident.model))
     layers = [m for m in packed.modules() if isinstance(m, KBitLinear)]
     tables = [m for m in packed.modules() if isinstance(m, PackedTable)]

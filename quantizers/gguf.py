@@ -1,0 +1,57 @@
+"""GGUF files, dequantized: `transformers` and the `gguf` package read them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from quantizers.checkpoint import UnusableModel
+from quantizers.loading import in_one_line
+from quantizers.soundness import check_vocabulary, not_finite
+
+
+@dataclass(frozen=True)
+class Dequantized:
+    """A model of a GGUF file in a 16-bit type. types: how many of its tensors are stored how."""
+
+    model: Any
+    tokenizer: Any
+    types: dict[str, int]
+
+
+def read_gguf(file: Path, dtype: torch.dtype) -> Dequantized:
+    """Weights dequantized in fp32, then rounded to `dtype` (float16, bfloat16).
+
+    Raises UnusableModel for what is no GGUF file of a model that `transformers` knows, for weights
+    that overflow, and without the package.
+    """
+    if not file.is_file():
+        raise UnusableModel(f"{file}: no such file")
+    with file.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise UnusableModel(f"{file} is not a GGUF file")
+    if find_spec("gguf") is None:
+        raise UnusableModel(
+            "GGUF files are read by the package gguf: pip install 'kbit-scaling[gguf]'"
+        )
+    from gguf import GGUFReader
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    with in_one_line(str(file)):
+        types = Counter(tensor.tensor_type.name for tensor in GGUFReader(file).tensors)
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        model = AutoModelForCausalLM.from_pretrained(
+            **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        )
+    check_vocabulary(model, tokenizer)
+    model = model.to(dtype)  # type: ignore[arg-type]
+    if (found := not_finite(model, dtype)) is not None:
+        key, kind = found
+        raise UnusableModel(f"{file}: {key} holds {kind} in {str(dtype).removeprefix('torch.')}")
+    return Dequantized(model, tokenizer, dict(types))
