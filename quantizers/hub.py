@@ -136,7 +136,7 @@ def hub_problem(error: BaseException) -> str | None:
         if isinstance(cause, errors.RevisionNotFoundError):
             return "the hub has no such revision of it"
         if isinstance(cause, errors.HFValidationError):
-            return "not a name that the hub can have (owner/name)"
+            return "neither a local folder nor a name that the hub can have (owner/name)"
         if isinstance(cause, errors.DisabledRepoError):
             return "its authors or the hub have disabled this repository"
     return None

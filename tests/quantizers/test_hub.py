@@ -90,7 +90,7 @@ def test_names_become_commits(endpoint) -> None:
         ("x/unknown", COMMIT, "no such repository"),
         ("x/gated", None, "gated"),
         ("x/known", "nonesuch", "no such revision"),
-        ("a/b/c", None, "not a name that the hub can have"),
+        ("a/b/c", None, "neither a local folder nor a name that the hub can have"),
     ],
 )
 def test_the_hubs_no_is_one_line(endpoint, name: str, revision, reason: str) -> None:
