@@ -31,7 +31,7 @@ from torch import Tensor
 from quantizers.blockwise import dequantize, quantize
 from quantizers.codebooks import codebook, quantile
 from quantizers.granularity import Granularity
-from quantizers.kernels import gpu, launches
+from quantizers.kernels import gpu, launches, tuning
 from quantizers.kernels.tuning import most_fused_rows
 from quantizers.packed import PackedTensor, empty
 
@@ -305,6 +305,11 @@ def multiply_table(report: Report, copy: float) -> None:
                 case = f"fused k={bits} B=64 M={rows} {side}x{side}"
                 report.add_time(case, taken, "cuBLAS fp16", cublas)
                 report.add_throughput(case, q.bytes_stored + 2 * x.nbytes, taken, copy)
+                wide_cases = [_wide_product(q, x) for q in copied]
+                # Tuning does not choose it yet.
+                if rows == tuning.MOST_MULTIPLY_ROWS and wide_cases[0]() is not None:
+                    wide = device_seconds(wide_cases)
+                    report.add_time(f"{case}, at once", wide, "16 rows at a time", taken)
                 if rows == most_fused_rows(bits, side * side):
                     apart = device_seconds([_dequantized_product(q, x) for q in copied])
                     report.add_time(case, taken, "dequantize + cuBLAS", apart)
@@ -328,6 +333,10 @@ def _quantize(values: Tensor, like: PackedTensor) -> Case:
 
 def _product(q: PackedTensor, x: Tensor) -> Case:
     return partial(gpu.multiply, x, q, None)
+
+
+def _wide_product(q: PackedTensor, x: Tensor) -> Case:
+    return partial(gpu.multiply_at_once, x, q, None)
 
 
 def _dequantized_product(q: PackedTensor, x: Tensor) -> Case:

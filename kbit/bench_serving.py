@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from kbit.output import print_frame
+from orchestrator.errors import InputError
 
 if TYPE_CHECKING:
     from evaluation.measurement import Measurement
@@ -28,9 +29,14 @@ def shapes_of(spelled: Sequence[str]) -> list[Shape]:
 def serve_shapes(
     model: Any, shapes: Sequence[Shape], steps: int, device_name: str
 ) -> list[tuple[Serving, Measurement]]:
-    """What each shape takes, and the same as the database keeps it."""
-    from evaluation.speed.serving import serve
+    """What each shape takes, and the same as the database keeps it. Raises InputError for one that
+    is too long for the model."""
+    from evaluation.speed.serving import check_positions, serve
 
+    try:
+        check_positions(model, shapes)
+    except ValueError as error:
+        raise InputError(str(error)) from None
     found = [serve(model, shape, steps) for shape in shapes]
     return [(serving, _measurement(serving, steps, device_name)) for serving in found]
 

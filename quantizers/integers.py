@@ -40,7 +40,7 @@ class IntegerWeight:
 
     @cached_property
     def floats(self) -> Tensor:
-        """The values in fp32, kept: for machines whose products are of floats."""
+        """The values in fp32, kept: for CPUs whose products are of floats."""
         return self.values.float()
 
     @cached_property

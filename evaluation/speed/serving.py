@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -65,6 +66,18 @@ class Serving:
     @property
     def tokens_per_second(self) -> float:
         return self.shape.batch * self.shape.output / self.latency
+
+
+def check_positions(model: Any, shapes: Sequence[Shape]) -> None:
+    """Raises ValueError for a shape of more tokens than a model with learned positions has."""
+    embedding = model.get_input_embeddings()
+    tables = [
+        m for m in model.modules() if isinstance(m, torch.nn.Embedding) and m is not embedding
+    ]
+    for table, shape in product(tables, shapes):
+        most = table.num_embeddings - 2  # OPT's are two further on
+        if shape.prompt + shape.output > most:
+            raise ValueError(f"shape {shape}: the model has positions for {most} tokens")
 
 
 @torch.inference_mode()

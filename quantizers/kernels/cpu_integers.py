@@ -26,7 +26,7 @@ def round_rows(x: Tensor, limit: int, fixed: Tensor | None) -> Codes:
     """As `reference.round_rows`."""
     rows, columns = x.shape
     codes = Codes(torch.empty(rows, columns, dtype=torch.int8), torch.empty(rows, 1), limit)
-    source = x.float().contiguous().numpy()
+    source = x.detach().float().contiguous().numpy()
     given = np.empty(0, np.float32) if fixed is None else fixed.numpy()
     values, scales = codes.values.numpy(), codes.scale.view(-1).numpy()
     loop = compiled(_round, _ROUND)

@@ -124,13 +124,14 @@ def multiply(x: Tensor, q: PackedTensor, bias: Tensor | None) -> Tensor | None:
         return None
     parts = []
     for rows in x.split(tuning.MULTIPLY_ROWS):
-        if (y := _multiply_few(rows, q, bias)) is None:
+        if (y := multiply_at_once(rows, q, bias)) is None:
             return None
         parts.append(y)
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _multiply_few(x: Tensor, q: PackedTensor, bias: Tensor | None) -> Tensor | None:
+def multiply_at_once(x: Tensor, q: PackedTensor, bias: Tensor | None) -> Tensor | None:
+    """At most MOST_MULTIPLY_ROWS rows of x by one launch."""
     available = limits(x.device)
     for plan in (launches.gemv, launches.multiply):
         plan = partial(plan, limits=available)

@@ -58,7 +58,8 @@ def exact_sums(x: Tensor, weight: IntegerWeight, columns: slice, largest: int) -
     if w.dtype == torch.int8 and n * largest <= _INT32 and _takes_integers(x, w):
         # Its second matrix must be a column-major view of contiguous rows.
         return torch._int_mm(x.contiguous(), w.contiguous().T)
-    longest, x, w = _EXACT // largest, x.float(), weight.floats[:, columns]
+    longest, x = _EXACT // largest, x.float()
+    w = weight.floats[:, columns] if x.device.type == "cpu" else w.float()
     if n <= longest and longest >= _SHORTEST:
         return x @ w.T
     if longest < _SHORTEST:

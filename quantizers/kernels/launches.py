@@ -193,9 +193,10 @@ def multiply(
     """y = x W^T + bias, x [m, d_in] and y [m, d_out] in the 16-bit type of absmax and bias."""
     m, (d_out, d_in) = len(x), q.shape
     shift = _covered_shift(x, q, bias)
-    if shift is None or not 1 <= m <= tuning.MULTIPLY_ROWS or q.n >= 2**31:
+    if shift is None or not 1 <= m <= tuning.MOST_MULTIPLY_ROWS or q.n >= 2**31:
         return None
-    x_tiles, chunks = -(-m // 8), tuning.multiply_chunks(q.bits)
+    x_tiles = next(tiles for tiles in (1, 2, 4) if m <= 8 * tiles)
+    chunks = tuning.multiply_chunks(q.bits, x_tiles)
     all_segments = -(-d_in // (chunks * FUSED_COLUMNS))
     for most_warps in (tuning.MULTIPLY_THREADS // 32, 8, 4):
         passes = -(-all_segments // most_warps)

@@ -63,6 +63,13 @@ def test_without_16_bit_nothing_is_compared(measured):
     assert serving_table(results.iloc[:0]).empty and serving_tables(results.iloc[:0]) == []
 
 
+def test_a_shape_beyond_the_learned_positions_is_one_line(capsys):
+    arguments = ["--bits", "16", "--shapes", "1x250x20"]
+    assert main(["bench", "latency", "sotu-opt-32x2", *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert "1x250x20: the model has positions for 256 tokens" in errors
+
+
 @pytest.mark.parametrize("shape", ["8x1024", "0x3x3", "axbxc"])
 def test_shapes_that_are_none_are_one_line(capsys, shape):
     assert main(["bench", "latency", "sotu-neox-32x2", "--shapes", shape]) == 2

@@ -10,7 +10,7 @@ from kbit import bench
 from kbit.cli import main
 from kbit.doctor import PROBLEM
 from orchestrator.study.models import load_models
-from quantizers.kernels import build, cpu, cpu_vector, reference
+from quantizers.kernels import build, cpu, cpu_vector, integer_products, reference
 from quantizers.linear import KBitLinear
 from quantizers.setting import Setting
 
@@ -27,6 +27,9 @@ def test_doctor_says_what_runs_here(capsys, tmp_path, monkeypatch):
     assert code == 0
     assert found["torch"]["found"] == torch.__version__
     assert "agree with plain torch" in found["CPU path"]["found"]
+    integers = found["int8 on the CPU"]
+    why = integer_products.cpu_unsupported()
+    assert (why or "exact") in integers["found"] and integers["state"] == ("none" if why else "ok")
     assert str(tmp_path) in found["cache"]["found"]
     assert {f"kernel {family}" for family in build.FAMILIES} <= set(found)
     if not torch.cuda.is_available():

@@ -46,7 +46,8 @@ INSTANCES = {
         for dtype in DTYPES[:2]
         for tiles in (1, 2)
         for fine in (False, True)
-    ],
+    ]
+    + [Instance("multiply", (bits, DTYPES[0], 4, 1, False)) for bits in (2, 4, 8)],
     "round_rows": [
         Instance("round_rows", (dtype, vectors))
         for dtype in DTYPES

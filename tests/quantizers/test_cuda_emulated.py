@@ -71,6 +71,7 @@ def multiplier(tmp_path_factory):
         for dtype, x_tiles in ((HALF, 1), (BF16, 2))
         for fine in (False, True)
     ]
+    instances += [Instance("multiply", (k, HALF, 4, 1, False)) for k in (4, 8)]
     return Emulator(instances, tmp_path_factory.mktemp("multiply"))
 
 
@@ -270,6 +271,14 @@ def test_wide_product_with_the_identity(multiplier, bits, m):
         assert torch.equal(run_product(multiplier, q, rows), dequantize(q).T[start : start + m])
 
 
+@pytest.mark.parametrize("m", [17, 32])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_32_rows_at_once_with_the_identity(multiplier, bits, m):
+    q, _ = product_case(bits, HALF, 50, 256, 64, 1)
+    rows = torch.eye(256, dtype=HALF)[100 : 100 + m]
+    assert torch.equal(run_product(multiplier, q, rows), dequantize(q).T[100 : 100 + m])
+
+
 @pytest.mark.parametrize("bits", [3, 8])
 def test_product_of_more_columns_than_a_block_takes_at_once(multiplier, bits):
     """And of more rows than it keeps the sums of: several passes over several portions of rows."""
@@ -298,7 +307,7 @@ def test_product_of_a_view_that_begins_off_16_bytes(multiplier):
 
 @pytest.mark.parametrize(
     "change",
-    [{"d_in": 192}, {"m": 17}, {"block": 48}, {"block": 8}, {"bits": 9}, {"x": FULL}],
+    [{"d_in": 192}, {"m": 33}, {"block": 48}, {"block": 8}, {"bits": 9}, {"x": FULL}],
     ids=str,
 )
 def test_products_the_kernel_does_not_cover(change):

@@ -108,6 +108,17 @@ def test_gemv_costs_little_more_than_a_look_up_and_a_product(bits, tmp_path):
     assert len(loop) / 128 <= most  # instructions a weight
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_32_rows_at_once_cost_fewer_instructions_than_twice_16(bits, tmp_path):
+    loops = []
+    for x_tiles in (2, 4):
+        chunks = tuning.multiply_chunks(bits, x_tiles)
+        instance = Instance("multiply", (bits, torch.float16, x_tiles, chunks, False))
+        loop = loop_with(disassemble(instance, tmp_path), "HMMA", 8)
+        loops.append(len(loop) / (64 * chunks))  # instructions a weight
+    assert loops[1] <= 0.75 * 2 * loops[0]
+
+
 @pytest.mark.parametrize("x_tiles", [1, 2])
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_multiply_dequantizes_in_few_instructions(bits, x_tiles, tmp_path):
