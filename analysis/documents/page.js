@@ -89,9 +89,24 @@ for (const heading of document.querySelectorAll('th')) {
   heading.addEventListener('keydown', event => event.key === 'Enter' && sort(heading));
 }
 
+// Tables: rows that hold all words of the field above them stay, as "neox 4-bit int".
+function holds(text, asked) {
+  return asked.toLowerCase().split(/\s+/).every(word => text.toLowerCase().includes(word));
+}
+
+for (const field of document.querySelectorAll('input.filter')) {
+  field.addEventListener('input', () => {
+    for (const row of field.closest('.table').querySelector('table').tBodies[0].rows) {
+      const text = [...row.cells].map(cell => cell.textContent.trim()).join(' ');
+      row.hidden = !holds(text, field.value);
+    }
+  });
+}
+
 for (const button of document.querySelectorAll('button.save')) {
   button.addEventListener('click', () => {
-    const rows = [...button.closest('.table').querySelectorAll('tr')].map(row =>
+    const shown = [...button.closest('.table').querySelectorAll('tr')].filter(row => !row.hidden);
+    const rows = shown.map(row =>
       [...row.cells].map(cell => '"' + cell.textContent.trim().replaceAll('"', '""') + '"')
         .join(','));
     const link = document.createElement('a');

@@ -18,6 +18,10 @@ from analysis.documents.page_style import CSS, DARK, NARROW
 from analysis.figures.style import colour
 
 _TOP = 48  # px above a chart's panels: their names, and the tool bar
+_MANY = 8  # rows from which on a table has a field to filter them
+_FILTER = (
+    '<input class="filter" type="search" placeholder="family, setting, ..." aria-label="rows">'
+)
 _STACKED = 4  # a table of more columns is a list of rows on a narrow page
 # A "<" that does not begin one of the tags that cells may have.
 _FOREIGN_TAG = re.compile(
@@ -110,7 +114,8 @@ def table(
 
     Cells are text with <b>, <br> and spans of a class; any other tag is shown as text. In a shorter
     row the second cell spans the columns it lacks, and the row is fainter. A click on a heading
-    sorts; every table can be saved as CSV.
+    sorts; words in the field above a longer table leave the rows that hold all of them; what is
+    shown can be saved as CSV.
     """
     right = ["number" if column in numbers else "text" for column in columns]
     head = "".join(f'<th class="{c}">{escape(t)}</th>' for c, t in zip(right, columns, strict=True))
@@ -130,7 +135,8 @@ def table(
         body.append(f"<tr{' class=faint' if spare else ''}>{''.join(cells)}</tr>")
     stacked = ' class="stacked"' if len(columns) > _STACKED else ""
     return (
-        f'<div class="table"><div class="tools"><button class="save">CSV</button></div>'
+        f'<div class="table"><div class="tools">{_FILTER if len(body) >= _MANY else ""}'
+        f'<button class="save">CSV</button></div>'
         f"<table{stacked}><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )

@@ -65,6 +65,7 @@ summary {{ cursor: pointer; padding: 8px 0; font-weight: 600; }}
 .save {{ font: 12px {FONT}; color: var(--muted); background: none; border: 0; cursor: pointer;
   padding: 4px 8px; text-decoration: underline; }}
 .tools {{ text-align: right; }}
+tr[hidden] {{ display: none !important; }}
 @media (max-width: {NARROW}px) {{
   main {{ padding: 24px 14px 40px; }}
   h1 {{ font-size: 25px; }}

@@ -1,6 +1,9 @@
 import base64
 import hashlib
+import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+from analysis.documents import page as page_module
 from analysis.documents.markup import drawable
 from analysis.documents.page import chart, page, table, write_page
 from analysis.documents.report import Run, write_report
@@ -90,3 +94,20 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path, place: str
     with pytest.raises(OSError):
         write_page(tmp_path / place, "text")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_longer_tables_have_a_filter() -> None:
+    short, long = (table(["family", "value"], [["a", "1"]] * n) for n in (3, 20))
+    assert 'class="filter"' in long and 'class="filter"' not in short
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node here to run the page's script")
+def test_rows_that_hold_all_words_stay() -> None:
+    script = Path(page_module.__file__).with_suffix(".js").read_text()
+    holds = re.search(r"function holds\(.*?\n}\n", script, re.DOTALL)
+    assert holds is not None
+    row = "sotu-neox 4-bit int B64 0.31"
+    cases = {"": True, "neox": True, "INT  neox ": True, "8-bit": False, "neox float": False}
+    asked = f"{holds[0]}console.log(JSON.stringify({list(cases)}.map(a => holds('{row}', a))))"
+    run = subprocess.run(["node", "-e", asked], capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout) == list(cases.values())
