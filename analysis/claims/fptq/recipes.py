@@ -1,16 +1,18 @@
 """Which experiments are which recipe, and the measures that recipes are compared by."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from analysis.claims.paper import Study
-from analysis.curves.metrics import ACCURACIES
-from analysis.curves.points import curve_points
+from analysis.curves.metrics import ACCURACIES, accuracy_of
+from analysis.curves.points import curve_points, metric_rows, one_measurement_each
+from analysis.curves.protocols import one_protocol
 from analysis.curves.settings import settings_of
 from analysis.findings.duels import Duel, duel, pair_up
+from evaluation.tasks.sets import TASK_SETS
 from quantizers.activations.format import NONE
 from quantizers.recipes import RECIPES
 from quantizers.setting import Setting
@@ -124,21 +126,24 @@ def _name(setting: Setting) -> str:
 
 
 def accuracies(results: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
-    """Accuracy by experiment (index) and by column: heading -> task or task set, where measured."""
+    """Accuracy by experiment (index) and by column: heading -> task set or task, where measured.
+
+    A task of the set csqa is by that set's metric, as FPTQ has it, not the first paper's.
+    """
+    rows = one_measurement_each(one_protocol(metric_rows(results, "zero_shot"))[0])
     found = {}
     for heading, task in columns.items():
-        measure = _measure(results, "zero_shot", task, heading)
-        if measure is not None:
-            found[heading] = measure.points.set_index("experiment_id")["value"]
+        if task in TASK_SETS:
+            measure = _measure(results, "zero_shot", task, heading)
+            points = measure.points if measure else rows.iloc[:0]
+        else:
+            metric = TASK_SETS["csqa"].get(task, accuracy_of(task))
+            points = rows[(rows["task"] == task) & (rows["metric"] == metric)]
+        if len(points):
+            found[heading] = points.set_index("experiment_id")["value"]
     return pd.DataFrame(found)
 
 
 def percent(value: float) -> str:
     """A cell: "73.80"; "" where it was not measured."""
     return f"{100 * value:.2f}" if np.isfinite(value) else ""
-
-
-def present(recipes: Sequence[str], experiments: pd.DataFrame) -> list[str]:
-    """Those of `recipes` that some experiment is."""
-    there = set(experiments["recipe"])
-    return [recipe for recipe in recipes if recipe in there]

@@ -5,27 +5,19 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from analysis.claims.claim import Exhibit, table
+from analysis.claims.fptq.eight_bit import eight_bits
 from analysis.claims.fptq.recipes import (
     FULL,
     LAST_WORD,
     PLANTED,
-    RANDOM,
     TRAINED,
     accuracies,
     named,
     percent,
 )
+from analysis.claims.fptq.table_rows import accuracy_rows, place_of, table_body
 from analysis.claims.paper import Study
-from analysis.curves.names import listed
 from quantizers.activations.format import NONE
-from quantizers.setting import Setting
-
-
-def _smooth_tensor(activations: str) -> str:
-    """The label that names SmoothQuant on weights with one scale a tensor."""
-    factors = {"block_size": None, "folding": {"smoothquant": 0.5}}
-    return Setting.make(8, "int", **factors, activations={activations: 8}).label
-
 
 _LAMBADA = {"LAMBADA": LAST_WORD[0], "Last word (sotu)": LAST_WORD[1]}
 _SETS = {
@@ -41,7 +33,6 @@ _SETS = {
     "CSQA": "csqa",
     "sotu": "sotu",
 }
-_MEANS = {"Four tasks": "paper", "sotu": "sotu"}
 _HARNESS = (
     "LAMBADA is accuracy on the last word (`acc`) of `lambada_openai`, MMLU a mean over items, the "
     "others normalized accuracies (`acc_norm`; Winogrande `acc`), all by lm-evaluation-harness; "
@@ -59,17 +50,6 @@ _METHODS = {  # heading -> recipe
     "SQ, a scale a tensor": "sq-w4a8-tensor",
     "SQ, a scale a token": "smoothquant-w4a8",
     "SQ, fine-grained, FC2 a token": "sq-w4a8-fine",
-}
-# The slides' table: its name of a method -> recipe here, and the printed accuracies.
-_EIGHT_BIT: dict[str, tuple[str, tuple[float, ...]]] = {
-    "FP16": (FULL, (71.6, 68.2, 73.8)),
-    "W8A8": ("w8a8-naive", (32.3, 64.2, 26.9)),
-    "ZeroQuant": ("zeroquant", (31.7, 67.4, 26.7)),
-    "LLM.int8()": ("llm-int8", (71.4, 68.0, 73.8)),
-    "Outlier Suppression": ("", (31.7, 54.1, 63.5)),
-    "SmoothQuant-O1": (_smooth_tensor("token"), (71.2, 68.3, 73.7)),
-    "SmoothQuant-O2": ("", (71.1, 68.4, 72.5)),
-    "SmoothQuant-O3": (_smooth_tensor("tensor"), (71.1, 67.4, 72.8)),
 }
 # Table 10 as printed: the LAMBADA accuracy of six models.
 _MODELS_10 = ("LLaMA-7B", "LLaMA-13B", "LLaMA-65B", "LLaMA-2-7B", "LLaMA-2-13B", "LLaMA-2-70B")
@@ -97,18 +77,8 @@ def exhibits(study: Study) -> Iterator[Exhibit]:
     yield _by_method("FPTQ with GPTQ", "table 7", rows, sets,
                      ["FP16", "FPTQ W4A8", "FPTQ and GPTQ W4A8"])  # fmt: skip
     yield _components(rows, last_word)
-    yield _eight_bit(rows, accuracies(study.results, _MEANS))
+    yield eight_bits(rows, study.results)
     yield _policy()
-
-
-def _cells(
-    rows: pd.DataFrame, scores: pd.DataFrame, recipe: str, random: bool = False
-) -> Iterator[tuple[str, list[str]]]:
-    """Model and its accuracies, of a recipe calibrated on text or on random tokens."""
-    fits = (rows["recipe"] == recipe) & ((rows["text"] == RANDOM) == random)
-    for row in rows[fits].drop_duplicates("model").sort_values("n_params").itertuples():
-        if row.experiment_id in scores.index:
-            yield str(row.model), [percent(x) for x in scores.loc[row.experiment_id]]
 
 
 def _by_method(
@@ -117,11 +87,11 @@ def _by_method(
     found = [
         [model, method, *cells]
         for method in methods
-        for model, cells in _cells(rows, scores, _METHODS[method])
+        for model, cells in accuracy_rows(rows, scores, _METHODS[method])
     ]
-    found.sort(key=lambda row: _place(rows, row[0]))
+    found.sort(key=lambda row: place_of(rows, row[0]))
     missing = [method for method in methods if method not in {row[1] for row in found}]
-    body = _body(["Model", "Method"], scores, found, missing)
+    body = table_body(["Model", "Method"], scores, found, missing)
     return Exhibit(title, source, [_HARNESS, *body] if source in _EXPLAINED else body)
 
 
@@ -153,15 +123,15 @@ def _by_text(rows: pd.DataFrame, scores: pd.DataFrame) -> Exhibit:
         [model, "random tokens" if random else "text", method, *cells]
         for method in ("SmoothQuant W8A8", "FPTQ W4A8")
         for random in (False, True)
-        for model, cells in _cells(rows, scores, _METHODS[method], random)
+        for model, cells in accuracy_rows(rows, scores, _METHODS[method], random)
     ]
-    found.sort(key=lambda row: _place(rows, row[0]))
+    found.sort(key=lambda row: place_of(rows, row[0]))
     missing = [text for text in ("text", "random tokens") if text not in {r[1] for r in found}]
     errata = (
         "In the paper's tables 6 and 7 BLOOM's common-sense columns are shifted by one row: "
         "“Pile W8A8” is table 4's FP16 row, “W4A8” its SmoothQuant row."
     )
-    body = _body(["Model", "Calibration", "Method"], scores, found, missing)
+    body = table_body(["Model", "Calibration", "Method"], scores, found, missing)
     return Exhibit("Calibration on text and on random tokens", "table 6", [*body, errata])
 
 
@@ -170,46 +140,6 @@ def _components(rows: pd.DataFrame, scores: pd.DataFrame) -> Exhibit:
     printed = [[name, *(f"{x:.2f}" for x in values)] for name, values in _TABLE_10.items()]
     body = [*made.body, "As printed, on LAMBADA:", table(["Method", *_MODELS_10], printed)]
     return Exhibit(made.title, made.source, body)
-
-
-def _eight_bit(rows: pd.DataFrame, scores: pd.DataFrame) -> Exhibit:
-    found = [
-        [model, method, *cells]
-        for method, (recipe, _) in _EIGHT_BIT.items()
-        for model, cells in _cells(rows, scores, recipe)
-    ]
-    found.sort(key=lambda row: _place(rows, row[0]))
-    printed = [[name, *(f"{x:.1f}" for x in values)] for name, (_, values) in _EIGHT_BIT.items()]
-    known = {row[1] for row in found}
-    missing = [name for name, (recipe, _) in _EIGHT_BIT.items() if recipe and name not in known]
-    return Exhibit(
-        "Eight bits on both sides, by method",
-        "the table “Vectorwise INT8 methods fail at scale?” in the slides of Ahmadian et al. 2023",
-        [
-            *_body(["Model", "Method"], scores, found, missing),
-            "Not here: Outlier Suppression, which is not implemented; SmoothQuant-O2, whose one "
-            "scale a tensor at run time reads the tokens that are to be predicted; GLM-130B, which "
-            "is no causal model of `transformers`. W8A8 has static scales here. As printed, mean "
-            "accuracy in % on tasks that are not named:",
-            table(["Method", "OPT-175B", "BLOOM-176B", "GLM-130B"], printed),
-        ],
-    )
-
-
-def _body(
-    heads: Sequence[str], scores: pd.DataFrame, found: list[list[str]], missing: Sequence[str]
-) -> list:
-    body: list = []
-    if found:
-        body.append(table([*heads, *scores.columns], found, text=len(heads)))
-    if missing:
-        body.append(f"Not measured: {listed(list(missing))}.")
-    return body
-
-
-def _place(rows: pd.DataFrame, model: str) -> tuple[str, float]:
-    row = rows[rows["model"] == model].iloc[0]
-    return str(row["family"]), float(row["n_params"])
 
 
 def _policy() -> Exhibit:

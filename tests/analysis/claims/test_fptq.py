@@ -10,6 +10,7 @@ import pytest
 from analysis.claims.claim import FAILS, HOLDS, UNRESOLVED, Exhibit, Table
 from analysis.claims.fptq.paper import PAPER
 from analysis.claims.fptq.planted import REMEDIES
+from analysis.claims.fptq.recipes import accuracies
 from analysis.claims.fptq.sites import kind_of, ranges
 from analysis.claims.paper import Study
 from quantizers.recipes import RECIPES
@@ -231,6 +232,14 @@ def test_accuracy_tables_have_what_was_measured_and_say_what_was_not() -> None:
     assert not [block for block in fourth.body if isinstance(block, Table)]
     printed = next(m for m in made if m.source == "table 10").body[-1]
     assert isinstance(printed, Table) and printed.rows[1][4] == "17.02"
+
+
+def test_common_sense_is_by_the_paper_s_metrics() -> None:
+    study = accuracy(0.7)
+    piqa = [study.results.assign(task="piqa", metric=name, value=value)
+            for name, value in (("acc", 0.5), ("acc_norm", 0.625))]  # fmt: skip
+    found = accuracies(pd.concat([study.results, *piqa], ignore_index=True), {"PIQA": "piqa"})
+    assert set(found["PIQA"]) == {0.625} and len(found) == study.results["experiment_id"].nunique()
 
 
 def test_methods_of_eight_bits_and_formats() -> None:
