@@ -8,8 +8,8 @@ from orchestrator.paths import results_dir
 
 EXAMPLE = (
     "example: kbit demo\n"
-    "The same as kbit sweep demo, kbit optimal and kbit report, one after another: under ten\n"
-    "minutes of one CPU core. Database and report go to results/."
+    "The same as kbit sweep demo, kbit optimal and kbit report, one after another: about five\n"
+    "minutes on two CPU cores. Database and report go to results/."
 )
 
 

@@ -64,7 +64,7 @@ def test_a_sweep_runs_from_the_wheel_in_an_empty_folder(site: Path, tmp_path: Pa
 
     assert "all 2 experiments are stored" in kbit("sweep", "study.yaml", "--executor", "local")
     assert (tmp_path / "results" / "study.db").is_file()
-    assert "132" in kbit("sweep", "demo", "--dry-run")
+    assert "192" in kbit("sweep", "demo", "--dry-run")
 
 
 def test_the_wheel_ships_every_model_and_sweep(site: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_mistake_is_answered_within_a_second_and_leaves_no_database(tmp_path, 
 def test_planning_the_demo_takes_two_seconds_at_most():
     run, seconds = quickest(2, "sweep", "--dry-run", "--db", "/nowhere/t.db")
     assert run.returncode == 0, run.stderr
-    assert "132 experiments" in run.stdout
+    assert "192 experiments" in run.stdout
     assert seconds < 2
 
 

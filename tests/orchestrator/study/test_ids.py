@@ -59,7 +59,7 @@ def test_its_sweep_asks_for_the_experiments_of_the_committed_study(study):
 @pytest.mark.parametrize(
     ("sweep", "experiments", "digest"),
     [
-        ("demo", 132, "28ffa92378155c09fab13e7f711c90b0c1f4c463957535b4ce03df411ece7031"),
+        ("demo", 192, "d5ea0eb550a638e136bcbb95999a34db972725eccd81924f673d86692b500c57"),
         ("embedded", 3672, "a4ddc0fea824cb75d76838425a836e44d6a6bf39e50c07f8a78cb18d0f9992a1"),
         ("adaptive", 588, "6c91222a77c80e38a760fbb1ac30aba7d81bdc74a4c74d6ab2188e8bdc03c699"),
     ],
@@ -68,6 +68,24 @@ def test_ids_of_the_sweeps_that_ship(sweep, experiments, digest):
     ids = sorted(e.id for e in plan_of(ROOT / "sweeps" / f"{sweep}.yaml"))
     assert len(set(ids)) == experiments
     assert hashlib.sha256("\n".join(ids).encode()).hexdigest() == digest
+
+
+EARLIER_DEMO = """
+models: [sotu-neox, sotu-opt]
+grids:
+  - bits: 16
+  - {bits: [2, 3, 4, 5, 6, 8], data_type: float, block_size: 64}
+  - {bits: [3, 4, 5, 6], data_type: float, block_size: 64, scope: all}
+tasks: sotu
+"""
+
+
+def test_the_demo_has_the_experiments_of_its_earlier_grid(tmp_path):
+    (tmp_path / "demo.yaml").write_text(EARLIER_DEMO)
+    earlier = {e.id for e in plan_of(tmp_path / "demo.yaml")}
+    digest = "28ffa92378155c09fab13e7f711c90b0c1f4c463957535b4ce03df411ece7031"
+    assert hashlib.sha256("\n".join(sorted(earlier)).encode()).hexdigest() == digest
+    assert len(earlier & {e.id for e in plan_of(ROOT / "sweeps" / "demo.yaml")}) == 12 * 8
 
 
 def plan_of(path: Path) -> list[Experiment]:
