@@ -40,17 +40,12 @@ class IntegerLinear(nn.Module):
     ) -> None:
         """bias: floating [d_out]; original: W [d_out, d_in] in 16 bit."""
         super().__init__()
-        self.site_format, self._weight = site_format, weight
+        self.site_format, self.weight = site_format, weight
         self.out_features, self.in_features = weight.shape
         for name in _TENSORS[type(weight)]:
             self.register_buffer(name, getattr(weight, name))
         self.register_buffer("bias", None if bias is None else bias.float())
         self.register_buffer("original", original)
-
-    @property
-    def weight(self) -> IntegerWeight | PackedIntegers:
-        tensors = {name: getattr(self, name) for name in _TENSORS[type(self._weight)]}
-        return type(self._weight)(**tensors, group=self._weight.group, limit=self._weight.limit)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d_in] in any floating type to [..., d_out] in the same type."""
@@ -91,6 +86,8 @@ class IntegerLinear(nn.Module):
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
         super()._apply(move, recurse)
+        moved = {name: getattr(self, name) for name in _TENSORS[type(self.weight)]}
+        self.weight = type(self.weight)(**moved, group=self.weight.group, limit=self.weight.limit)
         return self
 
 

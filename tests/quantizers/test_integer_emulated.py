@@ -124,8 +124,10 @@ def test_golden_product(multiplier):
     table = torch.tensor([-7, 3, 5, *range(13)], dtype=torch.int8)
     codes = torch.tensor([[1] * 64, [1, 2] * 32, [0] * 32 + [2] * 32])
     w = PackedIntegers(pack(codes.flatten(), 4), table, torch.tensor([[1.0], [2.0], [4.0]]), 64, 7)
+    whole = IntegerWeight(w.unpacked().values, w.scales, 64, 7)
     # .5 (3 x -32), .5 x 2 (3 x -32 + 5 x 0), .5 x 4 (-7 x -528 + 5 x 496)
-    assert run(multiplier, x, w).tolist() == [[-48.0, -96.0, 12352.0]]
+    for weights in (w, whole):
+        assert run(multiplier, x, weights).tolist() == [[-48.0, -96.0, 12352.0]]
 
 
 def test_the_largest_sums_are_exact(multiplier):

@@ -76,4 +76,5 @@ def test_types_do_not_change_but_devices_may():
         integer_weight(packed, "int"), SiteFormat(setting.activation_format), torch.zeros(8)
     )
     assert layer.half().scales.dtype == torch.float32
+    assert layer.weight.values is layer.values  # no second copy
     assert layer(torch.randn(2, 3, 64).half()).dtype == torch.float16
