@@ -106,17 +106,19 @@ def pack_integers(
 ) -> list[IntegerLinear]:
     """Put an IntegerLinear in the place of every attention and FFN projection of a causal LM.
 
-    As `linear.pack_linears`, for settings that round activations. Weights of 4 bit stay packed,
-    others are held as int8. Returns the new layers, in forward order.
+    As `linear.pack_linears`, for settings that round activations. Weights of 4 bit stay packed on a
+    GPU; others, and all on a CPU, which would unpack them for every token, are held as int8.
+    Returns the new layers, in forward order.
 
     Raises ValueError for folding, a rounded key-value cache, weights that are no integers, and as
     `packed_sites` and `site_formats` do.
     """
     activations = setting.activation_format
-    if activations is None or setting.folding_method is not None or setting.scope != "linear":
+    beside = setting.folding_method is not None or setting.cache is not None
+    if activations is None or beside or setting.scope != "linear":
         raise ValueError(
-            f"{setting.label}: layers of integers take rounded activations, scope linear and no "
-            "folding"
+            f"{setting.label}: layers of integers take rounded activations, scope linear, no "
+            "folding and no rounded key-value cache"
         )
     wiring = wiring_of(model)
     formats = site_formats(activations, wiring, statistics)
@@ -129,8 +131,9 @@ def pack_integers(
         lambda site: site.weight.to(load_dtype).contiguous(),
         statistics,
     ):
-        weight: IntegerWeight | PackedIntegers | None
-        weight = packed_integers(matrix, setting.data_type)
+        weight: IntegerWeight | PackedIntegers | None = None
+        if site.weight.device.type == "cuda":
+            weight = packed_integers(matrix, setting.data_type)
         weight = integer_weight(matrix, setting.data_type) if weight is None else weight
         if weight is None:
             raise ValueError(f"{setting.label}: its weights do not multiply as integers")

@@ -32,7 +32,7 @@ def test_logits_are_those_of_the_resident_model(setting):
     layers = pack_integers(model, setting)
     found = model.to(torch.float32)(tokens).logits
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert all(layer.values.dtype == torch.int8 for layer in layers if setting.bits == 8)
+    assert all(layer.values.dtype == torch.int8 for layer in layers)
     twice = setting.activation_format.name == "decomposed"
     assert all((layer.original is not None) == twice for layer in layers)
 
@@ -78,3 +78,15 @@ def test_types_do_not_change_but_devices_may():
     assert layer.half().scales.dtype == torch.float32
     assert layer.weight.values is layer.values  # no second copy
     assert layer(torch.randn(2, 3, 64).half()).dtype == torch.float16
+
+
+def test_packed_and_whole_weights_multiply_alike():
+    four = Setting.make(4, "int", block_size={"group": 32}, activations={"token": 8})
+    packed = quantize_matrix(torch.randn(8, 64), four)
+    x, bias = torch.randn(2, 3, 64), torch.randn(8)
+    layers = [
+        IntegerLinear(make(packed, "int"), SiteFormat(four.activation_format), bias)
+        for make in (packed_integers, integer_weight)
+    ]
+    assert torch.equal(layers[0](x), layers[1](x))
+    assert layers[0].words.nbytes == 8 * 64 // 2
