@@ -1,7 +1,7 @@
 """FPTQ as `kbit study --paper fptq` asks for it."""
 
 from analysis.claims.claim import Claim, Exhibit
-from analysis.claims.fptq import accuracy, answer, planted, ranges, tables
+from analysis.claims.fptq import accuracy, answer, figures, planted, ranges, tables
 from analysis.claims.paper import Paper, Study
 
 
@@ -30,8 +30,8 @@ PAPER = Paper(
     folder="fptq-study",
     claims=claims,
     figures={
-        "figure-01-equalization": ranges.equalization_figure,
-        "figures-03-05-to-10-ranges": ranges.kinds_figure,
+        "figure-01-equalization": figures.equalization_figure,
+        "figures-03-05-to-10-ranges": figures.kinds_figure,
     },
     exhibits=exhibits,
 )

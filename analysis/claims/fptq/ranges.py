@@ -1,20 +1,17 @@
-"""Activation ranges by layer: tables 8 and 9, figures 1, 3 and 5 to 10, and what they claim."""
+"""Activation ranges by layer: tables 8 and 9, and what the paper claims of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from analysis.claims.claim import Claim, Exhibit, between, jointly, resolved, table
-from analysis.claims.fptq.recipes import PLANTED
-from analysis.claims.fptq.sites import KINDS, before_and_after, ranges
+from analysis.claims.fptq.sites import KINDS, as_they_are, before_and_after, ranges
 from analysis.claims.paper import Study
-from analysis.figures.style import template
 from analysis.noise.bootstrap import N_REPLICATES, SEED
 from analysis.noise.spread import INTERVAL
 
-V0, V1 = 15.0, 150.0  # section 4.2: static as they are up to v0, equalized up to v1
 # Model -> layer -> smallest and largest range over its blocks, as printed.
 TABLE_8 = {
     "OPT-66B": ("3.2871/94.87", "0.0581/16.45", "3.3223/94.81", "0.1580/34.00"),
@@ -36,22 +33,15 @@ _NOTE = (
 
 
 def claims(study: Study) -> Iterator[Claim]:
-    if claim := _wide_down(_as_they_are(study)):
+    if claim := _wide_down(as_they_are(study)):
         yield claim
-
-
-def _as_they_are(study: Study) -> pd.DataFrame:
-    """The ranges of models without planted outliers."""
-    results = study.results
-    planted = results["family"].astype(str).str.contains(PLANTED, regex=False)
-    found = ranges(study)
-    return found[~found["model"].isin(results.loc[planted, "model"])]
 
 
 def exhibits(study: Study) -> Iterator[Exhibit]:
     found = ranges(study)
     yield _table(found, "range", TABLE_8, "Activation ranges of typical layers", "table 8")
-    yield _table(found, "range_read", TABLE_9, "Activation ranges after equalization", "table 9")
+    after = _table(found, "range_read", TABLE_9, "Activation ranges after equalization", "table 9")
+    yield replace(after, source="table 9 and figure 1", figures=["figure-01-equalization"])
 
 
 def _table(
@@ -110,46 +100,4 @@ def _wide_down(found: pd.DataFrame) -> Claim | None:
             table(["Model", "Ratio", "90 % interval", "Blocks", "Claim"], rows),
         ],
         ["figures-03-05-to-10-ranges"],
-    )
-
-
-def equalization_figure(study: Study) -> go.Figure:
-    """Figure 1: ranges by block before and after equalization, of what norms feed."""
-    shown = before_and_after(ranges(study))
-    shown = shown[shown["kind"].isin(["QKV", "FC1"])]
-    if shown.empty:
-        raise ValueError("no activation ranges of equalized models were recorded")
-    figure = _figure("Activation ranges before and after logarithmic equalization")
-    for (model, kind), part in shown.groupby(["model", "kind"], sort=False):
-        for column, dash, when in (("range", "solid", "before"), ("range_read", "dot", "after")):
-            _line(figure, part, column, f"{model} {kind}, {when}", dash)
-    return figure
-
-
-def kinds_figure(study: Study) -> go.Figure:
-    """Figures 3 and 5 to 10: ranges by block of the attention output and the down projection."""
-    found = _as_they_are(study)
-    found = found.groupby(["model", "kind", "block"], sort=False, as_index=False)["range"].max()
-    found = found[found["kind"].isin(["Dense", "FC2"])]
-    if found.empty:
-        raise ValueError("no activation ranges were recorded")
-    figure = _figure("Activation ranges of attention outputs and down projections")
-    for (model, kind), part in found.groupby(["model", "kind"], sort=False):
-        _line(figure, part, "range", f"{model} {kind}", "solid" if kind == "FC2" else "dash")
-    for bound in (V0, V1):
-        figure.add_hline(y=bound, line={"width": 1, "dash": "dot"})
-    return figure
-
-
-def _figure(title: str) -> go.Figure:
-    figure = go.Figure(layout={"template": template(), "title": title, "height": 520})
-    figure.update_xaxes(title="Block")
-    figure.update_yaxes(title="Largest magnitude in calibration", type="log")
-    return figure
-
-
-def _line(figure: go.Figure, part: pd.DataFrame, column: str, name: str, dash: str) -> None:
-    part = part.sort_values("block")
-    figure.add_scatter(
-        x=part["block"], y=part[column], name=name, mode="lines+markers", line={"dash": dash}
     )

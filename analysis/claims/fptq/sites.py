@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from analysis.claims.fptq.recipes import PLANTED
 from analysis.claims.paper import Study
 
 KINDS = {
@@ -45,3 +46,11 @@ def before_and_after(found: pd.DataFrame, folding: str = "logarithmic 1.0") -> p
     return folded.groupby(["model", "kind", "block"], sort=False, as_index=False)[
         ["range", "range_read"]
     ].max()
+
+
+def as_they_are(study: Study) -> pd.DataFrame:
+    """The ranges of models without planted outliers."""
+    results = study.results
+    planted = results["family"].astype(str).str.contains(PLANTED, regex=False)
+    found = ranges(study)
+    return found[~found["model"].isin(results.loc[planted, "model"])]

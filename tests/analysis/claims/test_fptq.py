@@ -210,7 +210,7 @@ def test_tables_8_and_9_and_the_figures_are_of_recorded_ranges() -> None:
     made = PAPER.exhibits(study)
     row = ["llama-65b", "100/102", "10/10", "50/50", "90/800"]
     assert row in shown(made, "table 8")
-    after = next(r for r in shown(made, "table 9") if r[0] == "llama-65b")
+    after = next(r for r in shown(made, "table 9 and figure 1") if r[0] == "llama-65b")
     assert after[1] == f"{np.log2(102):.4g}/{np.log2(104):.4g}"
     assert ["LLaMA-65B*", "0.4927/22.51", "0.0518/17.40", "0.2856/27.07", "0.0485/887.5"] in shown(
         made, "table 8"

@@ -263,3 +263,16 @@ def test_the_committed_document_is_what_its_results_give() -> None:
     for new, old in zip(number.finditer(text), number.finditer(committed), strict=True):
         a, b = (float(found[0].replace(",", "")) for found in (new, old))
         assert abs(a - b) <= max(1.01 * 10.0 ** -len(old[1] or ""), 0.02 * abs(b)), (new, old)
+
+
+@pytest.mark.parametrize("name", ["gptq", "fptq"])
+def test_the_verdicts_of_committed_studies_are_what_their_results_give(name: str) -> None:
+    paper = PAPERS[name]
+    folder = STUDY.parent / paper.folder
+    if not folder.with_suffix(".md").is_file():
+        pytest.skip(f"{folder.name}.md is not there yet")
+    study = Study(*read_study(folder), read_tables(folder))
+    committed = re.findall(
+        r"^\| \[(.+?)\].*?\*\*(.+?)\*\*", folder.with_suffix(".md").read_text(), re.M
+    )
+    assert committed == [(claim.title, claim.verdict) for claim in paper.claims(study)]
