@@ -25,6 +25,7 @@ compute: {device: cpu}
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this checkout, unpacked as pip does it; other packages are the environment's."""
+    pytest.importorskip("setuptools", minversion="77")  # what pyproject.toml asks for
     source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
     for name in (
         "analysis", "evaluation", "kbit", "orchestrator", "quantizers", "training", "models",
@@ -64,7 +65,6 @@ def test_a_sweep_runs_from_the_wheel_in_an_empty_folder(site: Path, tmp_path: Pa
 
     assert "all 2 experiments are stored" in kbit("sweep", "study.yaml", "--executor", "local")
     assert (tmp_path / "results" / "study.db").is_file()
-    assert "192" in kbit("sweep", "demo", "--dry-run")
 
 
 def test_the_wheel_ships_every_model_and_sweep(site: Path) -> None:
