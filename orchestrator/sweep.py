@@ -129,10 +129,10 @@ def _run(
                 raise Stopped
             failed = store.failures_of(plan.asked)
             _print_outcome(plan, len(failed), verdict, store.url)
+        except Rescued:  # says what to do
+            raise
         except SweepStopped as error:
-            advice = "" if isinstance(error, Rescued) else "; the same command goes on"
-            print(f"error: {error}{advice}", file=sys.stderr, flush=True)
-            return 3
+            raise SweepStopped(f"{error}; the same command goes on") from None
     unusable = bool(plan.broken) or any(failure.cause == Cause.MODEL for failure in failed.values())
     return 2 if unusable else 1 if failed else 0
 
@@ -140,7 +140,8 @@ def _run(
 @contextmanager
 def _database(url: str) -> Iterator[Store]:
     """The database, to be written by this sweep alone. One that was made for nothing, since the
-    sweep cannot be run, goes again: an empty file would be what every command reads by default."""
+    sweep cannot be run or no node holds it, goes again: an empty file would be what every command
+    reads by default."""
     from orchestrator.store.engine import sqlite_file
     from orchestrator.store.store import Store
 
@@ -152,8 +153,8 @@ def _database(url: str) -> Iterator[Store]:
             with store.lock():
                 yield store
             return
-        except InputError as error:
-            if not made or not store.attempts().empty:
+        except (InputError, SweepStopped) as error:
+            if not made or isinstance(error, Rescued) or not store.attempts().empty:
                 raise
             problem = error
     assert file is not None

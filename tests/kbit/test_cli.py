@@ -90,6 +90,8 @@ def test_optimal_answers_inside_the_overlap_and_says_undetermined_outside(databa
     inside = sizes["sotu-neox-64x2", 4] * 0.9
     [answer] = json.loads(kbit("optimal", *options, "--budget", int(inside)).stdout)
     assert answer["determined"] and answer["n_compared"] == 2
+    said = kbit("optimal", *options[:-2], "--budget", int(inside)).stdout
+    assert "Probability of being optimal" in said and "\nprobability: it is shrunk" in said
     [outside] = json.loads(kbit("optimal", *options, "--budget", "1KiB").stdout)
     assert not outside["determined"]
     said = kbit("optimal", "--db", database, "--budget", "1KiB")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from orchestrator.errors import SweepStopped
 from orchestrator.paths import ROOT
 from orchestrator.run import worker
 from orchestrator.run.worker import Worker
@@ -140,6 +141,21 @@ def test_a_model_is_loaded_once(study, monkeypatch):
     study.write_text(study.read_text().replace("-32x2]", "-32x2, sotu-neox-64x2]"))
     assert sweep(study) == 0
     assert loads == ["sotu-neox-64x2", "sotu-neox-32x2"]  # the larger one first
+
+
+def test_a_sweep_that_never_began_leaves_no_database(study, tmp_path, monkeypatch, capsys):
+    """An empty one would be what every command reads by default."""
+
+    def stop(self):
+        raise SweepStopped("a worker needs 8 CPUs on one node; the nodes have 2 CPUs")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orchestrator.run.stages.Stages.run", stop)
+        assert sweep(study) == 3
+        assert "8 CPUs" in capsys.readouterr().err and not list(tmp_path.glob("*.db*"))
+    assert sweep(study) == 0
+    monkeypatch.setattr("orchestrator.run.stages.Stages.run", stop)
+    assert sweep(study) == 3 and stored(study).results()["experiment_id"].nunique() == 3
 
 
 def test_broken_model_does_not_stop_the_others(study, tmp_path, capsys):
