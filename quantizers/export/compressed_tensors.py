@@ -38,6 +38,8 @@ class CompressedTensors:
         for wrong, reason in (
             (setting.data_type != "int", "data type int"),
             (setting.bits > _MOST_BITS, f"at most {_MOST_BITS} bits"),
+            (setting.attention_bits is not None, "one width"),
+            (setting.kv != "16", "16-bit keys and values"),
             (setting.centered, "no centering"),
             (setting.outlier_fraction, "no outlier columns"),
             (setting.scope != "linear", "scope linear"),

@@ -25,8 +25,8 @@ from quantizers.setting import Setting
 
 @register_quantization_config(METHOD)
 class KBitConfig(QuantizationConfigMixin):  # type: ignore[misc]
-    """`quantization_config` of config.json. layers: by module name, {kind, shape, columns,
-    codebook, dtype}: see `KBitFormat`."""
+    """`quantization_config` of config.json. layers: by module name, {kind, shape, bits,
+    columns, codebook}: see `KBitFormat`."""
 
     def __init__(self, setting: dict[str, Any], layers: dict[str, Any], **beside: Any) -> None:
         self.quant_method = METHOD  # type: ignore[assignment]
@@ -44,10 +44,11 @@ class _Shell(nn.Module):
         setting, columns = Setting(**config.setting), layer["columns"]
         dtype = sixteen_bit(getattr(torch, config.load_dtype))
         d_out, d_in = layer["shape"]
+        self.bits = layer["bits"]
         self.body_shape = torch.Size((d_out, d_in - columns))
         count = setting.granularity.blocks(self.body_shape).count
         shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-            "words": ((n_words(self.body_shape.numel(), int(setting.bits)),), torch.int32),
+            "words": ((n_words(self.body_shape.numel(), self.bits),), torch.int32),
             "absmax": ((count,), dtype),
             "codebook": ((layer["codebook"],), torch.float32),
             "columns": ((columns,), torch.int32),
@@ -81,7 +82,7 @@ class _Shell(nn.Module):
             absmax=held["absmax"],
             mean=held.get("mean"),
             codebook=same[0] if same else table,
-            bits=int(setting.bits),
+            bits=self.bits,
             granularity=setting.granularity,
             shape=self.body_shape,
             dtype=getattr(torch, config.load_dtype),

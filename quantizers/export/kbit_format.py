@@ -34,6 +34,7 @@ class KBitFormat:
         self._layouts[site.name] = {
             "kind": "embedding" if site.kind == "embedding" else "linear",
             "shape": [d_out, d_rest + matrix.columns.numel()],
+            "bits": matrix.body.bits,
             "columns": matrix.columns.numel(),
             "codebook": matrix.body.codebook.numel(),
         }

@@ -59,6 +59,7 @@ def test_codes_times_scales_are_our_weights(name: str) -> None:
         ({"data_type": "float", "block_size": "row"}, "only data type int"),
         ({"bits": 9, "block_size": "row"}, "at most 8 bits"),
         ({"block_size": None}, "blocks of rows"),
+        ({"block_size": "row", "attention_bits": 8}, "one width"),
         ({"block_size": "row", "centered": True}, "no centering"),
         ({"block_size": "row", "outlier_fraction": 0.1}, "no outlier columns"),
         ({"block_size": "row", "scope": "all"}, "scope linear"),

@@ -63,6 +63,16 @@ def test_outlier_columns_and_bfloat16(llama: Checkpoint, tmp_path: Path) -> None
     assert torch.equal(logits(loaded(tmp_path / "packed")), logits(resident.model))
 
 
+def test_widths_by_kind_of_matrix(llama: Checkpoint, tmp_path: Path) -> None:
+    setting = Setting.make(4, "int", block_size="row", attention_bits=8)
+    resident = ResidentModel(load_model(llama, "cpu")[0])
+    resident.apply(setting)
+    export(llama, setting, KBitFormat(), tmp_path / "packed")
+    packed = loaded(tmp_path / "packed")
+    widths = {m.matrix.body.bits for m in packed.modules() if isinstance(m, KBitLinear)}
+    assert widths == {4, 8} and torch.equal(logits(packed), logits(resident.model))
+
+
 def test_memory_is_the_packed_form(llama: Checkpoint, tmp_path: Path) -> None:
     """One codebook serves all layers; the file holds it once a layer."""
     done = export(llama, FOUR, KBitFormat(), tmp_path / "packed")
