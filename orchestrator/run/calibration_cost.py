@@ -17,6 +17,7 @@ from orchestrator.study.model_config import context_of, model_config
 from orchestrator.study.models import ModelEntry
 from quantizers.dimensions import Dimensions, dimensions
 
+FEW = 10  # tokens an input, below which GPTQ was seen to do worse than nearest (README)
 _TOKEN_MAXIMA = 640 * 8  # bytes of an input's histogram
 
 
@@ -28,6 +29,12 @@ class CalibrationCost:
     size: int | None  # bytes that are kept
     block: int | None  # bytes that the Hessians of a block take
     seconds: float | None
+    widest: int | None = None  # inputs of the widest matrix
+
+    @property
+    def is_short(self) -> bool:
+        """Whether there are few tokens for what is estimated of them."""
+        return self.widest is not None and self.tokens < FEW * self.widest
 
 
 def calibration_cost(experiment: Experiment, rates: Rates | None) -> CalibrationCost:
@@ -45,7 +52,7 @@ def calibration_cost(experiment: Experiment, rates: Rates | None) -> Calibration
     if rate is not None:
         seconds = rate.a_token * tokens * (1 + squares / rate.n_params)
     kept = 4 * squares + sum(8 * d + _TOKEN_MAXIMA for d in inputs)
-    return CalibrationCost(tokens, kept, 4 * sum(d * d for d in sizes.block), seconds)
+    return CalibrationCost(tokens, kept, 4 * sum(d * d for d in sizes.block), seconds, max(inputs))
 
 
 def calibration_lines(
@@ -53,10 +60,13 @@ def calibration_lines(
 ) -> Iterator[str]:
     """A line for each calibration that experiments read. names: label -> name."""
     read: dict[str, dict[str, Experiment]] = {}
+    for_hessians: set[str] = set()
     for experiment in experiments:
         if experiment.setting.calibration is not None:
             models = read.setdefault(experiment.setting.calibration, {})
             models.setdefault(experiment.model.name, experiment)
+            if experiment.setting.needs_hessians:
+                for_hessians.add(experiment.setting.calibration)
     for label, models in read.items():
         costs = [calibration_cost(experiment, rates) for experiment in models.values()]
         known = [c.size for c in costs if c.size is not None]
@@ -75,6 +85,8 @@ def calibration_lines(
             parts += [
                 f"of {lacking} models the sizes are unknown (no config.json of a known kind here)"
             ]
+        if (short := sum(cost.is_short for cost in costs)) and label in for_hessians:
+            parts += [f"on {short} models fewer than {FEW} tokens an input: GPTQ may overfit"]
         name = names.get(label, label)
         yield f"calibration {name}: once for each of {len(costs)} models: {', '.join(parts)}"
 

@@ -56,6 +56,10 @@ def test_lines_name_the_calibration_and_what_is_not_known(asked):
     [line] = calibration_lines(asked, {label: "own"}, None)
     assert line.startswith("calibration own: once for each of 2 models: 512 tokens, ")
     assert "KiB of statistics" in line and "seconds unknown" in line
+    assert "on 2 models fewer than 10 tokens an input" in line  # 256 tokens, 128 inputs at most
+    calibration = asked[0].calibration.model_copy(update={"windows": 20})  # 1,280 tokens
+    [enough] = calibration_lines([replace(asked[0], calibration=calibration)], {}, None)
+    assert "overfit" not in enough
     remote = ModelEntry(family="f", name="m", hub="nobody/nothing", n_params=10**9)
     elsewhere = replace(asked[0], model=remote)
     [line] = calibration_lines([*asked, elsewhere], {}, None)
