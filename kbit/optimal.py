@@ -22,9 +22,10 @@ from analysis.answers.universal import certain_shares
 from analysis.curves.budget import format_bits, parse_budget
 from analysis.curves.metrics import METRICS, needed_rows
 from analysis.curves.names import name_metric
-from analysis.curves.points import curve_points, metric_rows
+from analysis.curves.points import curve_points
 from analysis.curves.protocols import left_out_sentences
 from analysis.curves.remembering import remembered
+from analysis.curves.rows import metric_rows
 from analysis.curves.scaling import AXES
 from analysis.findings.finding import find
 from analysis.findings.wording import (

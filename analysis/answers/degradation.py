@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.curves.metrics import Part
-from analysis.curves.points import curve_points, metric_rows, one_measurement_each
+from analysis.curves.points import curve_points
 from analysis.curves.protocols import one_protocol
+from analysis.curves.rows import metric_rows, one_measurement_each
 from analysis.curves.scaling import FloatArray
 from analysis.curves.settings import is_baseline, settings_of
 from analysis.noise.bootstrap import (

@@ -4,8 +4,9 @@ import pandas as pd
 
 from analysis.curves.metrics import tasks_in
 from analysis.curves.names import AXIS_NAMES, name_metric
-from analysis.curves.points import curve_points, metric_rows
+from analysis.curves.points import curve_points
 from analysis.curves.protocols import left_out_sentences
+from analysis.curves.rows import metric_rows
 from analysis.documents.markup import escape
 from analysis.findings.wording import CALIBRATED, SELECTED
 

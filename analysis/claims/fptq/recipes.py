@@ -8,8 +8,9 @@ import pandas as pd
 
 from analysis.claims.paper import Study
 from analysis.curves.metrics import ACCURACIES, accuracy_of
-from analysis.curves.points import curve_points, metric_rows, one_measurement_each
+from analysis.curves.points import curve_points
 from analysis.curves.protocols import one_protocol
+from analysis.curves.rows import metric_rows, one_measurement_each
 from analysis.curves.settings import settings_of
 from analysis.findings.duels import Duel, duel, pair_up
 from evaluation.tasks.sets import TASK_SETS

@@ -10,8 +10,9 @@ from analysis.answers.contest import contests
 from analysis.answers.optimal import optimal
 from analysis.curves.metrics import chance_level
 from analysis.curves.names import name_metric
-from analysis.curves.points import curve_points, metric_rows
+from analysis.curves.points import curve_points
 from analysis.curves.protocols import left_out_sentences
+from analysis.curves.rows import metric_rows
 from analysis.curves.scaling import scaling_curves
 from analysis.documents.report import write_report
 from analysis.findings.finding import find
