@@ -5,9 +5,8 @@
 Without a GPU: beside the fp32 product, oneDNN's dynamic int8 linear (torch.ops.quantized) and
 torchao's where it is installed; "whole numbers in fp32" is the path of a CPU without integer
 instructions. With one: beside cuBLAS fp16, cold caches, our kernel and cuBLASLt's product apart on
-either side of the crossover; humming-kernels and Marlin are not run: their published ratios stand
-in the README. Every figure is a median; on a CPU of the process's seconds on all cores, which a
-busy machine changes less than the clock's.
+either side of the crossover; humming-kernels and Marlin are not run. Every figure is a median; on a
+CPU of the process's seconds on all cores, which a busy machine changes less than the clock's.
 """
 
 from __future__ import annotations
