@@ -13,7 +13,7 @@ from orchestrator.errors import InputError
 from orchestrator.store.importing import read_import, store_rows
 from orchestrator.store.reading import read_results
 from orchestrator.store.store import Store
-from tests.orchestrator.store.test_store import make_version_1
+from tests.orchestrator.store.older import make_older
 
 HEADER = "family,model,n_params,bits,data_type,block_size,method,task,metric,value,stderr"
 GOOD = """
@@ -343,7 +343,7 @@ def test_perplexities_imported_by_an_earlier_version_have_logarithms_too(csv, st
     now = store.results()
     with store.engine.execution_options(writes=True).begin() as connection:
         connection.execute(text("DELETE FROM measurements WHERE metric = 'cross_entropy'"))
-    make_version_1(store)
+    make_older(store, 1)
     migrated = Store.create(store.url)
     keys = ["model", "method", "task", "metric"]
     before, after = (
