@@ -13,7 +13,7 @@ demo: install
 study: install
 	$(BIN)/kbit sweep sweeps/embedded.yaml --db results/embedded.db
 	$(BIN)/kbit outliers sotu-neox sotu-opt --db results/embedded.db
-	$(BIN)/kbit study --db results/embedded.db
+	$(BIN)/kbit study docs/embedded-study --db results/embedded.db
 
 # What makes models robust, at 34 million parameters on a GPU: make gpu-study TEXT=~/texts, a folder
 # of .txt documents. Ten minutes; done again it goes on where it stopped.

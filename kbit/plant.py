@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if any(d < 1 for d in args.channels) or any(f <= 0 for f in args.factor):
-        raise InputError("--channels: at least one; --factor: above 0")
+    if any(d < 1 for d in args.channels) or not all(0 < f < math.inf for f in args.factor):
+        raise InputError("--channels: at least one; --factor: above 0 and finite")
     import yaml
 
     from kbit.chosen_models import chosen_models

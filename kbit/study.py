@@ -18,7 +18,7 @@ from orchestrator.errors import InputError
 from orchestrator.paths import IS_CHECKOUT, ROOT, results_dir
 
 EXAMPLE = (
-    "example: kbit study --db results/embedded.db\n"
+    "example: kbit study docs/embedded-study --db results/embedded.db\n"
     "         kbit study                          # again, from the committed results alone\n"
     "         kbit study --paper gptq             # another paper's claims, on its own results\n"
     "Writes FOLDER.md. FOLDER holds results.csv.gz and items.npz, which --db renews, and figures."
@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder",
         type=Path,
         nargs="?",
-        help="where the study's results lie (default: the paper's own, below docs/)",
+        help="where the study's results lie (default: the paper's own, below docs/, "
+        "or with --db below results/)",
     )
     parser.add_argument(
         "--paper",
@@ -57,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
     from analysis.documents.study_data import read_study, read_tables
 
     paper = PAPERS[args.paper]
-    usual = (ROOT / "docs" if IS_CHECKOUT else results_dir()) / paper.folder
+    # What a database holds must not replace a committed study unless that is asked for by name.
+    kept = ROOT / "docs" if IS_CHECKOUT and not args.db else results_dir()
+    usual = kept / paper.folder
     folder: Path = (args.folder or usual).resolve()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; give the folder that holds results.csv.gz")

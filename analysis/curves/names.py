@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 
 import numpy as np
+import pandas as pd
 
 from analysis.curves.metrics import JOINED
 from evaluation.tasks.sets import TASK_SETS
@@ -29,6 +30,13 @@ def format_value(metric: str, value: float, stderr: float | None = None, unit: b
     scale, digits = _SCALE_DIGITS[metric]
     error = "" if stderr is None or np.isnan(stderr) else f" ± {scale * stderr:.{digits}f}"
     return f"{scale * value:.{digits}f}{error} {UNITS[metric] if unit else ''}".rstrip()
+
+
+def name_blocks(block_size: float | None, by_row: bool) -> str:
+    """What shares a constant, in words: "blocks of 64", "groups of 64", a row, a tensor."""
+    if pd.isna(block_size):
+        return "one constant a row" if by_row else "one block a tensor"
+    return f"{'groups' if by_row else 'blocks'} of {block_size:g}"
 
 
 def in_unit(metric: str, name: str) -> str:

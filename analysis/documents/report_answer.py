@@ -4,7 +4,7 @@ import pandas as pd
 
 from analysis.answers.shares import EVERY_FAMILY
 from analysis.curves.budget import format_bits
-from analysis.curves.names import AXIS_NAMES, name_metric
+from analysis.curves.names import AXIS_NAMES, name_blocks, name_metric
 from analysis.curves.scaling import scaling_curves
 from analysis.curves.settings import main_settings, settings_of, with_settings
 from analysis.documents.markup import escape
@@ -74,7 +74,7 @@ def _main_alone(results: pd.DataFrame, finding: Finding, scores: ItemScores) -> 
     alone = find(with_settings(results, main), finding.metric, finding.axis, task, scores)
     if alone.shares.empty:
         return ""
-    block = "per tensor" if example.block_size is None else f"blocks of {example.block_size}"
+    block = name_blocks(example.block_size, example.by_row)
     which = escape(f"{example.data_type}, {block}, scope {example.scope}")
     return (
         f"<p>Among the main settings alone ({which}): <b>{list_shares(alone.by_precision)}</b>; "

@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.claims.claim import Block, table
 from analysis.claims.paper import Paper, Study
-from analysis.curves.names import listed
+from analysis.curves.names import listed, name_blocks
 from analysis.curves.points import curve_points
 from analysis.curves.remembering import remembered
 from analysis.curves.settings import settings_of
@@ -75,7 +75,7 @@ def _data(results: pd.DataFrame) -> list[Block]:
     ]
     quantized = experiments[[not s.keeps_weights for s in settings_of(experiments)]]
     levels = [
-        [factor.replace("_", " "), ", ".join(_level(v, factor) for v in _sorted(rows[factor]))]
+        [factor.replace("_", " "), ", ".join(_levels(rows, factor))]
         for factor in _FACTORS
         for rows in [experiments if factor == "bits" else quantized]
     ]
@@ -121,6 +121,14 @@ def _design(quantized: pd.DataFrame) -> str:
     return "; ".join(parts)
 
 
+def _levels(rows: pd.DataFrame, factor: str) -> list[str]:
+    if factor != "block_size":
+        return [_level(value, factor) for value in _sorted(rows[factor])]
+    found = rows[["by_row", "block_size"]].drop_duplicates().sort_values(["by_row", "block_size"])
+    named = [name_blocks(size, bool(row)) for row, size in found.itertuples(index=False)]
+    return [name.removeprefix("blocks of ") for name in named]
+
+
 def _sorted(values: pd.Series) -> list[object]:
     known = sorted(values.dropna().unique())
     return [*known, None] if values.isna().any() else known
@@ -128,7 +136,7 @@ def _sorted(values: pd.Series) -> list[object]:
 
 def _level(value: object, factor: str) -> str:
     if value is None:
-        return "one block a tensor" if factor == "block_size" else "none (other types)"
+        return "none (other types)"
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)

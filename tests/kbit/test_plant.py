@@ -38,6 +38,8 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     for given, words in (
         (["nobody"], "nobody"),
         (["sotu-opt-32x2", "--factor", 0], "above 0"),
+        (["sotu-opt-32x2", "--factor", "nan"], "above 0"),
+        (["sotu-opt-32x2", "--factor", "inf"], "above 0"),
         (["sotu-opt-32x2", "--channels", 99], "channels 99"),
     ):
         code, _, err = kbit("plant", *given, "--output", tmp_path)

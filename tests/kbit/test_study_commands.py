@@ -87,6 +87,15 @@ def test_a_study_is_written_from_a_database_and_again_from_its_files(
     assert kbit("study", folder, *options)[0] == 0 and document.read_text() == text
 
 
+def test_a_database_alone_never_replaces_the_committed_study(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KBIT_RESULTS", str(tmp_path))
+    code, out, err = kbit("study", "--db", database, "--text-only")
+    assert code == 0, err
+    assert str(tmp_path / "embedded-study.md") in out and str(ROOT / "docs") not in out
+
+
 def test_mistakes_are_one_line(database: Path, tmp_path: Path) -> None:
     for arguments, words in (
         (["study", tmp_path / "none", "--text-only"], "give --db"),

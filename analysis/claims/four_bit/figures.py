@@ -12,7 +12,7 @@ from functools import partial
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis.curves.names import METRIC_NAMES
+from analysis.curves.names import METRIC_NAMES, name_blocks
 from analysis.curves.scaling import Curve, scaling_curves
 from analysis.curves.settings import is_plain, main_settings
 from analysis.curves.slices import level, vary
@@ -50,7 +50,7 @@ def bits_figure(
         return Look(f"{bits:g}-bit", colour(bits), marker(bits))
 
     used = next((s for s in main if not s.keeps_weights), None)
-    kind = f" ({used.data_type}, {_block(used.block_size)})" if used else ""
+    kind = f" ({used.data_type}, {name_blocks(used.block_size, used.by_row)})" if used else ""
     title = f"Bit-level scaling of {METRIC_NAMES[metric]} by precision{kind}"
     return draw_curves(curves, look, title, columns=columns)
 
@@ -207,14 +207,10 @@ def _families(curves: list[Curve], families: str) -> list[Curve]:
 def _level_name(setting: Setting, factor: str) -> str:
     value = level(setting, factor)
     if factor == "block_size":
-        return _block(setting.block_size)
+        return name_blocks(setting.block_size, setting.by_row)
     if factor == "exponent_bits":
         return f"{value} exponent bit{'s' if value != 1 else ''}"
     return str(value)
-
-
-def _block(size: int | None) -> str:
-    return "one block a tensor" if size is None else f"blocks of {size}"
 
 
 def _rest(curve: Curve, factor: str) -> str:
@@ -222,5 +218,5 @@ def _rest(curve: Curve, factor: str) -> str:
     s = curve.setting
     parts = [] if factor == "data_type" else [str(s.data_type)]
     parts += [f"E{s.exponent_bits}"] if s.exponent_bits and factor == "block_size" else []
-    parts += [_block(s.block_size)] if factor != "block_size" else []
+    parts += [name_blocks(s.block_size, s.by_row)] if factor != "block_size" else []
     return f" ({', '.join(parts)})"

@@ -22,7 +22,7 @@ from analysis.claims.claim import (
     table,
     votes,
 )
-from analysis.curves.names import METRIC_NAMES, listed
+from analysis.curves.names import METRIC_NAMES, listed, name_blocks
 from analysis.curves.scaling import AXES, scaling_curves
 from analysis.curves.settings import is_baseline, main_settings, with_settings
 from analysis.findings.families import collapses, precision_duel
@@ -94,8 +94,7 @@ def _universal(
     rows: list[list[str]], answers: list[tuple[str, Universality]], main: pd.DataFrame
 ) -> Claim:
     example = main[~is_baseline(main)].iloc[0]
-    whole = pd.isna(example["block_size"])
-    block = "one block a tensor" if whole else f"blocks of {example['block_size']}"
+    block = name_blocks(example["block_size"], bool(example["by_row"]))
     columns = ["Settings", "Size counted", "By", "Most frequent winner", "Judged at"]
     columns += ["4-bit wins", "90 % interval, items", "items and models", "Undetermined"]
     columns += ["Wins or tied", "Families led", "Claim"]

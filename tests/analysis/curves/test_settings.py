@@ -7,6 +7,7 @@ import pytest
 from analysis.answers.costs import setting_costs
 from analysis.answers.latency import LATENCY, latency_task, speedups
 from analysis.claims.four_bit.factors import at_blocks
+from analysis.curves.names import name_blocks
 from analysis.curves.settings import is_baseline, main_settings, settings_of
 from analysis.findings.families import collapses, quantization_loss
 from quantizers.setting import Setting
@@ -48,3 +49,16 @@ def test_speed_is_told_from_the_baseline(mixed: pd.DataFrame) -> None:
     milliseconds = np.where(is_baseline(timed), 8.0, np.where(timed["bits"] == 16, 2.0, 4.0))
     timed = timed.assign(task=latency_task(1), metric=LATENCY, value=milliseconds)
     assert set(speedups(timed)["speedup"]) == {2.0} and set(speedups(timed)["bits"]) == {4}
+
+
+@pytest.mark.parametrize(
+    ("size", "by_row", "words"),
+    [
+        (None, False, "one block a tensor"),
+        (pd.NA, True, "one constant a row"),
+        (64, False, "blocks of 64"),
+        (64.0, True, "groups of 64"),
+    ],
+)
+def test_blocks_are_named_by_what_shares_a_constant(size, by_row, words) -> None:
+    assert name_blocks(size, by_row) == words
