@@ -187,7 +187,7 @@ def _attempt_row(result: JobResult, experiment: int) -> dict[str, Any]:
         "status": result.status,
         "stage": result.job.stage,
         "error": result.error,
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "host": result.host,
         "device": result.device,
         "threads": result.job.threads,
