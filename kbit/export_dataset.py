@@ -101,9 +101,7 @@ def _card(store: Store, results: pd.DataFrame, n_items: int) -> str:
         families=len(families),
         family_names=", ".join(families),
         rows=len(results),
-        columns="\n".join(
-            f"| `{c}` | {results[c].dtype} | {_values(results[c])} |" for c in results
-        ),
+        columns="\n".join(_column(results[name]) for name in results),
         items=n_items,
         versions="; ".join(dict.fromkeys(v for v in versions if v)) or "unknown",
         devices=", ".join(sorted(set(attempts["device"]) - {""})) or "unknown",

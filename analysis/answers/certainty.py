@@ -11,7 +11,7 @@ from analysis.curves.panel import Panel, make_panel, read_errors
 from analysis.curves.scaling import Curve, FloatArray
 from analysis.noise.bootstrap import SEED, ItemScores, item_noise, kept_models, no_item_scores
 from analysis.noise.shrinkage import MOST, Posterior, true_scores
-from analysis.noise.spread import INTERVAL, Certainty, Spread
+from analysis.noise.spread import Certainty, Spread, interval
 
 N_MODEL_REPLICATES = 200  # each of these rebuilds every curve from other models
 _CONTENDER = 4.0  # combined standard errors behind the best at which a setting cannot be it
@@ -178,5 +178,4 @@ def _interval(replicates: FloatArray) -> tuple[float, float]:
     finite = replicates[np.isfinite(replicates)]
     if not len(finite):
         return np.nan, np.nan
-    low, high = np.quantile(finite, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
-    return float(low), float(high)
+    return interval(finite)

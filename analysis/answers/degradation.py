@@ -7,9 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.curves.metrics import Part
-from analysis.curves.points import curve_points
-from analysis.curves.protocols import one_protocol
-from analysis.curves.rows import metric_rows, one_measurement_each
+from analysis.curves.points import comparable_rows, curve_points
 from analysis.curves.scaling import FloatArray
 from analysis.curves.settings import is_baseline, settings_of
 from analysis.noise.bootstrap import (
@@ -19,7 +17,7 @@ from analysis.noise.bootstrap import (
     no_item_scores,
     resampling_counts,
 )
-from analysis.noise.spread import INTERVAL
+from analysis.noise.spread import interval
 
 MEAN = "mean"
 COLUMNS = ["family", "model", "setting", "bits", "task", "before", "after", "percent"]
@@ -38,7 +36,7 @@ def degradations(
     16 bit scores 0. Models without 16 bit are left out. Raises ValueError as curve_points does.
     """
     points = curve_points(results, "zero_shot", task)
-    known = one_measurement_each(one_protocol(metric_rows(results, "zero_shot"))[0])
+    known = comparable_rows(results, "zero_shot")
     value = known.set_index(["experiment_id", "task", "metric"])[["value", "stderr"]]
     points = points.assign(setting=[s.label for s in settings_of(points)], full=is_baseline(points))
     rows: list[list[object]] = []
@@ -64,7 +62,7 @@ def _tasks(
         replicates, paired = _replicates(ids, part, (before, after), scores)
         change = float(_percent(before["value"], after["value"]))
         rows.append(
-            [part.task, before["value"], after["value"], change, *_ends(replicates), paired]
+            [part.task, before["value"], after["value"], change, *interval(replicates), paired]
         )
         changes.append(change)
         noisy.append(replicates)
@@ -74,7 +72,7 @@ def _tasks(
         np.nan,
         np.nan,
         float(np.mean(changes)),
-        *_ends(np.mean(noisy, axis=0)),
+        *interval(np.mean(noisy, axis=0)),
         all_paired,
     ]
     return [*rows, mean]
@@ -99,8 +97,3 @@ def _percent(before: FloatArray | float, after: FloatArray | float) -> FloatArra
     with np.errstate(divide="ignore", invalid="ignore"):
         change = 100 * (np.asarray(after, float) - before) / np.asarray(before, float)
     return np.where(np.isfinite(change), change, np.nan)
-
-
-def _ends(replicates: FloatArray) -> tuple[float, float]:
-    low, high = np.quantile(replicates, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
-    return float(low), float(high)

@@ -15,7 +15,7 @@ from analysis.answers.shares import EVERY_FAMILY
 from analysis.curves.panel import Panel, precisions_reaching
 from analysis.curves.scaling import FloatArray
 from analysis.noise.bootstrap import ItemScores, item_noise, kept_models, no_item_scores
-from analysis.noise.spread import INTERVAL
+from analysis.noise.spread import INTERVAL, interval
 
 ALMOST = 0.9  # share of budgets that counts as "almost universally"
 N_REPLICATES = 200
@@ -193,9 +193,9 @@ def _interval(replicates: FloatArray, share: float) -> tuple[float, float]:
     known = replicates[~np.isnan(replicates)]
     if not len(known) or not np.isfinite(known).all():
         return np.nan, np.nan
-    low, high = np.quantile(known, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
+    low, high = interval(known)
     # Replicates hold the noise twice, so near ties they spread the wins: never past the share.
-    return min(float(low), share), max(float(high), share)
+    return min(low, share), max(high, share)
 
 
 def _verdict(met: Sequence[_Family], bits: float) -> Universality | None:

@@ -33,7 +33,7 @@ def curve_points(results: pd.DataFrame, metric: str, task: str | None = None) ->
     `parts` says what each value is made of, as a tuple of Part.
     Raises ValueError for an unknown metric, a task that no experiment has, or missing columns.
     """
-    kept = once(_comparable, results, metric)
+    kept = comparable_rows(results, metric)
     points = _accuracies(kept, task) if metric == "zero_shot" else kept
     if task is not None:
         if points.empty or task not in set(points["task"].unique()):
@@ -47,7 +47,13 @@ def curve_points(results: pd.DataFrame, metric: str, task: str | None = None) ->
     return _with_parts(points.reset_index(drop=True), kept, metric)
 
 
-def _comparable(results: pd.DataFrame, metric: str) -> pd.DataFrame:
+def comparable_rows(results: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The rows that a curve metric is made from, of one protocol each family and task, each thing
+    measured once. Raises ValueError as curve_points does."""
+    return once(_comparable_rows, results, metric)
+
+
+def _comparable_rows(results: pd.DataFrame, metric: str) -> pd.DataFrame:
     return one_measurement_each(one_protocol(metric_rows(results, metric))[0])
 
 

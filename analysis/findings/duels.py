@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.curves.metrics import larger_is_better
 from analysis.curves.scaling import FloatArray
 from analysis.noise.bootstrap import N_REPLICATES, SEED, ItemScores, resampling_counts
-from analysis.noise.spread import INTERVAL
+from analysis.noise.spread import interval
 from evaluation.tasks.sets import SIZE_WEIGHTED
 from quantizers.setting import ADDED_COLUMNS, SETTING_COLUMNS
 
@@ -32,11 +32,11 @@ class Duel:
 
     @property
     def low(self) -> float:
-        return float(np.quantile(self.replicates, (1 - INTERVAL) / 2))
+        return interval(self.replicates)[0]
 
     @property
     def high(self) -> float:
-        return float(np.quantile(self.replicates, (1 + INTERVAL) / 2))
+        return interval(self.replicates)[1]
 
     @property
     def score(self) -> str:

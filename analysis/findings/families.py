@@ -10,7 +10,7 @@ from analysis.curves.points import curve_points
 from analysis.curves.scaling import Curve, FloatArray, scaling_curves
 from analysis.curves.settings import is_baseline, main_settings, settings_of
 from analysis.noise.bootstrap import ItemScores, item_noise, no_item_scores
-from analysis.noise.spread import INTERVAL
+from analysis.noise.spread import interval
 
 _N_BUDGETS = 60
 RANDOM_LOSS = np.log(100.0)  # nats: the paper takes perplexities above 100 for random performance
@@ -51,8 +51,7 @@ def curve_lead(
     if found is None:
         return None
     lead, replicates, share = found
-    low, high = np.quantile(replicates, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
-    return lead, float(low), float(high), share
+    return lead, *interval(replicates), share
 
 
 def lead_replicates(

@@ -2,7 +2,16 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 INTERVAL = 0.90  # coverage that intervals aim at
+
+
+def interval(replicates: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Both ends of the 90% interval of replicates, [R]; NaN where one of them is."""
+    low, high = np.quantile(replicates, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,7 @@ def _site_rows(result: JobResult, attempt: int | None) -> list[dict[str, Any]]:
     rows = []
     for site, quantities in result.sites.items():
         for quantity, found in quantities.items():
-            words = isinstance(found, str)
+            label = found if isinstance(found, str) else None
             value = None if isinstance(found, str) else null_for_nan(float(found))
             rows.append(
                 {
@@ -175,7 +175,7 @@ def _site_rows(result: JobResult, attempt: int | None) -> list[dict[str, Any]]:
                     "site": site,
                     "quantity": quantity,
                     "value": value,
-                    "label": found if words else None,
+                    "label": label,
                 }
             )
     return rows

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.orchestrator import processes
+
 STUDY = """
 models: [sotu-neox-32x2]
 grids:
@@ -20,3 +22,10 @@ def study(tmp_path: Path) -> Path:
     path = tmp_path / "study.yaml"
     path.write_text(STUDY)
     return path
+
+
+@pytest.fixture
+def folder():
+    """Ray's own, for clusters that nobody else shall find."""
+    with processes.ray_folder() as path:
+        yield path

@@ -10,7 +10,7 @@ from analysis.claims.claim import Claim, Exhibit, between, jointly, resolved, ta
 from analysis.claims.fptq.sites import KINDS, as_they_are, before_and_after, ranges
 from analysis.claims.paper import Study
 from analysis.noise.bootstrap import N_REPLICATES, SEED
-from analysis.noise.spread import INTERVAL
+from analysis.noise.spread import interval
 
 # Model -> layer -> smallest and largest range over its blocks, as printed.
 TABLE_8 = {
@@ -79,8 +79,7 @@ def _wide_down(found: pd.DataFrame) -> Claim | None:
         if len(ratio) < 2:
             continue
         drawn = np.random.default_rng(SEED).integers(len(ratio), size=(N_REPLICATES, len(ratio)))
-        ends = np.quantile(ratio[drawn].mean(axis=1), [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
-        low, high = (float(end) for end in ends)
+        low, high = interval(ratio[drawn].mean(axis=1))
         verdicts.append(resolved(low, high))
         cells = [f"{2 ** ratio.mean():.2f}", between(2**low, 2**high, ".2f"), str(len(ratio))]
         rows.append([str(model), *cells, verdicts[-1]])

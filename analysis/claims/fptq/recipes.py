@@ -8,9 +8,7 @@ import pandas as pd
 
 from analysis.claims.paper import Study
 from analysis.curves.metrics import ACCURACIES, accuracy_of
-from analysis.curves.points import curve_points
-from analysis.curves.protocols import one_protocol
-from analysis.curves.rows import metric_rows, one_measurement_each
+from analysis.curves.points import comparable_rows, curve_points
 from analysis.curves.settings import settings_of
 from analysis.findings.duels import Duel, duel, pair_up
 from evaluation.tasks.sets import TASK_SETS
@@ -131,7 +129,7 @@ def accuracies(results: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFram
 
     A task of the set csqa is by that set's metric, as FPTQ has it, not the first paper's.
     """
-    rows = one_measurement_each(one_protocol(metric_rows(results, "zero_shot"))[0])
+    rows = comparable_rows(results, "zero_shot")
     found = {}
     for heading, task in columns.items():
         if task in TASK_SETS:

@@ -14,7 +14,7 @@ from analysis.curves.panel import make_panel, overlap_range, precisions_reaching
 from analysis.curves.scaling import Curve, FloatArray, scaling_curves
 from analysis.curves.settings import is_plain
 from analysis.noise.bootstrap import ItemScores, item_noise
-from analysis.noise.spread import INTERVAL
+from analysis.noise.spread import interval
 from quantizers.setting import Setting
 
 N_BUDGETS = 60
@@ -46,8 +46,8 @@ def claims(study: Study) -> Iterator[Claim]:
     if not decided.any():
         return
     down = np.nanmean(shift[:, decided], axis=1)
-    low, high = np.quantile(down[1:], [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
-    low, high = min(float(low), down[0]), max(float(high), down[0])
+    low, high = interval(down[1:])
+    low, high = min(low, down[0]), max(high, down[0])
     yield Claim(
         "GPTQ moves the bit-optimal precision down",
         "ours; section 7 expects one-shot methods to do best below 4 bit",

@@ -7,7 +7,7 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
-from analysis.claims.paper import Study
+from analysis.claims.paper import Paper, Study
 from analysis.curves.metrics import COLUMNS
 from quantizers.setting import Setting
 
@@ -43,6 +43,13 @@ def made_study(
         return {i: items[i].astype(np.float32) for i in ids if name == task}
 
     return Study(pd.DataFrame(rows, columns=COLUMNS), scores)
+
+
+def made_verdict(
+    paper: Paper, title: str, added: Mapping[Setting, float], error: float = 1e-4
+) -> str:
+    """What the paper's claim of this title comes to in a study that is made so."""
+    return verdicts(paper.claims(made_study(added, error)))[title]
 
 
 def _experiment(family: str, width: int, depth: int, setting: Setting, loss: float) -> dict:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from analysis.claims.fptq.sites import kind_of, ranges
 from analysis.claims.paper import Study
 from quantizers.recipes import RECIPES
 from quantizers.setting import Setting
-from tests.analysis.claims.made import made_study, verdicts
+from tests.analysis.claims.made import made_study, made_verdict, verdicts
 
 TEXT, RANDOM = "pile_cc 512x512 #0123456789ab", "random 512x512 #ba9876543210"
 LOUD = 3.0
@@ -26,8 +27,7 @@ def recipe(name: str, text: str = TEXT, **changes: object) -> Setting:
     return replace(setting, calibration=text if setting.needs_statistics else None)
 
 
-def verdict(title: str, added: dict[Setting, float], error: float = 1e-4) -> str:
-    return verdicts(PAPER.claims(made_study(added, error)))[title]
+verdict = partial(made_verdict, PAPER)
 
 
 PARTS = "Every part of FPTQ helps"

@@ -1,6 +1,7 @@
 """Every claim on GPTQ on three studies whose truth is given, and that it says which one it saw."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from analysis.claims.gptq.practice import calibrations
 from analysis.claims.gptq.table_1 import PUBLISHED
 from analysis.claims.paper import Study
 from quantizers.setting import Setting
-from tests.analysis.claims.made import made_study, verdicts
+from tests.analysis.claims.made import made_study, made_verdict, verdicts
 
 TEXT = "c4 128x1024 #0123456789ab"
 LESS = "c4 8x1024 #ba9876543210"
@@ -29,8 +30,7 @@ def nearest(bits: int, data_type: str = "float", block: int | None = 64) -> Sett
     return Setting.make(bits, data_type, block_size=block)
 
 
-def verdict(title: str, added: dict[Setting, float], error: float = 1e-4) -> str:
-    return verdicts(PAPER.claims(made_study(added, error)))[title]
+verdict = partial(made_verdict, PAPER)
 
 
 BEATS = "2-bit GPTQ in blocks beats 3-bit float"

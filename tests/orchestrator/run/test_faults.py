@@ -37,12 +37,6 @@ def study(tmp_path):
     return path
 
 
-@pytest.fixture
-def folder():
-    with processes.ray_folder() as path:
-        yield path
-
-
 def store_of(study: Path) -> Store:
     return Store.open(f"sqlite:///{study.parent}/t.db")
 

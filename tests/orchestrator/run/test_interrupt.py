@@ -34,12 +34,6 @@ def study(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def folder():
-    with processes.ray_folder() as path:
-        yield path
-
-
 def send(process: subprocess.Popen, number: signal.Signals, times: int, gap: float) -> None:
     """As a terminal does for Ctrl-C: to all of the group. SIGTERM to the driver alone."""
     kill = os.killpg if number == signal.SIGINT else os.kill

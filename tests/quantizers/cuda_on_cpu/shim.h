@@ -181,45 +181,37 @@ template <typename T> static unsigned narrow_pair(float low, float high) {
     return narrow<T>(low).bits | static_cast<unsigned>(narrow<T>(high).bits) << 16;
 }
 
-// mma.m16n8k16, the fragment layout of the PTX manual: element (row, k) of a, (k, column) of b.
+// mma.m16n8 with k = 16 of 2 bytes or 32 of 1, the fragment layout of the PTX manual: element (row,
+// k) of a, (k, column) of b. `part` reads one of the elements of a word.
+template <int K, typename Sum, typename Part>
+static void mma_of(Sum (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], Part part) {
+    static unsigned all_a[MOST_THREADS][4], all_b[MOST_THREADS][2];
+    constexpr int HALF = K / 2, A_WORD = K / 8;
+    const int me = threadIdx.x, warp = me / 32 * 32, lane = me % 32;
+    std::memcpy(all_a[me], a, sizeof a);
+    std::memcpy(all_b[me], b, sizeof b);
+    __syncwarp();
+    for (int j = 0; j < 4; ++j) {
+        const int row = lane / 4 + j / 2 * 8, column = lane % 4 * 2 + j % 2;
+        for (int k = 0; k < K; ++k) {
+            const int from = k % HALF / A_WORD;
+            const unsigned word_a = all_a[warp + row % 8 * 4 + from][row / 8 + k / HALF * 2];
+            const unsigned word_b = all_b[warp + column * 4 + from][k / HALF];
+            c[j] += part(word_a, k % A_WORD) * part(word_b, k % A_WORD);
+        }
+    }
+    __syncwarp();
+}
 template <typename T> static float half_of(unsigned word, int which) {
     return widen(T{static_cast<unsigned short>(word >> 16 * which)});
 }
+static int byte_of(unsigned word, int which) { return static_cast<signed char>(word >> 8 * which); }
 template <typename T>
 static void mma(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    static unsigned all_a[MOST_THREADS][4], all_b[MOST_THREADS][2];
-    const int me = threadIdx.x, warp = me / 32 * 32, lane = me % 32;
-    std::memcpy(all_a[me], a, sizeof a);
-    std::memcpy(all_b[me], b, sizeof b);
-    __syncwarp();
-    for (int j = 0; j < 4; ++j) {
-        const int row = lane / 4 + j / 2 * 8, column = lane % 4 * 2 + j % 2;
-        for (int k = 0; k < 16; ++k) {
-            const unsigned word_a = all_a[warp + row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2];
-            const unsigned word_b = all_b[warp + column * 4 + k % 8 / 2][k / 8];
-            c[j] += half_of<T>(word_a, k % 2) * half_of<T>(word_b, k % 2);
-        }
-    }
-    __syncwarp();
+    mma_of<16>(c, a, b, half_of<T>);
 }
-
-// mma.m16n8k32 of int8, likewise.
-static int byte_of(unsigned word, int which) { return static_cast<signed char>(word >> 8 * which); }
 static void mma_int8(int (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    static unsigned all_a[MOST_THREADS][4], all_b[MOST_THREADS][2];
-    const int me = threadIdx.x, warp = me / 32 * 32, lane = me % 32;
-    std::memcpy(all_a[me], a, sizeof a);
-    std::memcpy(all_b[me], b, sizeof b);
-    __syncwarp();
-    for (int j = 0; j < 4; ++j) {
-        const int row = lane / 4 + j / 2 * 8, column = lane % 4 * 2 + j % 2;
-        for (int k = 0; k < 32; ++k) {
-            const unsigned word_a = all_a[warp + row % 8 * 4 + k % 16 / 4][row / 8 + k / 16 * 2];
-            const unsigned word_b = all_b[warp + column * 4 + k % 16 / 4][k / 16];
-            c[j] += byte_of(word_a, k % 4) * byte_of(word_b, k % 4);
-        }
-    }
-    __syncwarp();
+    mma_of<32>(c, a, b, byte_of);
 }
 static unsigned permute(unsigned low, unsigned high, unsigned which) {
     const unsigned long long both = static_cast<unsigned long long>(high) << 32 | low;

@@ -10,19 +10,12 @@ from quantizers.folding.scales import Folding
 from quantizers.plant import plant
 from quantizers.undo import UndoLog
 from quantizers.wiring import wiring_of
+from tests.quantizers.folding.folded import exact_model, put_weights
 from tests.quantizers.tiny_models import VOCAB, logits, tiny_model
 
 WINDOWS = torch.randint(VOCAB, (4, 20), generator=torch.Generator().manual_seed(3))
 FOLDABLE = ("gpt2", "opt", "gpt_neox", "bloom", "llama", "falcon", "falcon-40b", "gptj", "phi")
 METHODS = (Method("smoothquant", 0.5), Method("logarithmic", 1.0))
-
-
-def exact_model(name):
-    """Its parameters fit fp16, so that an undo log gives them back."""
-    model = tiny_model(name)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.half().float()
-    return model
 
 
 def prepared(name, method=METHODS[1]):
@@ -42,10 +35,7 @@ def test_the_function_is_unchanged_and_undo_is_bit_for_bit(name, method):
     log = UndoLog(torch.float16)
     matrices = {site.name: folding.weight(site) for site in wiring.linear}
     folding.put(model, log, torch.float32)
-    with torch.no_grad():
-        for site in wiring.linear:
-            log.will_change(site.parameter)
-            site.weight.copy_(matrices[site.name])
+    put_weights(wiring, matrices, log)
     after = logits(model)
     assert (after - before).norm() / before.norm() <= 1e-5
     seen = dict(collect(model, wiring, WINDOWS))

@@ -11,7 +11,8 @@ from quantizers.outliers import dequantize_matrix, quantize_matrix
 from quantizers.setting import Setting
 from quantizers.undo import UndoLog
 from quantizers.wiring import wiring_of
-from tests.quantizers.tiny_models import LAYERS, VOCAB, logits, tiny_model
+from tests.quantizers.folding.folded import exact_model, put_weights
+from tests.quantizers.tiny_models import LAYERS, VOCAB, logits
 
 WINDOWS = torch.randint(VOCAB, (4, 20), generator=torch.Generator().manual_seed(3))
 SETTING = Setting.make(3, "int", block_size={"group": 8})
@@ -22,9 +23,7 @@ def rounded(weight):
 
 
 def folded(name):
-    model = tiny_model(name)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.half().float()
+    model = exact_model(name)
     wiring = wiring_of(model)
     statistics = dict(collect(model, wiring, WINDOWS))
     return model, wiring, choose(Method("awq"), wiring, statistics, rounded=rounded), statistics
@@ -47,11 +46,7 @@ def test_the_function_is_unchanged_and_undo_is_bit_for_bit(name, a_block):
     before, parameters = logits(model), [p.detach().clone() for p in model.parameters()]
     log = UndoLog(torch.float16)
     matrices = {s.name: folding.weight(s) for s in wiring.linear if folding.touches(s)}
-    with torch.no_grad():
-        for site in wiring.linear:
-            if site.name in matrices:
-                log.will_change(site.parameter)
-                site.weight.copy_(matrices[site.name])
+    put_weights(wiring, matrices, log)
     folding.put(model, log, torch.float32)
     assert (logits(model) - before).norm() / before.norm() <= 1e-5
     seen = dict(collect(model, wiring, WINDOWS))

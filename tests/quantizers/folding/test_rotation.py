@@ -11,6 +11,7 @@ from quantizers.resident import ResidentModel
 from quantizers.setting import Setting
 from quantizers.undo import UndoLog
 from quantizers.wiring import wiring_of
+from tests.quantizers.folding.folded import exact_model, put_weights
 from tests.quantizers.tiny_models import HIDDEN, VOCAB, logits, tiny_model
 
 ROTATABLE = (
@@ -31,13 +32,6 @@ def test_a_rotation_is_orthogonal_and_follows_its_seed(width):
         assert not torch.equal(r, Rotation(width, 4).rows(torch.eye(width)))
 
 
-def exact(name):
-    model = tiny_model(name)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.half().float()
-    return model
-
-
 def put(model, seed=0):
     """The rotated model in fp32, and how to take it back."""
     wiring = wiring_of(model)
@@ -45,17 +39,13 @@ def put(model, seed=0):
     rotated.check(model, wiring)
     log = UndoLog(torch.float16)
     matrices = {s.name: rotated.weight(s) for s in wiring.linear if rotated.touches(s)}
-    with torch.no_grad():
-        for site in wiring.linear:
-            if site.name in matrices:
-                log.will_change(site.parameter)
-                site.weight.copy_(matrices[site.name])
+    put_weights(wiring, matrices, log)
     return log, rotated.put(model, log, torch.float32), wiring
 
 
 @pytest.mark.parametrize("name", ROTATABLE)
 def test_logits_are_the_same_in_fp32_and_undo_is_bit_for_bit(name):
-    model = exact(name)
+    model = exact_model(name)
     before = logits(model)
     parameters = {n: p.detach().clone() for n, p in model.named_parameters()}
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
@@ -88,7 +78,7 @@ def test_logits_are_the_same_in_fp32_and_undo_is_bit_for_bit(name):
 
 
 def test_biases_are_added_where_a_norm_has_one_and_its_readers_have_none():
-    model = exact("gptj")
+    model = exact_model("gptj")
     attention = model.transformer.h[0].attn
     assert attention.q_proj.bias is None
     log, more, _ = put(model)
@@ -124,7 +114,7 @@ def test_a_setting_rotates_rounds_and_counts_and_goes_again(name):
 
 
 def test_planted_outliers_are_spread_over_all_channels():
-    model = exact("llama")
+    model = exact_model("llama")
     plant(model, 1, 256.0, seed=0)
     resident = ResidentModel(model)
     before = logits(model)
@@ -172,7 +162,7 @@ def test_what_cannot_be_rotated_is_one_line(name, reason):
 
 
 def test_a_wrong_turn_is_noticed():
-    model = exact("gpt_neox")
+    model = exact_model("gpt_neox")
     wiring = wiring_of(model)
     rotated = rotate(model, wiring, 0)
     rotated.shifts[wiring.linear[0].name].mul_(1.01)
