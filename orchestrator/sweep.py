@@ -38,6 +38,7 @@ from orchestrator.paths import database_url, find_sweep
 from orchestrator.run.interrupt import Stopped, current, run_program, say_interrupted
 from orchestrator.study.grid import Plan, as_stored, check_study, drop_unavailable, expand
 from orchestrator.study.models import load_models
+from orchestrator.study.refusals import refusal_lines
 from orchestrator.study.spec import Sweep, load_sweep
 
 if TYPE_CHECKING:  # heavy, or not needed for a sweep file with a mistake
@@ -120,6 +121,8 @@ def _run(
             print(f"error: {problem}", file=sys.stderr, flush=True)
         if not plan.models:
             raise problems[-1]
+        for line in refusal_lines(plan.refused):
+            print(f"error: {line}", file=sys.stderr, flush=True)
         try:
             with interrupt:
                 stages = Stages(sweep, plan, store, device, workforce, interrupt)

@@ -14,6 +14,7 @@ WIRED = frozenset(
     + ("qwen3", "gpt_oss", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
 )
 EXPERTS = frozenset(("gpt_oss", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe"))
+_WITH_SHARED_EXPERT = frozenset(("qwen2_moe",))  # which sees all that a norm puts out
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,11 @@ def cache_problem(kind: str, config: Mapping[str, Any]) -> str | None:
 def _folding_problem(setting: Setting, config: Mapping[str, Any], kind: str) -> str | None:
     if kind not in WIRED:
         return f"folding: the wiring of architecture {kind!r} is not known; set it to none"
+    if kind in EXPERTS - _WITH_SHARED_EXPERT:
+        return (
+            f"folding: no expert of {kind!r} sees all that the norm before them puts out, so the "
+            "calibration has no statistics of it; set it to none"
+        )
     behind = kind == "opt" and config.get("do_layer_norm_before") is False
     if behind or (kind == "bloom" and config.get("apply_residual_connection_post_layernorm")):
         return (

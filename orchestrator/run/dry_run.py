@@ -14,6 +14,7 @@ from orchestrator.run.estimate import Rates, estimate, measured_rates, newest_dt
 from orchestrator.store.store import Store, missing_protocols
 from orchestrator.study.grid import Plan, as_stored, count_table, expand
 from orchestrator.study.models import ModelEntry
+from orchestrator.study.refusals import refusal_lines
 from orchestrator.study.spec import Sweep
 
 
@@ -21,8 +22,9 @@ def dry_run(sweep: Sweep, families: dict[str, list[ModelEntry]], where: Path, ur
     """Print it. Experiments count as stored in the compute dtype of the database's newest rows,
     unless the sweep names its device.
 
-    Returns the exit code: 2 where some model cannot be used, as the sweep would. Raises InputError
-    for bad input, and SweepStopped when the database does not answer.
+    Returns the exit code: 2 where some model cannot be used, 1 where one cannot have a setting, as
+    the sweep would. Raises InputError for bad input, and SweepStopped when the database does not
+    answer.
     """
     try:
         store = Store.open(url)
@@ -34,19 +36,18 @@ def dry_run(sweep: Sweep, families: dict[str, list[ModelEntry]], where: Path, ur
     plan = expand(sweep, families, where, on_gpu)
     if store is not None:
         plan = as_stored(plan, store.revision_of)
-    for problem in plan.broken.values():
+    for problem in (*plan.broken.values(), *refusal_lines(plan.refused)):
         print(f"error: {problem}", file=sys.stderr, flush=True)
     _print_counts(plan, sweep)
     rates = None if store is None else measured_rates(store)
-    usable = [e for e in plan.experiments if e.model.name not in plan.broken]
     names = {c.label: name for name, c in sweep.calibrations.items()}
-    for line in calibration_lines(usable, names, rates):
+    for line in calibration_lines(plan.feasible, names, rates):
         print(line)
     if store is None or rates is None:
         print(f"worker-hours: unknown, no earlier rows to judge by ({absent})")
     else:
         _print_rest(plan, store, rates)
-    return 2 if plan.broken else 0
+    return 2 if plan.broken else 1 if plan.refused else 0
 
 
 def _print_counts(plan: Plan, sweep: Sweep) -> None:
@@ -63,7 +64,7 @@ def _print_counts(plan: Plan, sweep: Sweep) -> None:
 
 def _print_rest(plan: Plan, store: Store, rates: Rates) -> None:
     """How many experiments are stored and to do, and the worker-hours of both."""
-    usable = [(e, asked) for e, asked in plan.asked if e.model.name not in plan.broken]
+    usable = [(e, asked) for e, asked in plan.asked if plan.problem(e) is None]
     everything = missing_protocols(usable, set())
     missing = missing_protocols(usable, store.stored_measurements())
     known = {asked for asked, why in store.failures().items() if not why.cause.mendable}

@@ -54,7 +54,7 @@ class Stages:
 
     def run(self) -> Verdict | None:
         """All of it; what an adaptive sweep's samples left, None where all was asked for."""
-        self._record_broken()
+        self._record_problems()
         if self.sweep.strategy != "adaptive":
             self._stage(self.plan.asked, Stage.FULL)
             return None
@@ -95,7 +95,7 @@ class Stages:
 
     def _missing_jobs(self, asked: list[Asked], stage: Stage, retry_failed: bool) -> list[Job]:
         sweep, store = self.sweep, self.store
-        usable = [(e, protocols) for e, protocols in asked if e.model.name not in self.plan.broken]
+        usable = [(e, protocols) for e, protocols in asked if self.plan.problem(e) is None]
         failures = {} if retry_failed else store.failures()
         known = {asked for asked, failure in failures.items() if not failure.cause.mendable}
         missing = missing_protocols(usable, store.stored_measurements())
@@ -156,16 +156,16 @@ class Stages:
         )
         return {job.experiment.id: s for job, s in zip(jobs, found.seconds, strict=True)}
 
-    def _record_broken(self) -> None:
-        """Experiments of an unusable model are stored as failed, once."""
+    def _record_problems(self) -> None:
+        """What cannot be done is stored as failed, once."""
         known = self.store.failed_experiments()
         for experiment, protocols in self.plan.asked:
-            problem = self.plan.broken.get(experiment.model.name)
+            problem = self.plan.problem(experiment)
             if problem is not None and known.get(experiment.id) != str(problem):
+                cause = Cause.ASKED if isinstance(problem, str) else Cause.MODEL
                 threads = self.sweep.compute.threads_per_worker
                 job = Job(experiment, protocols, self.device, threads)
-                failed = JobResult(job, Status.FAILED, str(problem), Cause.MODEL, **here())
-                self.store.record(failed)
+                self.store.record(JobResult(job, Status.FAILED, str(problem), cause, **here()))
 
 
 def dropped(plan: Plan, verdict: Verdict) -> int:

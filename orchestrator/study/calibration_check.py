@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,10 +40,11 @@ def check_calibrations(
             )
 
 
-def check_windows(experiments: Iterable[Experiment], where: Path) -> None:
-    """Raises InputError where a text is too short or a window too long for a model, as far as
-    config, tokenizer and text are local files: what else there is, workers find."""
-    checked: set[tuple[CalibrationText, str]] = set()
+def window_refusals(experiments: Iterable[Experiment]) -> Iterator[tuple[Experiment, str]]:
+    """Each experiment whose text is too short or whose windows are too long for its model, and what
+    is wrong, as far as config, tokenizer and text are local files: what else there is, workers
+    find."""
+    found: dict[tuple[CalibrationText, str], str | None] = {}
     for experiment in experiments:
         entry, calibration = experiment.model, experiment.calibration
         context = context_of(entry)
@@ -51,13 +52,24 @@ def check_windows(experiments: Iterable[Experiment], where: Path) -> None:
             continue
         try:
             text = calibration.text(context)
-            tokenizer = entry.tokenizer or entry.path
-            if tokenizer is None or not Path(tokenizer).is_dir() or (text, tokenizer) in checked:
-                continue
-            checked.add((text, tokenizer))
-            _cut(calibration.corpus, text, tokenizer)
         except ValueError as error:
-            raise InputError(f"{where}: model {entry.name}: {error}") from None
+            yield experiment, str(error)
+            continue
+        tokenizer = entry.tokenizer or entry.path
+        if tokenizer is None or not Path(tokenizer).is_dir():
+            continue
+        if (text, tokenizer) not in found:
+            found[text, tokenizer] = _problem(calibration.corpus, text, tokenizer)
+        if reason := found[text, tokenizer]:
+            yield experiment, reason
+
+
+def _problem(corpus: Source, text: CalibrationText, tokenizer: str) -> str | None:
+    try:
+        _cut(corpus, text, tokenizer)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _cut(corpus: Source, text: CalibrationText, tokenizer: str) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
 from evaluation.protocols import perplexity_protocol, task_protocol
 from evaluation.text.corpora import corpus_name
 from orchestrator.errors import InputError, ModelInputError
-from orchestrator.study.architecture_check import check_architectures
-from orchestrator.study.calibration_check import check_windows
 from orchestrator.study.calibrations import Calibration
 from orchestrator.study.context_check import check_context
 from orchestrator.study.data_check import check_data
@@ -20,6 +18,7 @@ from orchestrator.study.experiment import Asked, Experiment, Protocol
 from orchestrator.study.identity import Identified, check_available, identify
 from orchestrator.study.model_config import begins_with_bos, model_config, scoring_keys
 from orchestrator.study.models import ModelEntry
+from orchestrator.study.refusals import Refused, find_refusals
 from orchestrator.study.spec import FACTORS, Grid, Sweep, select_models
 from quantizers.dimensions import groups_are_blocks
 from quantizers.setting import Setting, base_type
@@ -27,12 +26,22 @@ from quantizers.setting import Setting, base_type
 
 @dataclass
 class Plan:
-    """What a sweep asks for: experiments, protocols, and the models that cannot be used."""
+    """What a sweep asks for: experiments, protocols, and what of it cannot be done."""
 
     experiments: list[Experiment]
     protocols: dict[str, list[Protocol]]  # by model name: the context may differ
     broken: dict[str, ModelInputError]
     models: dict[str, Identified]  # those that are not broken, by name
+    refused: Refused = field(default_factory=dict)
+
+    def problem(self, experiment: Experiment) -> ModelInputError | str | None:
+        """Why an experiment cannot be done: its model is broken, or refuses the setting."""
+        name = experiment.model.name
+        return self.broken.get(name) or self.refused.get((name, experiment.setting))
+
+    @property
+    def feasible(self) -> list[Experiment]:
+        return [e for e in self.experiments if self.problem(e) is None]
 
     @property
     def asked(self) -> list[Asked]:
@@ -91,8 +100,9 @@ def expand(
 ) -> Plan:
     """Every experiment of a sweep, largest model first, each setting once per model.
 
-    A model whose local weights are unusable lands in `broken`, the rest of the study stays.
-    Raises InputError for what `check_study` refuses.
+    A model whose local weights are unusable lands in `broken`, a setting that some models cannot
+    have in `refused`, the rest of the study stays. Raises InputError for what `check_study` and
+    `find_refusals` refuse.
     """
     settings = check_study(sweep, families, where)
     calibrations: dict[str | None, Calibration] = {c.label: c for c in sweep.calibrations.values()}
@@ -122,9 +132,7 @@ def expand(
         for experiment in asked:
             once.setdefault(experiment.id, experiment)
         plan.experiments += once.values()
-    usable = [e for e in plan.experiments if e.model.name not in plan.broken]
-    check_architectures(usable, where)
-    check_windows(usable, where)
+    plan.refused = find_refusals(plan.feasible, where)
     return plan
 
 

@@ -123,6 +123,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, grid, said):
         ),
         ({"model_type": "jamba"}, {"kv": "token"}, "cache of architecture 'jamba' holds is not"),
         ({"model_type": "mixtral"}, {"activations": "token"}, "'mixtral' has experts"),
+        ({"model_type": "mixtral"}, {"folding": "awq"}, "folding: no expert of 'mixtral' sees all"),
         ({"model_type": "jamba"}, {"attention_bits": 4}, "attention_bits: the wiring"),
         ({"model_type": "jamba"}, {"activations": "by_type"}, "by_type does not know the wiring"),
     ],
@@ -142,6 +143,31 @@ def test_what_an_architecture_cannot_do_is_said_before_it_is_loaded(tmp_path, co
     with pytest.raises(InputError, match=re.escape(said)) as error:
         expand(load_sweep(path), load_models(models), path, on_gpu=False)
     assert "model m at 8-bit int" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_setting_that_one_of_the_models_refuses_leaves_the_others(tmp_path, capsys):
+    """BLOOM cannot be rotated."""
+    models = ["sotu-neox-32x2", "sotu-bloom-32x2"]
+    grids = [{"bits": 8, "data_type": "int", "block_size": "row", "calibration": "rand",
+              "folding": ["none", "hadamard", "awq"]}]  # fmt: skip
+    study = {"models": models, "grids": grids}
+    said = "model sotu-bloom-32x2: folding: hadamard: BLOOM's embedding has a norm behind it"
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({**SWEEP, **study}))
+    assert main([str(path), "--db", str(tmp_path / "t.db"), "--dry-run"]) == 1
+    assert said in capsys.readouterr().err
+    for _ in range(2):  # stored once
+        assert swept(tmp_path, **study) == 1
+        out, error = capsys.readouterr()
+        assert said in error and error.count("\n") == 1 and "1 experiment of it is not run" in error
+        assert "1 of 6 experiments have failed" in out
+    store = Store.open(f"sqlite:///{tmp_path / 't.db'}")
+    attempts = store.attempts()
+    failed = attempts[attempts["status"] == "failed"]
+    assert len(attempts) == 6 and list(failed["model"]) == ["sotu-bloom-32x2"]
+    assert failed["error"].iloc[0].startswith("folding: hadamard: BLOOM's embedding")
+    assert swept(tmp_path, **{**study, "models": models[1:]}) == 2  # no model takes it: a mistake
+    assert "model sotu-bloom-32x2 at 8-bit int per row folded hadamard" in capsys.readouterr().err
 
 
 def expanded(tmp_path, **grid):

@@ -1,14 +1,17 @@
 """Calibrations of sweep files: what they expand to, one line for a mistake, one pass for all."""
 
+import json
 import multiprocessing
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from orchestrator.errors import InputError
 from orchestrator.paths import ROOT
@@ -17,6 +20,7 @@ from orchestrator.store.reading import read_site_records
 from orchestrator.store.store import Store
 from orchestrator.study.grid import expand
 from orchestrator.study.models import load_models
+from orchestrator.study.refusals import refusal_lines
 from orchestrator.study.spec import load_sweep
 from orchestrator.sweep import main
 from quantizers import kept_statistics
@@ -136,6 +140,28 @@ def test_mistakes_are_one_line_before_any_model(tmp_path, capsys, monkeypatch, c
     assert main([str(path), "--db", str(tmp_path / "t.db"), "--executor", "local"]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1, error
+
+
+def test_windows_that_one_model_cannot_read_leave_the_others(tmp_path):
+    """Its other settings, and all of the model with the longer context."""
+    for name, context in (("long", 128), ("short", 32)):
+        (folder := tmp_path / name).mkdir()
+        config = {"model_type": "gpt_neox", "max_position_embeddings": context}
+        (folder / "config.json").write_text(json.dumps(config))
+        save_file({"no": np.zeros(1)}, folder / "model.safetensors")
+    entries = [{"name": name, "path": name} for name in ("long", "short")]
+    models = tmp_path / "models.yaml"
+    models.write_text(yaml.safe_dump({"families": {"f": {"models": entries}}}))
+    changes = {"models": ["f"], "calibrations": {"own": {"corpus": "random", "length": 64}}}
+    path = written(tmp_path, **changes)
+    plan = expand(load_sweep(path), load_models(models), path, on_gpu=False)
+    refused = [e for e in plan.experiments if plan.problem(e)]
+    assert {e.model.name for e in refused} == {"short"}
+    assert all(e.setting.needs_statistics for e in refused)
+    assert 0 < len(refused) < len(plan.experiments) / 2
+    assert len(plan.feasible) == len(plan.experiments) - len(refused)
+    [line] = refusal_lines(plan.refused)
+    assert line.startswith("model short: ") and "windows of 64 tokens exceed the 32" in line
 
 
 def test_the_same_text_under_another_name_is_scored_text(tmp_path):
