@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 _ROUND = (
     "void(f4[:, ::1], Tuple((i8[::1], f4[:, ::1], f8[::1])), UniTuple(f4[::1], 2),"
     " UniTuple(f4[::1], 2), UniTuple(i8, 7), Tuple((u2[:, ::1], f4[:, ::1], f8[::1])),"
-    " UniTuple(f4[:, ::1], 2))"
+    " UniTuple(f4[::1], 2))"
 )
-_SUMS = "void(f4[:, ::1], i8, f4[:, ::1], f4[:, ::1])"
+_SUMS = "void(f4[:, ::1], i8, f4[::1], f4[::1])"
 
 
 def solve(problems: Sequence[Problem], factor: Factor) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -51,7 +51,7 @@ def solve(problems: Sequence[Problem], factor: Factor) -> list[tuple[Tensor, Ten
         losses = np.zeros(d_out)
         solved.append(tuple(torch.from_numpy(array) for array in (codes, kept, losses)))
         constants = Arrays(q).constants
-        tables = midpoints_of(q.codebook).numpy(), q.codebook.numpy()
+        tables = _midpoints(q.codebook), q.codebook.numpy()
         layout = q.blocks.row, q.blocks.size, KINDS[q.dtype], KINDS[sixteen_bit(q.dtype)]
         for first in range(0, d_out, loops.TILE):
             rows = slice(first, first + loops.TILE)
@@ -59,8 +59,8 @@ def solve(problems: Sequence[Problem], factor: Factor) -> list[tuple[Tensor, Ten
             tiles.append((weight[rows], constants, tables, (first, q.shape[1], *layout), results))
 
     def run(start: int, stop: int) -> None:
-        errors = np.empty((n, loops.TILE), np.float32)
-        sums = np.empty((loops.BLOCK, loops.TILE), np.float32)
+        errors = np.empty(n * loops.TILE, np.float32)
+        sums = np.empty(loops.BLOCK * loops.TILE, np.float32)
         for weight, constants, tables, place, results in tiles[start:stop]:
             for begin in range(0, n, loops.BLOCK):
                 add_up(ratios, begin, errors, sums)
@@ -69,3 +69,12 @@ def solve(problems: Sequence[Problem], factor: Factor) -> list[tuple[Tensor, Ten
 
     in_threads(len(tiles), run, chunk=1)
     return solved  # type: ignore[return-value]
+
+
+def _midpoints(table: Tensor) -> np.ndarray:
+    """Filled up with inf to 2^k - 1 where they are searched by halves."""
+    found = midpoints_of(table).numpy()
+    if found.size <= loops.LINEAR:
+        return found
+    whole = (1 << int(found.size).bit_length()) - 1
+    return np.pad(found, (0, whole - found.size), constant_values=np.inf)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 TILE = 64  # rows, the lanes
-BLOCK = 32  # columns that share a pass over the errors before them; a multiple of 4
+_LANES = np.uintp(TILE)
+BLOCK = 32  # columns that share a pass over the errors before them; a multiple of 8
 LINEAR = 16  # midpoints up to which comparing with all of them is fastest
 
 FP32, FP16 = 0, 1  # as in kernels/cpu_packed.py; else bf16
@@ -13,29 +14,45 @@ LEAST_NORMAL, LARGEST = np.float32(2.0**-14), np.float32(65504)  # of fp16
 
 
 def add_up(ratios, begin, errors, sums):  # type: ignore[no-untyped-def]
-    """sums[j] = what the columns before `begin`, a multiple of 4, take off column begin + j.
+    """sums[j] = what the columns before `begin`, a multiple of 8, take off column begin + j.
 
-    ratios: fp32 [n, n], [i, k] of Factor; errors: fp32 [n, TILE]; sums: fp32 [BLOCK, TILE].
+    ratios: fp32 [n, n], [i, k] of Factor; errors: fp32 [n * TILE]; sums: fp32 [BLOCK * TILE], rows
+    after one another. Two columns and eight errors at a time: what is loaded serves several sums.
+    Rows of one array lie a constant apart, which tells the compiler that none of them overlap, and
+    indices are unsigned, as signed ones are tested for being negative: both let it use vectors.
     """
     sums[:] = 0
-    count = min(BLOCK, len(ratios) - begin)
-    for k in range(0, begin, 4):
-        first, second, third, fourth = errors[k], errors[k + 1], errors[k + 2], errors[k + 3]
-        for j in range(count):
-            a, b = ratios[begin + j, k], ratios[begin + j, k + 1]
-            c, d = ratios[begin + j, k + 2], ratios[begin + j, k + 3]
-            total = sums[j]
-            for r in range(TILE):
-                total[r] = total[r] + a * first[r] + b * second[r] + c * third[r] + d * fourth[r]
+    last = len(ratios) - 1
+    for k in range(0, begin, 8):
+        p0 = np.uintp(k) * _LANES
+        p1, p2, p3 = p0 + _LANES, p0 + np.uintp(2 * TILE), p0 + np.uintp(3 * TILE)
+        p4, p5 = p0 + np.uintp(4 * TILE), p0 + np.uintp(5 * TILE)
+        p6, p7 = p0 + np.uintp(6 * TILE), p0 + np.uintp(7 * TILE)
+        for j in range(0, min(BLOCK, len(ratios) - begin), 2):
+            one, two = ratios[begin + j], ratios[min(begin + j + 1, last)]  # beyond: not read
+            a, b, c, d = one[k], one[k + 1], one[k + 2], one[k + 3]
+            e, f, g, h = one[k + 4], one[k + 5], one[k + 6], one[k + 7]
+            aa, bb, cc, dd = two[k], two[k + 1], two[k + 2], two[k + 3]
+            ee, ff, gg, hh = two[k + 4], two[k + 5], two[k + 6], two[k + 7]
+            to = np.uintp(j) * _LANES
+            for r in range(_LANES):
+                p, q, u, v = errors[p0 + r], errors[p1 + r], errors[p2 + r], errors[p3 + r]
+                w, x, y, z = errors[p4 + r], errors[p5 + r], errors[p6 + r], errors[p7 + r]
+                first, second = sums[to + r], sums[to + _LANES + r]
+                first = first + a * p + b * q + c * u + d * v + e * w + f * x + g * y + h * z
+                second = second + aa * p + bb * q + cc * u + dd * v
+                second = second + ee * w + ff * x + gg * y + hh * z
+                sums[to + r], sums[to + _LANES + r] = first, second
 
 
 def round_block(weight, shared, constants, tables, place, results, scratch):  # type: ignore[no-untyped-def]
     """Round up to BLOCK columns of a tile, from step `begin` on.
 
     weight: fp32 [rows, n]; shared: (order, ratios, weights) of Factor; constants: (absmax, mean or
-    nothing) of the whole matrix; tables: (midpoints, codebook); place: begin, the tile's first row,
-    columns that are rounded to codes, weights of a row and of a block, what they are stored as, and
-    the other columns; results: (codes, kept, losses) of the tile; scratch: (errors, sums).
+    nothing) of the whole matrix; tables: (midpoints, codebook), of more than LINEAR midpoints
+    2^k - 1; place: begin, the tile's first row, columns that are rounded to codes, weights of a row
+    and of a block, what they are stored as, and the other columns; results: (codes, kept, losses)
+    of the tile; scratch: (errors, sums), as add_up has them.
     """
     order, ratios, costs = shared
     absmax, mean = constants
@@ -44,29 +61,52 @@ def round_block(weight, shared, constants, tables, place, results, scratch):  # 
     codes, kept, losses = results
     errors, sums = scratch
     rows, n = weight.shape
-    blocks_a_row = (row + block - 1) // block
+    # From a row to the next: so many blocks on, and so many weights further within one.
+    by_row = row == body
+    blocks_on = (row + block - 1) // block if by_row else body // block
+    weights_on = 0 if by_row else body % block
     scale, center = np.zeros(TILE, np.float32), np.zeros(TILE, np.float32)
     w, x, value = np.zeros(TILE, np.float32), np.zeros(TILE, np.float32), np.zeros(TILE, np.float32)
-    code, raw = np.zeros(TILE, np.int32), value.view(np.uint32)
+    code, raw = np.zeros(TILE, np.uint32), value.view(np.uint32)
     for step in range(begin, min(begin + BLOCK, n)):
-        total, error, column = sums[step - begin], errors[step], order[step]
-        for k in range(begin, step):
-            ratio, before = ratios[step, k], errors[k]
-            for r in range(TILE):
-                total[r] += ratio * before[r]
-        for r in range(rows):
-            w[r] = weight[r, column] - total[r]
+        total, now = np.uintp(step - begin) * _LANES, np.uintp(step) * _LANES
+        column = order[step]
+        k = begin
+        while k + 4 <= step:
+            a, b = ratios[step, k], ratios[step, k + 1]
+            c, d = ratios[step, k + 2], ratios[step, k + 3]
+            first = np.uintp(k) * _LANES
+            second, third = first + _LANES, first + _LANES * np.uintp(2)
+            fourth = third + _LANES
+            for r in range(_LANES):
+                taken = sums[total + r] + a * errors[first + r] + b * errors[second + r]
+                sums[total + r] = taken + c * errors[third + r] + d * errors[fourth + r]
+            k += 4
+        while k < step:
+            a, first = ratios[step, k], np.uintp(k) * _LANES
+            for r in range(_LANES):
+                sums[total + r] += a * errors[first + r]
+            k += 1
+        for r in range(np.uintp(rows)):
+            w[r] = weight[r, column] - sums[total + r]
         kind = stored
         if column >= body:  # it stays in 16 bit
             kind = stored_kept
             value[:] = w
         else:
+            if by_row:
+                owner, within = first_row * blocks_on + column // block, 0
+            else:
+                owner, within = divmod(first_row * body + column, block)
             for r in range(rows):
-                at = (first_row + r) * body + column
-                owner = at // row * blocks_a_row + at % row // block
                 scale[r] = absmax[owner]
                 if mean.size:
                     center[r] = mean[owner]
+                owner += blocks_on
+                within += weights_on
+                if within >= block:
+                    within -= block
+                    owner += 1
             for r in range(TILE):
                 quotient = (w[r] - center[r]) / scale[r]
                 x[r] = quotient if scale[r] > 0 else np.float32(0)
@@ -74,17 +114,15 @@ def round_block(weight, shared, constants, tables, place, results, scratch):  # 
                 code[:] = 0
                 for m in range(midpoints.size):
                     for r in range(TILE):
-                        code[r] += np.int32(midpoints[m] < x[r])
+                        code[r] += np.uint32(midpoints[m] < x[r])
             else:
-                for r in range(TILE):
-                    low, high = np.int32(0), np.int32(midpoints.size)
-                    while low < high:
-                        middle = (low + high) >> 1
-                        if midpoints[middle] < x[r]:
-                            low = middle + 1
-                        else:
-                            high = middle
-                    code[r] = low
+                code[:] = 0
+                width = np.uint32((midpoints.size + 1) >> 1)
+                while width:  # halves of 2^k - 1 midpoints: every row takes the same steps
+                    middle = width - np.uint32(1)
+                    for r in range(TILE):
+                        code[r] += width * np.uint32(midpoints[code[r] + middle] < x[r])
+                    width >>= np.uint32(1)
             for r in range(TILE):
                 value[r] = table[code[r]] * scale[r]
             if mean.size:
@@ -104,11 +142,14 @@ def round_block(weight, shared, constants, tables, place, results, scratch):  # 
             for r in range(TILE):
                 odd = (raw[r] >> np.uint32(16)) & np.uint32(1)
                 raw[r] = (raw[r] + np.uint32(0x7FFF) + odd) & np.uint32(0xFFFF0000)
-        for r in range(TILE):
-            error[r] = w[r] - value[r]
-        for r in range(rows):
-            losses[r] += np.float64(error[r]) * np.float64(error[r]) * costs[step]
-            if column >= body:
+        for r in range(_LANES):
+            errors[now + r] = w[r] - value[r]
+        for r in range(np.uintp(rows)):
+            error = np.float64(errors[now + r])
+            losses[r] += error * error * costs[step]
+        if column >= body:
+            for r in range(rows):
                 kept[r, column - body] = value[r]
-            else:
+        else:
+            for r in range(rows):
                 codes[r, column] = code[r]
