@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kbit.output import add_format, print_frame
+from orchestrator.arguments import belongs_to, whole
 from orchestrator.errors import InputError
 from orchestrator.paths import database_url
 
@@ -33,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="+", help="models or whole families of models.yaml")
     parser.add_argument("--models", type=Path, help="another models.yaml")
     parser.add_argument("--corpus", default="sotu", help="text to read (default: sotu, held out)")
-    parser.add_argument("--windows", type=int, default=20, help="of the model's context (20)")
+    parser.add_argument("--windows", type=whole(1), default=20, help="of the model's context (20)")
     parser.add_argument("--outliers", action="store_true", help="outlier dimensions instead")
     parser.add_argument("--plant", metavar="CHANNELSxFACTOR", help="plant outliers first")
-    parser.add_argument("--seed", type=int, default=0, help="which features are planted (0)")
+    parser.add_argument("--seed", type=whole(0), help="with --plant: which features (0)")
     parser.add_argument("--db", help="also store what was measured in this database")
     add_format(parser)
 
@@ -45,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     planted = parse_plant(args.plant) if args.plant else None
     if planted and args.db:
         raise InputError("--plant: a planted model is no experiment; leave --db out")
-    if args.windows < 1:
-        raise InputError("--windows: at least one")
+    if planted is None:
+        belongs_to("--plant", {"--seed": args.seed})
     import torch
 
     from evaluation.statistics.model_analysis import ModelAnalysis
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
                 entry, args.corpus, device, windows=args.windows
             )
             if planted:
-                plant(model, *planted, args.seed)
+                plant(model, *planted, args.seed or 0)
             analysis = ModelAnalysis(model, windows)
         except (OSError, ValueError) as error:
             raise InputError(f"{entry.name}: {' '.join(str(error).split())}") from None

@@ -15,6 +15,7 @@ import pandas as pd
 
 from kbit.chosen_models import chosen_model
 from kbit.output import add_format, print_frame
+from orchestrator.arguments import belongs_to, does_nothing_beside, whole
 from orchestrator.errors import InputError
 from orchestrator.paths import database_url
 from orchestrator.store.store import Store
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     latency = kinds.add_parser("latency", help="tokens a second of generation, by precision")
     latency.add_argument("model", help="a name of models.yaml")
     latency.add_argument("--models", type=Path, help="another models.yaml")
-    latency.add_argument("--bits", type=int, nargs="+", default=[16, 8, 4, 3, 2])
+    latency.add_argument("--bits", type=whole(2, 16), nargs="+", default=[16, 8, 4, 3, 2])
     latency.add_argument(
         "--integer",
         nargs="+",
@@ -53,9 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=tuple(INTEGER_FORMATS),
         help="also weights and activations as integers; llm-int8 splits off large activations",
     )
-    latency.add_argument("--data-type", default="float", help="default: float")
-    latency.add_argument("--block-size", type=int, default=64, help="default: 64")
-    latency.add_argument("--batch", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    latency.add_argument("--data-type", help="default: float")
+    latency.add_argument("--block-size", type=whole(1), help="default: 64")
+    latency.add_argument("--batch", type=whole(1), nargs="+", help="default: 1 2 4 8 16")
     latency.add_argument(
         "--shapes",
         nargs="+",
@@ -63,12 +64,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="context and self-decoding apart, for batch x tokens in x tokens out: 8x1024x1; "
         "table6: the six of Ahmadian et al.",
     )
-    latency.add_argument("--steps", type=int, default=16, help="tokens timed (default: 16)")
+    latency.add_argument("--steps", type=whole(1), default=16, help="tokens timed (default: 16)")
     latency.add_argument("--db", help="also store the latencies, for kbit optimal and figure 16")
     add_format(latency)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.shapes:
+        does_nothing_beside("--shapes", {"--batch": args.batch})
+    if min(args.bits) == 16:
+        belongs_to(
+            "--bits below 16", {"--data-type": args.data_type, "--block-size": args.block_size}
+        )
     import torch
 
     from evaluation.speed.decoding import seconds_a_step
@@ -76,12 +83,12 @@ def run(args: argparse.Namespace) -> int:
     from kbit.bench_serving import print_serving, serve_shapes, shapes_of
     from kbit.record import store_measurements
 
-    if args.steps < 1 or min(args.batch) < 1:
-        raise InputError("--steps and --batch take whole numbers from 1 up")
     entry = chosen_model(args.model, args.models)
     store = Store.create(database_url(args.db)) if args.db else None
     try:
-        settings = [_config(bits, args.data_type, args.block_size) for bits in args.bits]
+        settings = [
+            _config(bits, args.data_type or "float", args.block_size or 64) for bits in args.bits
+        ]
         settings += [_integer(name) for name in args.integer]
         shapes = shapes_of(args.shapes or [])
     except ValueError as error:
@@ -105,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         model = packed_model(entry, setting, device)
         size = bytes_a_step(model)
         measured = []
-        for batch in args.batch:
+        for batch in args.batch or (1, 2, 4, 8, 16):
             step = seconds_a_step(model, batch, args.steps)
             seconds, roofline = step.seconds, batch * bandwidth / size
             rows.append(

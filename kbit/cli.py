@@ -14,6 +14,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from kbit import sources
+from orchestrator.arguments import Parser
 from orchestrator.errors import InputError, SweepStopped
 from orchestrator.run.interrupt import run_program, say_interrupted
 
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv[:1] and argv[0] in _SHORT:
         gc.disable()
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="kbit",
         description="k-bit inference scaling laws: which model size, at which precision, "
         "is best for a memory budget?",

@@ -7,8 +7,7 @@ import argparse
 import pandas as pd
 
 from analysis.noise.versions import measured_twice
-from kbit.database import open_store
-from kbit.optimal import item_scores_of
+from kbit.database import item_scores_of, open_store
 from kbit.output import add_format, print_frame
 from orchestrator.errors import InputError
 from orchestrator.store.reading import read_results

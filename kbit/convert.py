@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from orchestrator.errors import InputError
+from orchestrator.outputs import folder_to_fill, writing
 
 EXAMPLE = (
     "example: kbit convert model-Q8_0.gguf --output model-16-bit\n"
@@ -22,8 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.output.exists():
-        raise InputError(f"--output {args.output}: is there already; give a new one")
+    output = folder_to_fill(args.output, new=True)
     import torch
 
     from orchestrator.run.worker import quiet_libraries
@@ -31,8 +30,9 @@ def run(args: argparse.Namespace) -> int:
 
     quiet_libraries()
     read = read_gguf(args.file, getattr(torch, args.dtype))
-    read.model.save_pretrained(args.output)
-    read.tokenizer.save_pretrained(args.output)
+    with writing(output):
+        read.model.save_pretrained(output)
+        read.tokenizer.save_pretrained(output)
     stored = ", ".join(f"{count} {name}" for name, count in sorted(read.types.items()))
-    print(f"{args.output}: {stored} tensors, dequantized to {args.dtype}")
+    print(f"{output}: {stored} tensors, dequantized to {args.dtype}")
     return 0

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
+from analysis.curves.metrics import METRICS
 from kbit.database import add_db, open_store
+from orchestrator.arguments import belongs_to, does_nothing_beside
 from orchestrator.errors import InputError
+from orchestrator.outputs import folder_to_fill, writing
 from orchestrator.study.identity import Identified, identify
 from orchestrator.study.models import ModelEntry
 from quantizers.setting import Setting
@@ -65,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answer.add_argument("--from-answer", action="store_true", help="the best that fits --budget")
     answer.add_argument("--budget", help="memory for the weights: 300KiB, 4GiB, or bits")
     answer.add_argument("--family", help="only this family")
-    answer.add_argument("--metric", default="zero_shot")
+    answer.add_argument("--metric", choices=tuple(METRICS), help="default: zero_shot")
     answer.add_argument("--task", help="a task, task set or corpus")
     add_db(parser)
     parser.add_argument("--models", type=Path, help="another models.yaml")
@@ -81,6 +84,7 @@ def _yaml(text: str) -> Any:
 
 
 def run(args: argparse.Namespace) -> int:
+    output = folder_to_fill(args.output)
     choice = _answer(args) if args.from_answer else _asked(args)
     model, setting, said = choice
     print(f"{model.name} at {setting.label}{said}", flush=True)
@@ -94,13 +98,12 @@ def run(args: argparse.Namespace) -> int:
     try:
         written.check(setting)
         statistics = _statistics(identify(model), setting, args)
-        done = export(model.checkpoint, setting, written, args.output, statistics)
+        with writing(output):
+            done = export(model.checkpoint, setting, written, output, statistics)
     except ValueError as error:
         raise InputError(str(error)) from None
-    except OSError as error:
-        raise InputError(f"{args.output}: cannot be written: {error.strerror}") from None
     print(
-        f"{args.output}: {done.file_bytes:,} bytes of weights, {done.bits.total_bits / 8:,.0f} by "
+        f"{output}: {done.file_bytes:,} bytes of weights, {done.bits.total_bits / 8:,.0f} by "
         "kbit's count (16-bit constants, one table a model)"
     )
     return 0
@@ -110,19 +113,19 @@ def _asked(args: argparse.Namespace) -> _Choice:
     """What the options say."""
     if args.model is None:
         raise InputError("give a model, or --from-answer with --budget")
-    if args.budget:
-        raise InputError("--budget goes with --from-answer")
+    answer = ("budget", "family", "metric", "task", "db")
+    belongs_to("--from-answer", {f"--{name}": getattr(args, name) for name in answer})
     given = {name: getattr(args, name) for name in _FACTORS}
     factors: dict[str, Any] = {
         name: _FACTORS[name] if v is None else v for name, v in given.items()
     }
-    if factors["data_type"] != "float":
-        del factors["exponent_bits"]
     try:
         label = _calibration(args).label if args.calibration else None
         setting = Setting.make(**factors, calibration=label)
     except ValueError as error:
         raise InputError(str(error)) from None
+    if not setting.needs_statistics:
+        belongs_to("a method that reads text (gptq)", {"--calibration": args.calibration})
     return _Choice(_entry(args.model, args.models), setting, "")
 
 
@@ -138,17 +141,18 @@ def _answer(args: argparse.Namespace) -> _Choice:
     from orchestrator.store.reading import read_results
     from orchestrator.study.experiment import Experiment
 
+    metric = args.metric or "zero_shot"
     store = open_store(args.db)
     results = read_results(store)
     try:
         budget = parse_budget(args.budget)
-        answers = optimal(results, budget, args.family, args.metric, task=args.task)
+        answers = optimal(results, budget, args.family, metric, task=args.task)
     except ValueError as error:
         raise InputError(str(error)) from None
     fitting = [answer.best_fit for answer in answers if answer.best_fit is not None]
     if not fitting:
         raise InputError(f"{store.url}: no experiment fits {args.budget}")
-    best = (max if larger_is_better(args.metric) else min)(fitting, key=lambda fit: fit.value)
+    best = (max if larger_is_better(metric) else min)(fitting, key=lambda fit: fit.value)
     entry = _entry(best.model, args.models)
     model = identify(entry)
     revision = store.revision_of(model)
@@ -161,13 +165,14 @@ def _answer(args: argparse.Namespace) -> _Choice:
             f"{best.model}: its files are not those that were measured; give the models.yaml of "
             "the sweep, or sweep again"
         )
-    return _Choice(entry, best.setting, f": {args.metric} {best.value:.4f} in {store.url}")
+    return _Choice(entry, best.setting, f": {metric} {best.value:.4f} in {store.url}")
 
 
 def _entry(name: str, models: Path | None) -> ModelEntry:
     from kbit.chosen_models import chosen_model
 
     if Path(name).is_dir():
+        does_nothing_beside(f"the folder {name}", {"--models": models})
         folder = Path(name).resolve()
         return ModelEntry(family=folder.name, name=folder.name, path=str(folder))
     return chosen_model(name, models)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from kbit.database import add_db, open_store
 from orchestrator.errors import InputError
+from orchestrator.outputs import folder_to_fill, writing
 from orchestrator.store.reading import read_item_scores, read_results
 
 if TYPE_CHECKING:
@@ -60,20 +61,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    folder = folder_to_fill(args.output, new=True)
     store = open_store(args.db)
     results = read_results(store)
     if results.empty:
         raise InputError(f"{store.url}: no results yet; run a sweep first")
-    items, folder = _items(store, results), args.output
-    try:
+    items = _items(store, results)
+    with writing(folder):
         folder.mkdir(parents=True)
         results.to_parquet(folder / "results.parquet", index=False)
         items.to_parquet(folder / "items.parquet", index=False)
         (folder / "README.md").write_text(_card(store, results, len(items)), encoding="utf-8")
-    except FileExistsError:
-        raise InputError(f"--output {folder}: is there already; give a new one") from None
-    except OSError as error:
-        raise InputError(f"--output {folder}: cannot be written: {error.strerror}") from None
     print(f"{len(results):,} results and {len(items):,} scores of items: {folder}")
     return 0
 

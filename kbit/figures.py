@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from analysis.curves.scaling import AXES
 from kbit.database import add_db, open_store
+from orchestrator.arguments import belongs_to
 from orchestrator.errors import InputError
-from orchestrator.paths import results_dir
+from orchestrator.outputs import folder_to_fill, results_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +26,7 @@ EXAMPLE = (
     "PNG and SVG need a Chrome or Chromium browser on this machine."
 )
 WIDTH = 1200  # px; heights are the figures' own
+WEIGHTS = "figure-06-codes-on-weights"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.format != "html":
         need_renderer("or take html")
+    folder = folder_to_fill(args.output) if args.output else results_folder() / "figures"
     store = open_store(args.db)
     results = drawable(mark_screened(read_results(store), store))
     if results.empty:
@@ -56,13 +59,14 @@ def run(args: argparse.Namespace) -> int:
     figures: dict[str, Callable[[], go.Figure]] = {
         name: partial(draw, results, axis=args.axis) for name, draw in FIGURES.items()
     }
-    figures["figure-06-codes-on-weights"] = partial(weights_figure_of, store, args.weights)
+    figures[WEIGHTS] = partial(weights_figure_of, store, args.weights)
     figures["figure-16-speed"] = partial(_speed_figure, results)
     wanted = args.only or [""]
     names = [name for name in sorted(figures) if any(part in name for part in wanted)]
     if not names:
         raise InputError(f"--only {', '.join(wanted)}: figures are {', '.join(sorted(figures))}")
-    folder = (args.output or results_dir() / "figures").resolve()
+    if WEIGHTS not in names:
+        belongs_to(f"--only {WEIGHTS}", {"--weights": args.weights})
     written = write_figures({name: figures[name] for name in names}, folder, args.format)
     print(f"{written} figures: {folder}")
     return 0
@@ -114,7 +118,7 @@ def illustrations(store: Store, results: pd.DataFrame) -> dict[str, go.Figure]:
     """Figures 6 and 16, which are not scaling curves, where there is what they show."""
     made: dict[str, go.Figure] = {}
     with suppress(ValueError):
-        made["figure-06-codes-on-weights"] = weights_figure_of(store)
+        made[WEIGHTS] = weights_figure_of(store)
     with suppress(ValueError):
         made["figure-16-speed"] = _speed_figure(results)
     return made

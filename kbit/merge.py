@@ -7,6 +7,7 @@ from contextlib import closing
 
 from kbit.database import open_store
 from orchestrator.errors import InputError
+from orchestrator.outputs import file_to_write
 from orchestrator.paths import database_url
 from orchestrator.store.engine import sqlite_file
 from orchestrator.store.merging import merge
@@ -27,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     url = database_url(args.output)
     file = sqlite_file(url)
+    if file is not None:
+        file_to_write(file)
     if file is not None and file.exists():
         raise InputError(f"--output {file}: is there already; give a new one")
     sources = [open_store(db) for db in args.databases]

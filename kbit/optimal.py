@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from functools import partial
-from pathlib import Path
 
 import pandas as pd
 
 from analysis.answers.costs import setting_costs
 from analysis.answers.inverse import pareto_front, smallest_budget
 from analysis.answers.latency import LATENCY
-from analysis.answers.memory import Serving, cache_bits_per_token, choices_for_memory
 from analysis.answers.optimal import check_family, optimal
 from analysis.answers.serving import METRICS as SERVING
-from analysis.answers.serving import serving_table
 from analysis.answers.shares import optimal_table
 from analysis.answers.universal import certain_shares
-from analysis.curves.budget import format_bits, parse_budget
+from analysis.curves.budget import parse_budget
 from analysis.curves.metrics import METRICS, needed_rows
 from analysis.curves.names import name_metric
 from analysis.curves.points import curve_points
@@ -36,17 +31,13 @@ from analysis.findings.wording import (
     verdict_sentence,
 )
 from analysis.noise.bootstrap import ItemScores
-from kbit.database import add_db, open_store
+from kbit.database import add_db, item_scores_of, open_store, screened_out
 from kbit.formats import print_degradation, print_formats, print_shares
+from kbit.memory import print_memory
 from kbit.output import add_format, print_frame
+from orchestrator.arguments import belongs_to, does_nothing_beside, positive, whole
 from orchestrator.errors import InputError
-from orchestrator.store.reading import (
-    mark_screened,
-    model_sources,
-    read_item_scores,
-    read_results,
-    screened_axes,
-)
+from orchestrator.store.reading import mark_screened, read_results
 from orchestrator.store.store import Store
 
 EXAMPLE = (
@@ -70,7 +61,6 @@ TABLE_COLUMNS = [
 ]
 COST_COLUMNS = ["model", "setting", "value", "difference", "low", "high", "errors"]
 SPEED = {(None, name) for name in (LATENCY, *SERVING)}
-MEMORY_ROWS = 15  # choices a person is shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     question.add_argument("--budget", help="memory for the weights: 300KiB, 4GiB, or bits")
     question.add_argument(
         "--reach",
-        type=float,
+        type=positive,
         metavar="VALUE",
         help="the smallest budget with this accuracy (0.62), cross-entropy or perplexity",
     )
@@ -92,8 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     question.add_argument(
         "--degradation", action="store_true", help="percent lost against 16 bit, by task"
     )
-    parser.add_argument("--context", type=int, default=0, help="with --memory: tokens to keep room")
-    parser.add_argument("--batch", type=int, default=1, help="with --memory: sequences at a time")
+    parser.add_argument("--context", type=whole(0), help="with --memory: tokens to keep room (0)")
+    parser.add_argument("--batch", type=whole(1), help="with --memory: sequences at a time (1)")
     parser.add_argument("--family", help="only this family")
     parser.add_argument(
         "--metric",
@@ -103,14 +93,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task", help="a task, task set or corpus (default: what most experiments were scored on)"
     )
-    parser.add_argument(
-        "--axis", choices=tuple(AXES), default="total", help="what counts as size (default: total)"
-    )
+    parser.add_argument("--axis", choices=tuple(AXES), help="what counts as size (default: total)")
     add_db(parser)
     add_format(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    _check_together(args)
+    args.axis = args.axis or "total"
     try:
         for text in (args.budget, args.memory):
             if text is not None:
@@ -128,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
             elif args.reach is not None:
                 _reach(results, args)
             elif args.memory is not None:
-                _memory(results, store, args)
+                print_memory(results, store, args)
             elif args.formats:
                 print_shares(_asked(results, args), item_scores_of(store), args.format)
             elif args.degradation:
@@ -144,6 +134,17 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise InputError(str(error)) from None
     return 0
+
+
+def _check_together(args: argparse.Namespace) -> None:
+    if args.memory is None:
+        belongs_to("--memory", {"--context": args.context, "--batch": args.batch})
+    elif args.context is None:
+        belongs_to("--context", {"--batch": args.batch})
+    if args.memory is not None:  # it counts the whole model
+        does_nothing_beside("--memory", {"--axis": args.axis})
+    if args.degradation:  # every task by its own metric, against 16 bit of the same model
+        does_nothing_beside("--degradation", {"--axis": args.axis, "--metric": args.metric})
 
 
 def _answerable(store: Store, args: argparse.Namespace) -> tuple[str, pd.DataFrame]:
@@ -173,23 +174,6 @@ def _has(results: pd.DataFrame, metric: str, args: argparse.Namespace) -> bool:
         return len(curve_points(results, metric, args.task)) > 0
     except ValueError:  # not on this task
         return False
-
-
-def screened_out(store: Store, axis: str) -> str:
-    """What an adaptive sweep's screening leaves undetermined on an axis; "" where nothing is."""
-    blind = {family: axes for family, axes in screened_axes(store).items() if axis not in axes}
-    if not blind:
-        return ""
-    asked = " and ".join(sorted(set.union(*blind.values()) - {""})) or "no"
-    return (
-        f"{', '.join(blind)}: undetermined on this axis: experiments were dropped by screening, "
-        f"which asked about {asked} bits"
-    )
-
-
-def item_scores_of(store: Store) -> ItemScores:
-    """The stored per-item scores, as the bootstrap asks for them."""
-    return partial(read_item_scores, store)
 
 
 def _asked(
@@ -224,52 +208,6 @@ def _reach(results: pd.DataFrame, args: argparse.Namespace) -> None:
     print_frame(table, args.format)
     if args.format == "table":
         _print_what_was_counted(args)
-
-
-def _memory(results: pd.DataFrame, store: Store, args: argparse.Namespace) -> None:
-    if args.axis != "total":
-        raise InputError("--memory counts the whole model: leave out --axis")
-    cache = {
-        model: _cache_bits(folder)
-        for model, folder in (model_sources(store).items() if args.context else ())
-    }
-    budget = parse_budget(args.memory)
-    table = choices_for_memory(
-        results,
-        budget,
-        cache,
-        Serving(args.context, args.batch),
-        args.family,
-        args.metric,
-        args.task,
-    )
-    if args.format != "table":
-        print_frame(table, args.format)
-        return
-    sizes = {c: [format_bits(bits) for bits in table[c]] for c in ("weights", "cache", "needed")}
-    shown = table.assign(**sizes).drop(columns=["bits", "data_type", "block_size"])
-    if len(shown):
-        print_frame(shown.groupby("task").head(MEMORY_ROWS).dropna(axis=1, how="all"), "table")
-    unknown = sorted(model for model in cache if cache[model] is None)
-    served = serving_table(results)
-    if len(served):
-        print("\nwhat serving them costs, as measured (kbit bench latency --shapes):")
-        print_frame(served.dropna(axis=1, how="all"), "table")
-    if unknown:
-        print(f"left out, no config.json here that sizes the context: {', '.join(unknown)}")
-    print(
-        f"{len(table)} experiments fit in {format_bits(budget)} with {args.context} tokens x "
-        f"{args.batch}; activations and the runtime's own memory are not counted"
-    )
-
-
-def _cache_bits(source: str) -> int | None:
-    """Bits of context memory a token, from a local model directory's config.json."""
-    try:
-        config = json.loads((Path(source) / "config.json").read_text())
-        return cache_bits_per_token(config) if isinstance(config, dict) else None
-    except (OSError, ValueError, TypeError):  # not there, not JSON, or not numbers
-        return None
 
 
 def _overview(results: pd.DataFrame, scores: ItemScores, args: argparse.Namespace) -> None:

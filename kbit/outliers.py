@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from kbit.output import add_format, print_frame
+from orchestrator.arguments import whole
 from orchestrator.errors import InputError
 
 EXAMPLE = (
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="+", help="models or whole families of models.yaml")
     parser.add_argument("--models", type=Path, help="another models.yaml")
     parser.add_argument("--corpus", default="sotu", help="text to read (default: sotu, held out)")
-    parser.add_argument("--max-tokens", type=int, default=8192, help="of it (default: 8192)")
+    parser.add_argument("--max-tokens", type=whole(2), default=8192, help="of it (default: 8192)")
     parser.add_argument("--db", help="also store what was measured in this database")
     add_format(parser)
 

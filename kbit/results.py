@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 
+import pandas as pd
+
 from analysis.curves.settings import settings_of
 from kbit.database import add_db, open_store
 from kbit.output import add_format, print_frame
 from orchestrator.errors import InputError
+from orchestrator.store.reading import experiment_origins, protocol_settings
+from orchestrator.store.store import Store
 from quantizers.recipes import recipe_of
 from quantizers.setting import SETTING_COLUMNS
 
 EXAMPLE = "example: kbit results --family sotu-neox --bits 4 --metric cross_entropy --format csv"
 FILTERS = {"family": str, "model": str, "bits": float, "data_type": str, "task": str, "metric": str}
 FILTERS |= {"variant": str, "seed": int, "step": int}  # of models that a study trained
-SHORT_COLUMNS = [
+SETTING_PART = [
     "model",
     "bits",
     "data_type",
@@ -23,15 +27,11 @@ SHORT_COLUMNS = [
     "scope",
     "bits_per_param",
     "total_bits",
-    "task",
-    "metric",
-    "value",
-    "stderr",
-    "n_items",
 ]
+VALUE_PART = ["metric", "value", "stderr", "n_items"]
 # Shown where rows differ in them.
-VARIED_COLUMNS = [name for name in SETTING_COLUMNS if name not in SHORT_COLUMNS]
-VARIED_COLUMNS += ["variant", "seed", "step"]
+VARIED_COLUMNS = [name for name in SETTING_COLUMNS if name not in SETTING_PART]
+VARIED_COLUMNS += ["source", "variant", "seed", "step"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,10 +57,36 @@ def run(args: argparse.Namespace) -> int:
     if args.format != "table":
         print_frame(rows, args.format)  # programs get all columns
         return 0
+    rows = rows.reset_index(drop=True)
+    measured = _varied(_settings_of_protocols(rows, store), rows["task"])
+    models = _varied(_origins(rows, store), rows["model"])
     recipes = [recipe_of(setting) for setting in settings_of(rows)]
     varied = [name for name in VARIED_COLUMNS if rows[name].nunique() > 1]
-    short = rows[[*SHORT_COLUMNS[:-7], *varied, *SHORT_COLUMNS[-7:]]]
+    told = [rows[SETTING_PART], rows[varied], models, rows[["task"]], measured, rows[VALUE_PART]]
+    short = pd.concat(told, axis=1)
     if any(recipes):
         short = short.assign(recipe=[name or "" for name in recipes])
     print_frame(short, args.format)
     return 0
+
+
+def _settings_of_protocols(rows: pd.DataFrame, store: Store) -> pd.DataFrame:
+    """How each row was measured, a column each of what its protocol says, as text."""
+    known = protocol_settings(store)
+    return pd.DataFrame([known[id_] for id_ in rows["protocol"]], dtype=object).map(_text)
+
+
+def _origins(rows: pd.DataFrame, store: Store) -> pd.DataFrame:
+    """What an experiment's id holds beside its setting."""
+    return experiment_origins(store).loc[rows["experiment_id"]].reset_index(drop=True)
+
+
+def _varied(columns: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
+    """Those that tell rows of one group (of a task, of a model) apart."""
+    different = columns.groupby(groups).nunique(dropna=False).gt(1).any()
+    return columns.loc[:, [name for name in columns if different.get(name, False)]]
+
+
+def _text(value: object) -> object:
+    absent = value is None or (isinstance(value, float) and pd.isna(value))
+    return None if absent else str(value)

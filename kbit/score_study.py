@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,8 +143,9 @@ def _database(study: OpenedStudy) -> Path:
 def _add(study: OpenedStudy, entries: Sequence[ModelEntry], analyzed: Sequence[ModelEntry]) -> None:
     """Analyze some of the models, then add all rows of `entries` to the stored results."""
     from analysis.documents.study_data import add_to_study
+    from kbit.database import item_scores_of
     from orchestrator.paths import database_url
-    from orchestrator.store.reading import read_item_scores, read_results
+    from orchestrator.store.reading import read_results
     from orchestrator.store.store import Store
 
     with closing(Store.create(database_url(str(_database(study))))) as store:
@@ -153,7 +153,7 @@ def _add(study: OpenedStudy, entries: Sequence[ModelEntry], analyzed: Sequence[M
             _analyze(study, entry, store)
         rows = read_results(store)
         mine = rows["model"].isin([entry.name for entry in entries])
-        add_to_study(study.results, rows[mine], partial(read_item_scores, store))
+        add_to_study(study.results, rows[mine], item_scores_of(store))
 
 
 def _analyze(study: OpenedStudy, entry: ModelEntry, store: Store) -> None:

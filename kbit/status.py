@@ -28,8 +28,9 @@ FAILURE_COLUMNS = [
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_db(parser)
     add_format(parser)
-    parser.add_argument("--failed", action="store_true", help="list the failed experiments")
-    parser.add_argument(
+    listed = parser.add_mutually_exclusive_group()
+    listed.add_argument("--failed", action="store_true", help="list the failed experiments")
+    listed.add_argument(
         "--worse", action="store_true", help="list matrices where GPTQ did worse than nearest"
     )
 

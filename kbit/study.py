@@ -15,6 +15,7 @@ from kbit.database import open_store
 from kbit.figures import need_renderer, write_figures
 from kbit.sites import QUANTITIES
 from orchestrator.errors import InputError
+from orchestrator.outputs import file_to_write, folder_to_fill, writing
 from orchestrator.paths import IS_CHECKOUT, ROOT, results_dir
 
 EXAMPLE = (
@@ -62,12 +63,13 @@ def run(args: argparse.Namespace) -> int:
     kept = ROOT / "docs" if IS_CHECKOUT and not args.db else results_dir()
     usual = kept / paper.folder
     folder: Path = (args.folder or usual).resolve()
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; give the folder that holds results.csv.gz")
+    folder_to_fill(folder, "FOLDER")
+    document = file_to_write(folder.with_suffix(".md"), "document")
     if not args.text_only:
         need_renderer("or give --text-only")
     if args.db:
-        _renew(folder, args.db)
+        with writing(folder, "FOLDER"):
+            _renew(folder, args.db)
     try:
         study = Study(*read_study(folder), read_tables(folder))
     except FileNotFoundError as error:
@@ -83,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
         text = study_document(paper, study, args.title or named[0].upper() + named[1:], shown)
     except ValueError as error:
         raise InputError(f"{folder}: {error}") from None
-    document = folder.with_suffix(".md")
-    document.write_text(text, encoding="utf-8")
+    with writing(document, "document"):
+        document.write_text(text, encoding="utf-8")
     print(f"study: {document}")
     return 0
 

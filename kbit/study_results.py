@@ -14,8 +14,8 @@ from analysis.curves.budget import parse_budget
 from analysis.curves.scaling import scaling_curves
 from analysis.documents.report import metrics_of
 from analysis.figures.strips import optimal_figure
-from kbit.database import find_store
-from orchestrator.store.reading import mark_screened, read_item_scores, read_results
+from kbit.database import find_store, item_scores_of
+from orchestrator.store.reading import mark_screened, read_results
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -44,8 +44,7 @@ class StudyResults:
 
     @property
     def _scores(self) -> ItemScores:
-        store = self._store
-        return lambda *asked: read_item_scores(store, *asked)
+        return item_scores_of(self._store)
 
     def results(self, family: str | None = None) -> pd.DataFrame:
         """Every stored metric, a row each: the columns of the flat view `results`."""

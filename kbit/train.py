@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from orchestrator.errors import InputError
+from orchestrator.outputs import folder_to_fill
 from orchestrator.paths import SHIPPED
 
 EXAMPLE = (
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    output = folder_to_fill(args.output)
     from training.memory import keep_freed_memory
 
     keep_freed_memory()  # before torch is imported
@@ -51,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         if not (args.tokenizer / "tokenizer.json").exists():
             train_tokenizer(text.training, args.tokenizer, recipe.vocab_size, recipe.context)
         tokenizer = load_tokenizer(args.tokenizer)
-        train(recipe, tokenizer, args.output, text, log=lambda line: print(line, flush=True))
+        train(recipe, tokenizer, output, text, log=lambda line: print(line, flush=True))
     except (ValueError, DiskFull) as error:
         raise InputError(str(error)) from None
     return 0

@@ -33,6 +33,7 @@ if __name__ == "__main__":  # started as a script: the sibling packages lie one 
         )
         sys.exit(2)
 
+from orchestrator.arguments import Parser, belongs_to
 from orchestrator.errors import InputError, Rescued, SweepStopped
 from orchestrator.paths import database_url, find_sweep
 from orchestrator.run.interrupt import Stopped, current, run_program, say_interrupted
@@ -80,6 +81,8 @@ def run(args: argparse.Namespace, worker: Callable[[], Any] | None = None) -> in
     3: the cluster or the database is gone. 130: interrupted. The same command then goes on.
     `worker` makes what runs the jobs in each worker process; by default an orchestrator.run.worker.
     """
+    if args.executor == "local":
+        belongs_to("--executor ray", {"--wait": args.wait})
     args.sweep = find_sweep(args.sweep)
     sweep = load_sweep(args.sweep)
     families = load_models(args.models)
@@ -112,7 +115,6 @@ def _run(
 
     interrupt = current()
     with _database(database_url(args.db, sweep.name)) as store:
-        print(f"database: {store.url}", flush=True)
         plan = as_stored(plan, store.revision_of)
         missing = missing_protocols(plan.asked, store.stored_measurements())
         drop_unavailable(plan, {experiment.model.name for experiment, _ in missing})
@@ -123,6 +125,7 @@ def _run(
             raise problems[-1]
         for line in refusal_lines(plan.refused):
             print(f"error: {line}", file=sys.stderr, flush=True)
+        print(f"database: {store.url}", flush=True)
         try:
             with interrupt:
                 stages = Stages(sweep, plan, store, device, workforce, interrupt)
@@ -159,7 +162,9 @@ def _database(url: str) -> Iterator[Store]:
         except (InputError, SweepStopped) as error:
             if not made or isinstance(error, Rescued) or not store.attempts().empty:
                 raise
-            problem = error
+            problem: Exception = error
+            if isinstance(error, SweepStopped):  # its name has been said
+                problem = SweepStopped(f"{error}; nothing was stored, so no database is left")
     assert file is not None
     for suffix in ("", "-wal", "-shm", ".lock"):
         file.with_name(file.name + suffix).unlink(missing_ok=True)
@@ -182,7 +187,7 @@ def _print_outcome(plan: Plan, failed: int, verdict: Verdict | None, url: str) -
 
 
 def main(argv: list[str] | None = None, worker: Callable[[], Any] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="sweep.py",
         description=__doc__,
         epilog=EXAMPLE,

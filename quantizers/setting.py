@@ -27,6 +27,8 @@ WEIGHTINGS = ("plain", "hessian")
 GPTQ_OPTIONS = ("order", "damping", "hessian", "dead")
 HESSIANS = ("original", "sequential")
 DEAD = ("nearest", "zero")
+# What 16-bit weights have, too.
+BESIDE_16_BIT = ("bits", "folding", "activations", "kv", "calibration")
 
 
 def base_type(data_type: str | None) -> str | None:

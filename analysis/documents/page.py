@@ -62,7 +62,6 @@ def write_page(path: Path, text: str) -> None:
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, not a file", str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
         partial = Path(file.name)
     try:

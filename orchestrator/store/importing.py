@@ -46,7 +46,11 @@ def read_import(path: Path, source: str, defaults: Mapping[str, str]) -> list[Im
             raise InputError(f"column {name!r} is unknown; known are {', '.join(KNOWN)}")
     is_json = path.suffix == ".json" or text.lstrip().startswith("{")
     raw = lm_eval_rows(text, path) if is_json else _csv_rows(text, path)
-    rows, problems = [], []
+    for name in defaults:
+        if raw and all(name in given and not _missing(name, given[name]) for _, given in raw):
+            raise InputError(f"{path}: has a {name} in every row: leave out --set {name}")
+    rows: list[ImportedRow] = []
+    problems: dict[str, list[str]] = {}  # reason -> where
     seen: dict[tuple[str, str, str], str] = {}  # experiment id, protocol id, metric -> place
     sized: dict[str, tuple[str, dict[str, Any]]] = {}
     for place, given in raw:
@@ -63,7 +67,7 @@ def read_import(path: Path, source: str, defaults: Mapping[str, str]) -> list[Im
             seen[key] = place
             rows.append(row)
         except ValueError as error:
-            problems.append(f"{place}: {error}")
+            problems.setdefault(str(error), []).append(place)
     if problems:
         raise InputError(f"{path}: nothing imported: {_listed(problems)}")
     if not rows:
@@ -77,9 +81,14 @@ def _missing(column: str, cell: Any) -> bool:
     return cell is None or str(cell).lower() in (_UNKNOWN[:1] if column == "value" else _UNKNOWN)
 
 
-def _listed(problems: list[str]) -> str:
-    more = len(problems) - _MOST_SHOWN
-    return "; ".join(problems[:_MOST_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+def _listed(problems: Mapping[str, list[str]]) -> str:
+    """Each reason once, with the first place that it was met at."""
+    told = [
+        f"{places[0]}{f' and {len(places) - 1} more' if len(places) > 1 else ''}: {reason}"
+        for reason, places in problems.items()
+    ]
+    more = len(told) - _MOST_SHOWN
+    return "; ".join(told[:_MOST_SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _csv_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:

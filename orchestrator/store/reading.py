@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -134,6 +135,23 @@ def model_sources(store: Store) -> dict[str, str]:
     query = select(ExperimentRow.model, ExperimentRow.model_source).order_by(ExperimentRow.number)
     with store.reading() as connection:
         return {model: source for model, source in connection.execute(query.distinct())}
+
+
+def protocol_settings(store: Store) -> dict[str, dict[str, Any]]:
+    """Protocol id -> what it says of how something was measured (see evaluation/protocols.py)."""
+    with store.reading() as connection:
+        found = connection.execute(select(ProtocolRow.id, ProtocolRow.settings))
+        return {id_: settings for id_, settings in found.tuples()}
+
+
+def experiment_origins(store: Store) -> pd.DataFrame:
+    """What experiments of one model and setting may differ in: `revision` of the weights,
+    `load_dtype` and `compute_dtype`, by `experiment_id`."""
+    names = ("revision", "load_dtype", "compute_dtype")
+    columns = [ExperimentRow.__table__.c[name] for name in names]
+    with store.reading() as connection:
+        frame = pd.read_sql(select(ExperimentRow.id.label("experiment_id"), *columns), connection)
+    return frame.set_index("experiment_id")
 
 
 def screened_axes(store: Store) -> dict[str, set[str]]:

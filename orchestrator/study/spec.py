@@ -18,7 +18,7 @@ from orchestrator.errors import InputError
 from orchestrator.study.calibrations import Calibration
 from orchestrator.study.models import ModelEntry, first_problem, load_yaml
 from quantizers.recipes import RECIPES
-from quantizers.setting import Setting
+from quantizers.setting import BESIDE_16_BIT, Setting, base_type
 
 # What a grid may list, and what it has otherwise. The method follows from bits and rounding,
 # whether blocks cross rows from how their size is spelled; options of GPTQ stand with it.
@@ -33,6 +33,10 @@ FACTORS: dict[str, Any] = {
 
 def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
+
+
+def _are_16(given: dict[str, Any]) -> bool:
+    return "bits" in given and all(bits == 16 for bits in _as_list(given["bits"]))
 
 
 class _Strict(BaseModel):
@@ -70,6 +74,7 @@ class Grid(BaseModel):
                 raise ValueError(f"{name}: unknown key")
             if value == []:
                 raise ValueError(f"{name}: an empty list asks for nothing")
+        self._check_effect(given)
         if self.recipe:
             try:
                 self.of_recipes()  # each is checked as a grid of its own
@@ -84,13 +89,27 @@ class Grid(BaseModel):
                 raise ValueError(f"exponent_bits: {bits!r} is none of this grid's bits")
             if choices == []:
                 raise ValueError(f"exponent_bits: {bits}: an empty list asks for nothing")
+        floats = any(base_type(str(name)) == "float" for name in self.choices("data_type"))
+        if given.get("exponent_bits", "default") != "default" and not floats:
+            raise ValueError("exponent_bits: only the float data type has them; leave it out")
         return self
+
+    def _check_effect(self, given: dict[str, Any]) -> None:
+        """Raises ValueError for a factor that no setting of the grid has."""
+        idle = [name for name in given if name not in BESIDE_16_BIT]
+        if idle and _are_16(given):
+            raise ValueError(
+                f"{idle[0]}: does nothing at 16 bit, where no weight is quantized; leave it out, "
+                "or add fewer bits"
+            )
 
     def of_recipes(self) -> list[Grid]:
         """One grid a recipe, without the name; the grid itself where it names none."""
         given: dict[str, Any] = self.model_extra or {}
-        bundles = [{**RECIPES[name].factors, **given} for name in self.recipe]
-        return [Grid.model_validate(factors) for factors in bundles] or [self]
+        bundles: list[dict[str, Any]] = [dict(RECIPES[name].factors) for name in self.recipe]
+        if _are_16(given):
+            bundles = [{k: v for k, v in b.items() if k in BESIDE_16_BIT} for b in bundles]
+        return [Grid.model_validate({**b, **given}) for b in bundles] or [self]
 
     def choices(self, factor: str) -> list[Any]:
         """The values of one factor."""
@@ -152,7 +171,8 @@ class Compute(_Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int | None = Field(default=None, ge=1)
     threads_per_worker: int = Field(default=1, ge=1)
-    timeout: float | None = Field(default=6 * 3600, gt=0)  # seconds an experiment, with its load
+    # Seconds an experiment may take, with its load.
+    timeout: float | None = Field(default=6 * 3600, gt=0, allow_inf_nan=False)
 
 
 class Sweep(_Strict):

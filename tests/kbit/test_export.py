@@ -99,7 +99,8 @@ def test_the_model_must_be_what_was_measured(database: Path, tmp_path: Path) -> 
     ],
 )
 def test_mistakes_are_one_line(arguments: list, message: str, database: Path, tmp_path) -> None:
-    given = [*arguments, "--db", database, "--output", tmp_path / "x"]
+    source = ["--db", database] if "--from-answer" in arguments else []
+    given = [*arguments, *source, "--output", tmp_path / "x"]
     run = kbit("export", *given)
     assert run.returncode == 2 and message in run.stderr, run.stderr
     assert len([line for line in run.stderr.splitlines() if line.startswith("error")]) == 1

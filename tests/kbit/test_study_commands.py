@@ -8,7 +8,7 @@ import pytest
 
 from analysis.answers.latency import LATENCY, ROOFLINE
 from analysis.findings.outliers import PAIRS, TASK
-from kbit.optimal import _cache_bits
+from kbit.memory import _cache_bits
 from orchestrator.paths import ROOT
 from orchestrator.store.reading import read_results
 from orchestrator.store.store import Store

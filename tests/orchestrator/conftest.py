@@ -17,6 +17,10 @@ corpora:
 """
 
 
+# The baseline alone: 16 bit has none of the other factors.
+TO_16_BIT = ("[16, 4, 3], data_type: float, block_size: 64", "16")
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     path = tmp_path / "study.yaml"

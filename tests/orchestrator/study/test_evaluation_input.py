@@ -18,6 +18,7 @@ from orchestrator.study.models import ModelEntry
 from orchestrator.sweep import main
 from quantizers.loading import load_model
 from quantizers.setting import Setting
+from tests.orchestrator.conftest import TO_16_BIT
 
 OWN = ROOT / "tests" / "evaluation" / "own_items"
 
@@ -45,7 +46,7 @@ tasks:
 corpora:
   - {{name: c4, data_files: {tmp_path / "web.txt"}}}
 """
-    text = study.read_text().replace("[16, 4, 3]", "16").split("tasks:")[0]
+    text = study.read_text().replace(*TO_16_BIT).split("tasks:")[0]
     study.write_text(text + local)
     assert sweep(study) == 0
     results = Store.open(f"sqlite:///{study.parent}/t.db").results()
@@ -56,7 +57,7 @@ corpora:
 def test_a_context_longer_than_the_models_is_a_stored_failure(study, monkeypatch):
     """Where the model's config was not known before, as one on the hub may not be."""
     monkeypatch.setattr("orchestrator.study.context_check.context_of", lambda entry: None)
-    study.write_text(study.read_text().replace("[16, 4, 3]", "16") + "context: 512\n")
+    study.write_text(study.read_text().replace(*TO_16_BIT) + "context: 512\n")
     assert sweep(study) == 1
     (error,) = Store.open(f"sqlite:///{study.parent}/t.db").failed_experiments().values()
     assert "context 512 exceeds the 256 tokens" in error and "\n" not in error

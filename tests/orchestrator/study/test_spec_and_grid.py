@@ -141,6 +141,7 @@ def test_exponent_bits_by_precision(tmp_path):
             r"corpora\.0: .*absent\.txt.*neither a file",
         ),
         (("tasks: sotu", "corpora: no-such-corpus"), r"corpora\.0: .*no-such-corpus"),
+        (("data_type: float", "data_type: int, exponent_bits: 2"), r"only the float data type"),
         (("tasks: sotu", "corpora: []"), r"nothing to measure"),
         (("tasks: sotu", "tasks: sotu\nstrategy: adaptive"), r"adaptive samples a corpus"),
         (("[sotu-neox-32x2]", "[]"), r"models: "),
@@ -156,6 +157,49 @@ def test_mistakes_are_one_line_with_file_key_and_reason(tmp_path, change, messag
         plan_of(path)
     assert "\n" not in str(error.value)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "factor",
+    [
+        "data_type: int",
+        "block_size: 64",
+        "block_size: row",
+        "outlier_fraction: 0.02",
+        "centered: true",
+        "scope: all",
+        "scales: clipped",
+        "rounding: gptq",
+        "attention_bits: 8",
+    ],
+)
+def test_a_factor_of_weights_alone_needs_weights_below_16_bit(tmp_path, factor):
+    given = "{bits: [16, 4], data_type: float, block_size: 64}"
+    for bits in ("16", "[16]"):
+        path = sweep_file(tmp_path, GOOD.replace(given, f"{{bits: {bits}, {factor}}}"))
+        name = factor.partition(":")[0]
+        with pytest.raises(InputError, match=f"grids.0: .*{name}: does nothing at 16 bit"):
+            load_sweep(path)
+    if "gptq" not in factor and "attention" not in factor:
+        path = sweep_file(tmp_path, GOOD.replace(given, f"{{bits: [16, 4], {factor}}}"))
+        assert len(plan_of(path).experiments) == 2
+    kept = GOOD.replace(given, "{bits: 16, activations: {token: 8}}")
+    assert plan_of(sweep_file(tmp_path, kept)).experiments[0].setting.activations == "token 8"
+
+
+def test_a_recipe_at_16_bit_is_what_it_does_beside_weights(tmp_path):
+    text = GOOD.replace(
+        "{bits: [16, 4], data_type: float, block_size: 64}", "{recipe: vectorwise-w8a8, bits: 16}"
+    )
+    (experiment,) = plan_of(sweep_file(tmp_path, text)).experiments
+    assert experiment.setting.label == "16-bit A8 token"
+
+
+@pytest.mark.parametrize("timeout", [".inf", ".nan", "-1", "0"])
+def test_a_timeout_is_a_number_of_seconds(tmp_path, timeout):
+    path = sweep_file(tmp_path, GOOD + f"compute: {{timeout: {timeout}}}\n")
+    with pytest.raises(InputError, match=r"compute\.timeout: "):
+        load_sweep(path)
 
 
 def test_local_data_reaches_the_jobs_by_content(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from quantizers import loading
 from quantizers.checkpoint import UnusableModel
 from quantizers.hub import HubUnreachable, Repository
 from quantizers.resident import ResidentModel
+from tests.orchestrator.conftest import TO_16_BIT
 
 EMBEDDED = ROOT / "models" / "sotu-neox-32x2"
 
@@ -132,9 +133,7 @@ def test_a_model_that_computes_nan_is_not_scored(study, tmp_path, capfd) -> None
         max_position_embeddings=256, axial_pos_embds=False, is_decoder=True, **size, **chunks,
     )  # fmt: skip
     ReformerModelWithLMHead(config).save_pretrained(tmp_path / "reformer")
-    study.write_text(
-        study.read_text().replace("[sotu-neox-32x2]", "[m]").replace("[16, 4, 3]", "16")
-    )
+    study.write_text(study.read_text().replace("[sotu-neox-32x2]", "[m]").replace(*TO_16_BIT))
     models = models_file(tmp_path, m=tmp_path / "reformer")
     assert sweep(study, models) == 2
     printed = "".join(capfd.readouterr())
