@@ -67,6 +67,17 @@ def results_folder() -> Path:
     return folder
 
 
+def folder_of_database(file: Path) -> None:
+    """Make the folder of a database. Raises InputError where it cannot be made."""
+    if file.is_relative_to(results_dir()):
+        results_folder()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"cannot be made: {error.strerror}"
+        raise InputError(f"{file.parent}: {reason}; give another database") from None
+
+
 def _check_parent(path: Path, option: str) -> None:
     parent = path.parent
     if parent.is_relative_to(results_dir()):

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, column, inspect, select, table
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator.errors import InputError, Rescued, SweepStopped
-from orchestrator.outputs import file_to_write
+from orchestrator.outputs import folder_of_database
 from orchestrator.store.batch_sizes import batch_sizes, discard_larger
 from orchestrator.store.engine import (
     check_columns,
@@ -74,7 +74,7 @@ class Store:
         Raises InputError for a database that is not ours, of a newer schema, or not writable.
         """
         if file := sqlite_file(url):
-            file_to_write(file, "database")
+            folder_of_database(file)
         store = cls(connect(url))
         try:
             with store.engine.execution_options(writes=True).begin() as connection:

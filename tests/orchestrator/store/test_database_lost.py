@@ -172,7 +172,7 @@ def test_file_that_goes_during_a_transaction(tmp_path, monkeypatch):
 def test_a_place_that_takes_no_rescue_file(tmp_path, monkeypatch):
     """Its folder is gone, too."""
     folder, results = tmp_path / "gone", tmp_path / "results"
-    folder.mkdir(), results.mkdir()
+    results.mkdir()
     monkeypatch.setenv("KBIT_RESULTS", str(results))
     store = Store.create(f"sqlite:///{folder}/t.db")
     shutil.rmtree(folder)
