@@ -57,6 +57,19 @@ def rotation_problem(architecture: str) -> str | None:
     )
 
 
+def streaming_problem(config: Mapping[str, Any]) -> str | None:
+    """Why a model cannot be scored block by block, as far as its config.json tells."""
+    kind = str(config.get("model_type"))
+    if kind in EXPERTS:
+        return f"streaming: the experts of {kind!r} cannot be read piece by piece"
+    if kind not in WIRED:
+        return (
+            f"streaming: what the blocks of architecture {kind!r} hand on to each other is not "
+            "known"
+        )
+    return None
+
+
 def problem(setting: Setting, config: Mapping[str, Any]) -> str | None:
     """Why a model cannot have a setting, as far as its config.json tells; None: nothing there says
     so. What is wrong with the setting alone, `Setting.make` says.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,9 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from quantizers.calibration import Statistics, collect, site_inputs
-from quantizers.wiring import Wiring
-
-_BLOCK = re.compile(r".*?\.\d+(?=\.)")  # up to the first number: what decoder blocks are told by
+from quantizers.wiring import Wiring, block_of
 
 
 class SequentialInputs(Mapping[str, Statistics]):
@@ -33,8 +30,7 @@ class SequentialInputs(Mapping[str, Statistics]):
         self._model, self._wiring, self._windows = model, wiring, windows
         self._names = tuple(site_inputs(wiring))
         self._statistics: dict[str, Statistics] = {}
-        blocks = [found.group() for name in self._names if (found := _BLOCK.match(name))]
-        known = list(dict.fromkeys(blocks)) if wiring.knows_norms else []
+        known = wiring.blocks if wiring.knows_norms else []
         self._shortcut = _Shortcut([model.get_submodule(name) for name in known])
         self._blocks = known
 
@@ -63,8 +59,7 @@ class SequentialInputs(Mapping[str, Statistics]):
 
 def _block(name: str) -> str:
     """The decoder block that a module belongs to; a module outside of any is its own."""
-    found = _BLOCK.match(name)
-    return found.group() if found else name
+    return block_of(name) or name
 
 
 class _Shortcut:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quantizers.outliers import PackedMatrix
 from quantizers.setting import Setting, base_type
@@ -39,6 +39,7 @@ class StoredSize:
         self._matrix_bytes = self._table_bytes = self._n_quantized = 0
         self._blocks = self._n_in_blocks = self._index_bits = 0
         self._tables: set[int] = set()  # widths of those that belong to the model
+        self.extra_bits = 0  # that the model holds more: scales of inputs, biases, weights twice
 
     def add(self, packed: PackedMatrix, n_weights: int) -> None:
         """Count one matrix of `n_weights`."""
@@ -52,8 +53,12 @@ class StoredSize:
             self._table_bytes += packed.body.codebook.nbytes
             self._tables.add(packed.body.bits)
 
-    def model_bits(self, n_params: int) -> ModelBits:
-        """The size of the model of `n_params` parameters, those not added at 16 bit."""
+    def model_bits(self, n_params: int, n_linear: int | None = None) -> ModelBits:
+        """The size of the model of `n_params` parameters, those not added at 16 bit; n_linear: see
+        `baseline_bits`."""
+        if self._setting.keeps_weights:
+            baseline = baseline_bits(n_params, n_linear)
+            return replace(baseline, total_bits=baseline.total_bits + self.extra_bits)
         quantized = 8 * (self._matrix_bytes + self._table_bytes)
         setting = self._setting
         per_param, n = setting.bits_per_param, self._n_in_blocks
@@ -65,7 +70,7 @@ class StoredSize:
             per_param = setting.bits_with(constants, bits)
         return ModelBits(
             n_params=n_params,
-            total_bits=quantized + 16 * (n_params - self._n_quantized),
+            total_bits=quantized + 16 * (n_params - self._n_quantized) + self.extra_bits,
             quantized_bits=quantized,
             nominal_bits=n_params * per_param,
             bits_per_param=per_param,

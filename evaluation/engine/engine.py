@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import numpy as np
 from lm_eval.models.utils import resolve_max_length
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -11,6 +14,8 @@ from evaluation.engine.model_config import mended, needs_bos
 from evaluation.engine.scoring import Scorer, Scores
 from evaluation.engine.sequences import Sequences
 from quantizers.checkpoint import UnusableModel
+
+Score = Callable[[Sequences, bool, int], Scores]  # of sequences, greedy flags, tokens read
 
 
 class Engine:
@@ -39,6 +44,7 @@ class Engine:
         if earlier is not None and earlier.fingerprint == self.encoder.fingerprint:
             self.encoder = earlier
         self.scorer = Scorer(model, self.context)
+        self._score: Score = self.scorer.score
         self.finite = False  # whether scores must be: those of the model that is not quantized
 
     @property
@@ -59,6 +65,15 @@ class Engine:
     def limit_tokens_per_batch(self, most: int) -> None:
         """Score in batches of at most `most` positions from here on."""
         self.scorer.tokens_per_batch = min(self.scorer.tokens_per_batch, most)
+
+    @contextmanager
+    def scored_by(self, score: Score) -> Iterator[None]:
+        """Within it all sequences are scored by this function instead of by the engine's scorer."""
+        before, self._score = self._score, score
+        try:
+            yield
+        finally:
+            self._score = before
 
     def window(self, context: int | None) -> int:
         """Tokens read at a time where a protocol asks for `context` (None: all the model reads).
@@ -86,7 +101,7 @@ class Engine:
                 f"{embeddings} embeddings; give the matching `tokenizer:` in models.yaml, or leave "
                 f"{subject} out for this model"
             )
-        scores = self.scorer.score(sequences, greedy, window)
+        scores = self._score(sequences, greedy, window)
         lost = int((~np.isfinite(scores.logprob)).sum())
         if lost and self.finite:
             raise UnusableModel(

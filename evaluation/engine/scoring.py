@@ -7,11 +7,11 @@ on those positions whose next token is asked for, and results leave the device o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -28,6 +28,7 @@ from evaluation.engine.abilities import (
 )
 from evaluation.engine.layout import Batch, Layout, Plan, plan
 from evaluation.engine.module_state import put_back
+from evaluation.engine.on_threads import on_threads
 from evaluation.engine.rows import RowHabits, row_habits
 from evaluation.engine.sequences import Sequences
 from quantizers.kernels import token_logprobs
@@ -40,7 +41,7 @@ TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}
 LOGITS_AT_ONCE = {"cpu": 2**18, "cuda": 2**25}
 FEWEST_AT_ONCE = 128  # ... but, lest it is read too often, to so many positions at least
 # Log-probabilities fp32 [n], greedy bool [n] or, where nobody asks, [0].
-_TokenScores = tuple[Tensor, Tensor]
+TokenScores = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -123,17 +124,27 @@ class Scorer:
         torch.OutOfMemoryError when the longest sequence does not fit by itself.
         """
         while True:
+            batches = self.plan(sequences, max_length)
+            try:
+                return self.run(batches, greedy, self.read_and_score)
+            except torch.OutOfMemoryError:
+                if self.tokens_per_batch <= batches.longest:
+                    raise
+            self._halve_batches()
+
+    def plan(self, sequences: Sequences, max_length: int | None = None) -> Plan:
+        """The batches that `score` takes, once the model's habits on rows as long are known."""
+        while True:
             layout = replace(self.layout, max_length=max_length or self._max_length)
             batches = self._plan(sequences, layout)
+            if batches.longest <= self._widest_known:
+                return batches
             try:
-                if batches.longest > self._widest_known:
-                    self._learn_rows(batches.longest)
-                    continue
-                return self._run(batches, greedy)
+                self._learn_rows(batches.longest)
             except torch.OutOfMemoryError:
                 if layout.tokens_per_batch <= batches.longest:
                     raise
-            self._halve_batches()
+                self._halve_batches()
 
     def _plan(self, sequences: Sequences, layout: Layout) -> Plan:
         """The batches of these sequences, made once while the layout stays."""
@@ -179,19 +190,12 @@ class Scorer:
                     return None
             self._halve_batches()
 
-    def _run(self, batches: Plan, greedy: bool) -> Scores:
+    def run(self, batches: Plan, greedy: bool, score: Callable[..., TokenScores]) -> Scores:
+        """The scores of a plan; score(number of a batch, batch, greedy): those of its tokens, as
+        `read_and_score` has them."""
         if not batches.batches:
             return Scores(np.empty(0), np.empty(0, dtype=bool) if greedy else None)
-        forward = partial(self._forward, greedy=greedy)
-        one_thread = self._kind == "cuda" or self.rows.alone or self.rows.state
-        threads = 1 if one_thread else torch.get_num_threads()
-        if len(batches.batches) >= threads > 1:
-            scored = _on_threads(forward, batches.batches)
-        else:
-            # All are copied first: a copy waits for the computation that was queued before it.
-            on_device = [batch.to(self.device) for batch in batches.batches]
-            with attention_kernels(self.device):
-                scored = [forward(batch) for batch in on_device]
+        scored = self.each(batches, partial(score, greedy=greedy))
         starts = np.cumsum(batches.lengths) - batches.lengths
         # Sums are taken here, in float64 and in order: on a GPU they would depend on the run.
         tokens = torch.cat([logprobs for logprobs, _ in scored]).cpu().numpy().astype(np.float64)
@@ -204,21 +208,27 @@ class Scorer:
         flags[batches.order] = np.logical_and.reduceat(of_tokens, starts)
         return Scores(logprob, flags)
 
+    def each(self, batches: Plan, function: Callable[[int, Batch], Any]) -> list[Any]:
+        """function(number, batch) of every batch, on as many threads as the scores are taken on."""
+        one_thread = self._kind == "cuda" or self.rows.alone or bool(self.rows.state)
+        threads = 1 if one_thread else torch.get_num_threads()
+        if len(batches.batches) >= threads > 1:
+            return on_threads(function, batches.batches)
+        # All are copied first: a copy waits for the computation that was queued before it.
+        on_device = [batch.to(self.device) for batch in batches.batches]
+        with attention_kernels(self.device):
+            return [function(number, batch) for number, batch in enumerate(on_device)]
+
     @torch.inference_mode()  # holds for the thread that enters it
-    def _forward(self, batch: Batch, greedy: bool) -> _TokenScores:
+    def read_and_score(self, number: int, batch: Batch, greedy: bool) -> TokenScores:
+        """Log-probabilities and greedy flags of a batch's targets."""
         # What stays is put before what goes: among the logits it would keep freed memory in pieces
         # too small for the next logits.
         n = len(batch.positions)
         logprobs = torch.empty(n, device=self.device)
         flags = torch.empty(n if greedy else 0, dtype=torch.bool, device=self.device)
-        inputs = model_inputs(self.model, batch)
-        put_back(self.rows.state)
-        if self._head_apart:
-            values = self.model.base_model(**inputs).last_hidden_state.flatten(0, 1)
-            head = self.model.get_output_embeddings()
-        else:
-            values = self.model(**inputs).logits.flatten(0, 1)
-            head = torch.nn.Identity()
+        values = self.read(batch).flatten(0, 1)
+        head = self.model.get_output_embeddings() if self._head_apart else torch.nn.Identity()
         positions = batch.positions.to(values.device).long()
         targets = batch.targets.to(self.device).long()
         step = self.positions_at_once()
@@ -231,16 +241,11 @@ class Scorer:
                 flags[some] = likeliest
         return logprobs, flags
 
-
-def _on_threads(
-    function: Callable[[Batch], _TokenScores], batches: Sequence[Batch]
-) -> list[_TokenScores]:
-    """Each batch on one thread of this process's. Threads that split every operation instead wait
-    for each other hundreds of times a batch, and many times longer where the cores are shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(function, batches))
-    finally:
-        torch.set_num_threads(threads)
+    def read(self, batch: Batch) -> Tensor:
+        """Last hidden states [rows, width, d]; where the head does not stand apart, logits."""
+        inputs = model_inputs(self.model, batch)
+        put_back(self.rows.state)
+        if not self._head_apart:
+            return self.model(**inputs).logits
+        states: Tensor = self.model.base_model(**inputs).last_hidden_state
+        return states

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from orchestrator.errors import SweepStopped
-from orchestrator.study.job import Job, JobResult
+from orchestrator.study.job import Job, JobResult, handed_out
 from orchestrator.study.outcome import Status
 
 
@@ -18,10 +18,10 @@ def run_local(
     Raises SweepStopped after a CUDA error, which leaves this process unable to compute.
     """
     one = worker()
-    for job in jobs:
+    for batch in handed_out(jobs):
         if stopping():
             return
-        result = one.run(job)
-        yield [result]
-        if result.status == Status.LOST:
-            raise SweepStopped(str(result.error))
+        results = one.run_streamed(batch) if batch[0].streamed else [one.run(batch[0])]
+        yield results
+        if results[-1].status == Status.LOST:
+            raise SweepStopped(str(results[-1].error))

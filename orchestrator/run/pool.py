@@ -44,6 +44,9 @@ class Actor:
 
     def run(self, jobs: list[Job]) -> list[JobResult]:
         """Results of the jobs in order; shorter when one broke this process (see Worker.run)."""
+        if jobs[0].streamed:
+            streamed: list[JobResult] = self._worker.run_streamed(jobs)
+            return streamed
         results = []
         for job in jobs:
             results.append(self._worker.run(job))
@@ -210,10 +213,12 @@ class Pool:
         """Workers that hold a batch for too long are ended."""
         if self._timeout is None:
             return []
-        since = time.monotonic() - self._timeout
-        late = [hired for hired in self._hired if hired.batch and hired.given_at < since]
-        reason = f"no result within {self._timeout:g} s (compute.timeout)"
-        return [result for hired in late for result in self._lose(hired, reason)]
+        now, results = time.monotonic(), []
+        for hired in [hired for hired in self._hired if hired.batch]:
+            limit = self._timeout * (len(hired.batch) if hired.batch[0].streamed else 1)
+            if now - hired.given_at > limit:
+                results += self._lose(hired, f"no result within {limit:g} s (compute.timeout)")
+        return results
 
     def _lose(
         self, hired: _Hired, reason: str, account: JobResult | None = None
@@ -258,7 +263,8 @@ def _by_need(jobs: list[Job]) -> list[tuple[Need, Schedule]]:
     groups: dict[tuple[float, float], list[Job]] = {}
     for job in jobs:
         model = job.experiment.model
-        key = (model.gpus / model.per_gpu, 1) if job.device == "cuda" else (0, job.threads)
+        gpus = 1 if job.streamed else model.gpus / model.per_gpu
+        key = (gpus, 1) if job.device == "cuda" else (0, job.threads)
         groups.setdefault(key, []).append(job)
     return [
         ({"CPU": cpus} | ({"GPU": gpus} if gpus else {}), Schedule(groups[gpus, cpus]))

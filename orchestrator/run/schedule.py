@@ -27,7 +27,15 @@ class _Model:
     seconds: float = 0.0
     done: int = 0
     load_seconds: float | None = None
+    streamed: bool = False  # all its jobs are one worker's
     begun: set[int] = field(default_factory=set)  # stacks of which jobs were handed out, by id
+
+    @property
+    def unclaimed(self) -> int:
+        """Jobs that no worker is on its way for."""
+        if self.streamed and self.workers:
+            return 0
+        return max(0, len(self.jobs) - self.arriving)
 
     @property
     def seconds_per_job(self) -> float | None:
@@ -48,7 +56,9 @@ class Schedule:
     def __init__(self, jobs: list[Job]) -> None:
         self._models: dict[str, _Model] = {}
         for job in jobs:  # jobs come largest model first and stay so
-            self._models.setdefault(job.experiment.model.name, _Model()).jobs.append(job)
+            model = self._models.setdefault(job.experiment.model.name, _Model())
+            model.jobs.append(job)
+            model.streamed = job.streamed
         self._losses: Counter[str] = Counter()
 
     def has_work(self) -> bool:
@@ -60,7 +70,7 @@ class Schedule:
 
         It is when nobody serves the model, or its workers would need longer than the load takes.
         """
-        open_ = {n: m for n, m in self._models.items() if len(m.jobs) > m.arriving}
+        open_ = {n: m for n, m in self._models.items() if m.unclaimed}
         name = next((n for n, m in open_.items() if m.workers == 0), None)
         if name is None and open_:
             name = max(open_, key=lambda n: open_[n].wait)
@@ -85,13 +95,18 @@ class Schedule:
         last: what the worker did before; it goes on with what is rounded together with that, else
         takes what nobody has begun.
 
-        A job that a worker was lost on travels alone: what kills workers then names itself.
+        A job that a worker was lost on travels alone: what kills workers then names itself. Of a
+        streamed model all jobs go together.
         """
         model = self._models[name]
+        if model.streamed:
+            batch = list(model.jobs)
+            model.jobs.clear()
+            return batch
         each = model.seconds_per_job
         size = 1 if each is None else int(min(MAX_BATCH, BATCH_SECONDS / max(each, 1e-6)))
         size = max(1, min(size, -(-len(model.jobs) // max(1, model.workers))))
-        batch: list[Job] = []
+        batch = []
         _bring_forward(model, last)
         while model.jobs and len(batch) < size:
             if batch and self._losses[model.jobs[0].experiment.id]:

@@ -108,10 +108,19 @@ class Stages:
             f"{len(usable) - len(missing)} stored, {len(todo)} to do{note}",
             flush=True,
         )
-        sizes, threads = store.batch_sizes(), sweep.compute.threads_per_worker
+        sizes, compute = store.batch_sizes(), sweep.compute
         return stacked(
             [
-                Job(e, p, self.device, threads, stage, sizes.get((e.model.name, e.compute_dtype)))
+                Job(
+                    e,
+                    p,
+                    self.device,
+                    compute.threads_per_worker,
+                    stage,
+                    sizes.get((e.model.name, e.compute_dtype)),
+                    streamed=compute.streaming,
+                    hidden_memory=compute.hidden_memory,
+                )
                 for e, p in todo
             ]
         )

@@ -14,18 +14,14 @@ from contextlib import contextmanager
 
 import torch
 
-from evaluation.data.errors import DataError
 from evaluation.engine.encoding import Encoder
 from evaluation.engine.engine import Engine
-from evaluation.measurement import Measurement
-from evaluation.tasks.zero_shot import evaluate_zero_shot
-from evaluation.text.perplexity import evaluate_perplexity
 from orchestrator.run.calibrating import Calibrated
+from orchestrator.run.measuring import add_scores, context_is_broken, failure_of
 from orchestrator.run.provenance import device_name, here, peak_memory, reset_peak_memory
-from orchestrator.study.experiment import Protocol, as_sample
 from orchestrator.study.job import Job, JobResult
 from orchestrator.study.models import ModelEntry
-from orchestrator.study.outcome import Cause, Failure, Status
+from orchestrator.study.outcome import Status
 from quantizers.checkpoint import UnusableModel
 from quantizers.loading import load_model
 from quantizers.resident import ResidentModel
@@ -64,12 +60,21 @@ class Worker:
             result.device = device_name(job.device)
             self._run(job, result)
         except Exception as error:
-            result.status = Status.LOST if _cuda_context_is_broken(error) else Status.FAILED
-            failure = _failure(error)
+            result.status = Status.LOST if context_is_broken(error) else Status.FAILED
+            failure = failure_of(error)
             result.error, result.cause = failure.error, failure.cause
         if result.status != Status.LOST:
             result.peak_memory = peak_memory(job.device)
         return result
+
+    def run_streamed(self, jobs: list[Job]) -> list[JobResult]:
+        """All jobs of one model, whose blocks are read one at a time (see run/streaming.py). Never
+        raises; where nothing works in this process any more, one result that says so."""
+        from orchestrator.run.streaming import Streaming
+
+        encoder = self._engine.encoder if self._engine else None
+        self._entry = self._calibrated = self._engine = None  # free before the next is there
+        return Streaming(jobs, encoder).run()
 
     def _run(self, job: Job, result: JobResult) -> None:
         with _timed(result, "seconds_load"):
@@ -89,7 +94,7 @@ class Worker:
                 result.failures.clear()
                 result.status, result.error = Status.DONE, None
                 for protocol in job.protocols:
-                    _add(result, engine, protocol)
+                    add_scores(result, engine, protocol)
         result.sites = calibrated.resident.records
 
     def _load(self, job: Job) -> tuple[Calibrated, Engine]:
@@ -124,72 +129,6 @@ class Worker:
             raise UnusableModel(f"model {entry.name}: {error}") from None
         engine = Engine(resident.model, tokenizer, encoder)
         return Calibrated(resident, engine, job.device), engine
-
-
-def _add(result: JobResult, engine: Engine, protocol: Protocol) -> None:
-    """Add one protocol's scores to the result, or why there are none: others may have."""
-    try:
-        result.measurements.append((protocol, measure(engine, protocol)))
-    except ValueError as error:
-        failure = _failure(error)
-        result.failures[protocol.id] = failure
-        result.status, result.error, result.cause = Status.FAILED, failure.error, failure.cause
-
-
-def measure(engine: Engine, protocol: Protocol) -> Measurement:
-    """One task or corpus on the model as it stands.
-
-    Raises ValueError for a context the model cannot read, for data that changed on the way, and
-    where the protocol was planned without what the model's config says of how it is scored.
-    """
-    if not engine.mended.items() <= protocol.settings.items():
-        raise ValueError(
-            f"{protocol.task}: planned before the model's config.json was here; start the sweep "
-            "again"
-        )
-    score = _score_task if "task" in protocol.settings else _score_corpus
-    measured = score(engine, protocol)
-    if measured.protocol["data"] != protocol.settings["data"]:
-        raise DataError(
-            f"{protocol.task}: its data changed since the sweep started; start the sweep again"
-        )
-    return as_sample(measured) if protocol.kind == "sample" else measured
-
-
-def _score_task(engine: Engine, protocol: Protocol) -> Measurement:
-    settings, name = protocol.settings, protocol.source
-    local = {name: protocol.data_files} if protocol.data_files else {}
-    return evaluate_zero_shot(engine, [name], settings["limit"], local, settings["context"])[0]
-
-
-def _score_corpus(engine: Engine, protocol: Protocol) -> Measurement:
-    settings = protocol.settings
-    return evaluate_perplexity(
-        engine,
-        protocol.source,
-        settings["context"],
-        settings["max_tokens"],
-        protocol.data_files,
-        settings.get("bos", False),
-        settings.get("spread"),
-    )
-
-
-def _failure(error: Exception) -> Failure:
-    """What an exception says, and whose fault it is."""
-    cause = Cause.ASKED
-    if isinstance(error, UnusableModel):
-        cause = Cause.MODEL
-    elif isinstance(error, DataError | OSError):
-        cause = Cause.DATA
-    return Failure(cause, f"{type(error).__name__}: {error}")
-
-
-def _cuda_context_is_broken(error: Exception) -> bool:
-    """Out of memory is survivable; any other CUDA error poisons the process."""
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return False
-    return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
 
 
 def quiet_libraries() -> None:

@@ -141,6 +141,7 @@ STEPS: dict[int, tuple[Step, ...]] = {
         "ALTER TABLE experiments ADD COLUMN kv VARCHAR(16) NOT NULL DEFAULT '16'",
     ),
     6: (_wider_formats,),
+    7: ("ALTER TABLE attempts ADD COLUMN streamed BOOLEAN NOT NULL DEFAULT false",),
 }
 
 

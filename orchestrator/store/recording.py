@@ -197,6 +197,7 @@ def _attempt_row(result: JobResult, experiment: int) -> dict[str, Any]:
         "tokens_per_batch": result.tokens_per_batch,
         "axes": result.axes,
         "arithmetic": result.arithmetic,
+        "streamed": result.job.streamed,
         "peak_memory": result.peak_memory,
         "versions": result.versions,
         "git_commit": result.git_commit,

@@ -10,7 +10,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from orchestrator.study.outcome import Cause, Stage, Status
 from quantizers.setting import SETTING_COLUMNS
 
-SCHEMA_VERSION = 7  # orchestrator/store/migrate.py leads here from older ones
+SCHEMA_VERSION = 8  # orchestrator/store/migrate.py leads here from older ones
 
 
 class Base(DeclarativeBase):
@@ -148,6 +148,8 @@ class AttemptRow(Base):
     axes: Mapped[str | None] = mapped_column(String(64))
     # Of products with rounded activations: integer, float or mixed; NULL: none were rounded.
     arithmetic: Mapped[str | None] = mapped_column(String(16))
+    # Whether the model was read block by block, with all its jobs (compute.streaming).
+    streamed: Mapped[bool] = mapped_column(server_default=false())
 
 
 class FailureRow(Base):

@@ -20,6 +20,7 @@ from orchestrator.study.model_config import begins_with_bos, model_config, scori
 from orchestrator.study.models import ModelEntry
 from orchestrator.study.refusals import Refused, find_refusals
 from orchestrator.study.spec import FACTORS, Grid, Sweep, select_models
+from orchestrator.study.streaming_check import check_streaming
 from quantizers.dimensions import groups_are_blocks
 from quantizers.setting import Setting, base_type
 
@@ -133,6 +134,8 @@ def expand(
             once.setdefault(experiment.id, experiment)
         plan.experiments += once.values()
     plan.refused = find_refusals(plan.feasible, where)
+    if sweep.compute.streaming:
+        check_streaming(plan.feasible, where)
     return plan
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from orchestrator.study.experiment import Experiment, Protocol
@@ -25,6 +27,17 @@ class Job:
     stage: Stage = Stage.FULL
     tokens_per_batch: int | None = None  # at most: memory ran out with more
     together: tuple[Setting, ...] = ()  # what jobs of this model round in one go, this one's too
+    streamed: bool = False  # with all jobs of this model, block by block
+    hidden_memory: int | None = None  # bytes of what waits between blocks; None: half of the free
+
+
+def handed_out(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """The jobs as a worker gets them: one by one, and those that are streamed by model."""
+    for model, group in groupby(jobs, key=lambda job: (job.experiment.model.name, job.streamed)):
+        if model[1]:
+            yield list(group)
+        else:
+            yield from ([job] for job in group)
 
 
 @dataclass

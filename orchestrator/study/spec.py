@@ -10,7 +10,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from evaluation.tasks.index import task_names
 from evaluation.text.corpora import CORPORA
@@ -173,6 +181,8 @@ class Compute(_Strict):
     threads_per_worker: int = Field(default=1, ge=1)
     # Seconds an experiment may take, with its load.
     timeout: float | None = Field(default=6 * 3600, gt=0, allow_inf_nan=False)
+    streaming: bool = False  # models read block by block, through all their settings
+    hidden_memory: ByteSize | None = None  # that then waits between blocks; beyond it: on disk
 
 
 class Sweep(_Strict):

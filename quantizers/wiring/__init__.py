@@ -14,10 +14,10 @@ from torch import nn
 from quantizers.architectures import WIRED
 from quantizers.wiring import bloom, falcon, gpt2, gpt_neox, gptj, llama, opt, phi
 from quantizers.wiring.block import sites_of_blocks
-from quantizers.wiring.site import KINDS, Producer, Site
+from quantizers.wiring.site import KINDS, Producer, Site, block_of
 from quantizers.wiring.unknown import language_part, sites_of_unknown
 
-__all__ = ["KINDS", "Producer", "Site", "Wiring", "wiring_of"]
+__all__ = ["KINDS", "Producer", "Site", "Wiring", "block_of", "wiring_of"]
 
 _BLOCKS = {
     "bloom": bloom.block,
@@ -47,6 +47,7 @@ class Wiring:
     linear: tuple[Site, ...]  # attention and FFN projections, and those around the blocks
     embeddings: tuple[Site, ...]  # what scope "all" adds: embeddings and output head
     routers: tuple[Site, ...]  # always 16 bit, but readers of a norm
+    whole: Wiring | None = None  # of which this is a part
 
     def in_scope(self, scope: str) -> tuple[Site, ...]:
         """What a setting of that scope quantizes."""
@@ -55,7 +56,18 @@ class Wiring:
     @property
     def knows_producers(self) -> bool:
         """Whether proxy quantization can be done."""
-        return any(site.producer for site in self.linear)
+        return any(site.producer for site in (self.whole or self).linear)
+
+    @property
+    def blocks(self) -> list[str]:
+        """Names of the decoder blocks, in forward order."""
+        found = [block_of(site.name) for site in self.linear]
+        return list(dict.fromkeys(name for name in found if name is not None))
+
+    @property
+    def n_linear(self) -> int:
+        """Weights in scope `linear`."""
+        return sum(site.weight.numel() for site in self.linear)
 
     @property
     def knows_norms(self) -> bool:

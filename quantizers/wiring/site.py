@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 KINDS = ("qkv", "attention_output", "up", "down", "router", "embedding", "head", "other")
+
+_BLOCK = re.compile(r".*?\.\d+(?=\.)")  # up to the first number: what decoder blocks are told by
+
+
+def block_of(name: str) -> str | None:
+    """The decoder block that a module belongs to; None outside of any."""
+    found = _BLOCK.match(name)
+    return found.group() if found else None
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def test_threads_that_share_out_batches_give_the_same_numbers(architecture, monk
         shared = scorer.score(sequences)
         assert torch.get_num_threads() == 3
         with monkeypatch.context() as patch:
-            patch.setattr(scorer, "_forward", lambda batch, greedy: 1 / 0)
+            patch.setattr(scorer, "read_and_score", lambda number, batch, greedy: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 scorer.score(sequences)
         assert torch.get_num_threads() == 3

@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast
 from evaluation.engine.engine import Engine
 from evaluation.protocols import perplexity_protocol, task_protocol
 from orchestrator.paths import ROOT
-from orchestrator.run.worker import Worker, measure
+from orchestrator.run.measuring import measure
+from orchestrator.run.worker import Worker
 from orchestrator.store.store import Store
 from orchestrator.study.experiment import Experiment, Protocol
 from orchestrator.study.job import Job

@@ -11,7 +11,7 @@ from transformers import DogeConfig, LlamaConfig, Phi3Config
 
 from evaluation.engine.model_config import mended, needs_bos
 from orchestrator.paths import ROOT
-from orchestrator.run.worker import measure
+from orchestrator.run.measuring import measure
 from orchestrator.study.grid import expand, sweep_protocols
 from orchestrator.study.model_config import model_config
 from orchestrator.study.models import ModelEntry, load_models
