@@ -42,17 +42,22 @@ class BlockPasses:
         """Whether the block that runs reads what the model makes of tokens."""
         return self._running == 0
 
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing but norm and head stand behind the block that runs."""
+        return self._running == self.n_blocks - 1
+
     def to_next(self, read: Callable[[], object], hidden: Tensor | None) -> Tensor:
         """What the running block hands to the one behind it, [rows, width, d].
 
         read: runs the model, as far as that; hidden: what the block reads, None: what the model
         gives it, of the first. Raises ValueError for the last block, which has none behind it.
         """
-        if self._running == self.n_blocks - 1:
+        if self.is_last:
             raise ValueError("no block is behind the last one")
         self._thread.stops = True
         try:
-            with self.reading([hidden] if hidden is not None else []):
+            with self.reading([lambda: hidden] if hidden is not None else []):
                 read()
         except _Reached:
             given: Tensor = self._thread.reached
@@ -62,9 +67,9 @@ class BlockPasses:
         raise RuntimeError("the model ended before the next block")
 
     @contextmanager
-    def reading(self, hidden: Sequence[Tensor]) -> Iterator[None]:
-        """Within it the running block reads these in turn, again from the first after the last, in
-        this thread; none: what the model gives it."""
+    def reading(self, hidden: Sequence[Callable[[], Tensor]]) -> Iterator[None]:
+        """Within it the running block reads what these give, in turn, again from the first after
+        the last, in this thread; none: what the model gives it."""
         self._thread.hidden, self._thread.turn = hidden, 0
         try:
             yield
@@ -77,7 +82,7 @@ class BlockPasses:
             if number == self._running:
                 kept = getattr(thread, "hidden", ())
                 if kept:
-                    hidden = kept[thread.turn % len(kept)].to(hidden.device)
+                    hidden = kept[thread.turn % len(kept)]().to(hidden.device)
                     thread.turn += 1
                 given = own(hidden, *args, **options)
                 self._gives_pair = isinstance(given, tuple)

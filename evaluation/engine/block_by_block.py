@@ -38,8 +38,8 @@ class BlockByBlock:
         """Through the last block, and what is behind it."""
 
         def score(number: int, batch: Batch, greedy: bool) -> TokenScores:
-            before = [] if self._passes.is_first else [self._states.take((place, number))]
-            with self._passes.reading(before):
+            hidden = None if self._passes.is_first else self._states.take((place, number))
+            with self._passes.reading([] if hidden is None else [lambda: hidden]):
                 return self._scorer.read_and_score(number, batch, greedy)
 
         return self._scorer.run(plan, greedy, score)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -22,16 +23,16 @@ class HiddenStates:
         self._folder, self._budget = folder, budget
         self._held: dict[Hashable, Tensor] = {}
         self._files: dict[Hashable, Path] = {}
-        self._written = 0
+        self._numbers = itertools.count()
         self.bytes_held = 0
 
     def put(self, key: Hashable, states: Tensor) -> None:
         """Raises OSError where the disk is full."""
         if self.bytes_held + states.nbytes > self._budget:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._written += 1
-            self._files[key] = self._folder / f"{self._written}.pt"
-            write(states.cpu(), self._files[key])
+            file = self._new_file()
+            write(states.cpu(), file)
+            self._files[key] = file
             return
         self.bytes_held += states.nbytes
         self._held[key] = _on_cpu(states)
@@ -47,11 +48,18 @@ class HiddenStates:
         file.unlink()
         return states
 
+    def lazy(self, key: Hashable) -> Callable[[], Tensor]:
+        """What gives the states of a key, which stay."""
+        return lambda: self._held[key] if key in self._held else read(self._files[key])
+
     def drop(self, keys: Iterator[Hashable]) -> None:
         """Let go of those of these that are there."""
         for key in keys:
             if key in self._held or key in self._files:
                 self.take(key)
+
+    def _new_file(self) -> Path:
+        return self._folder / f"{next(self._numbers)}.pt"
 
     def close(self) -> None:
         """Let go of everything."""
@@ -60,6 +68,14 @@ class HiddenStates:
             file.unlink(missing_ok=True)
         self._files.clear()
         self.bytes_held = 0
+
+    def adopt(self, folder: Path, names: Mapping[Hashable, str]) -> None:
+        """Take what `write_to` wrote to a folder, which keeps its files."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for key, name in names.items():
+            self._files[key] = self._new_file()
+            self._files[key].unlink(missing_ok=True)
+            os.link(folder / name, self._files[key])
 
     def write_to(self, folder: Path) -> dict[Hashable, str]:
         """Everything as files of a folder, which takes links to those on disk. Key -> file."""

@@ -92,15 +92,7 @@ class Calibrated:
         return kept
 
     def _make(self, experiment: Experiment, calibration: Calibration) -> Read:
-        engine, entry = self._engine, experiment.model
-        n_embeddings = len(engine.model.get_input_embeddings().weight)
-        text = calibration.text(engine.context)
-        windows = calibration_windows(text, engine.encoder.tokenizer, n_embeddings)
-        if int(windows.max()) >= n_embeddings:
-            raise ValueError(
-                f"calibration: its text has token {int(windows.max())}, the model has "
-                f"{n_embeddings} embeddings; give the matching `tokenizer:` in models.yaml"
-            )
+        entry, windows = experiment.model, read_windows(self._engine, calibration)
         basis = experiment.setting.basis
         turned = "" if basis.is_baseline else f" {basis.folding}"
         key = statistics_key(
@@ -133,3 +125,17 @@ class Calibrated:
             raise _Lost
         resident = self.resident
         yield from collect(resident.model, resident.wiring, windows)
+
+
+def read_windows(engine: Engine, calibration: Calibration) -> Tensor:
+    """int64 [windows, length], the tokens of a calibration for an engine's model. Raises ValueError
+    as `calibration_windows`, and for tokens that the model has no embeddings for."""
+    n_embeddings = len(engine.model.get_input_embeddings().weight)
+    text = calibration.text(engine.context)
+    windows = calibration_windows(text, engine.encoder.tokenizer, n_embeddings)
+    if int(windows.max()) >= n_embeddings:
+        raise ValueError(
+            f"calibration: its text has token {int(windows.max())}, the model has "
+            f"{n_embeddings} embeddings; give the matching `tokenizer:` in models.yaml"
+        )
+    return windows
