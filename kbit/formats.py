@@ -7,6 +7,7 @@ import pandas as pd
 from analysis.answers.contest import competitors
 from analysis.answers.degradation import MEAN, degradations
 from analysis.answers.formats import format_shares, formats_at
+from analysis.curves.budget import format_bits
 from analysis.noise.bootstrap import ItemScores
 from kbit.output import print_frame
 from orchestrator.errors import InputError
@@ -23,11 +24,34 @@ def print_shares(asked: Asked, scores: ItemScores, form: str | None = None) -> N
     shares = format_shares(*asked, scores)
     if form is not None and shares.empty:
         raise InputError("no family has formats with and without activations at equal bits")
-    if form is not None:
+    if form is not None and form != "table":
         print_frame(shares, form)
     elif len(shares):
         print("\nweights alone, or activations too, at equal bits:")
-        print_frame(shares, "table")
+        ends = zip(shares["low_bits"], shares["high_bits"], strict=True)
+        shown = shares.assign(
+            budgets=[f"{format_bits(low)} to {format_bits(high)}" for low, high in ends],
+            **{name: shares[name].map("{:.0%}".format) for name in _OF_BUDGETS},
+        )
+        print_frame(shown[[*_SHOWN]].rename(columns=_SHOWN), "table")
+        print(_HOW)
+
+
+_OF_BUDGETS = ("share", "reached", "clearly_behind")
+_SHOWN = {
+    "family": "family",
+    "budgets": "budgets",
+    "format": "format",
+    "share": "wins",
+    "reached": "reaches",
+    "behind": "mean distance to the best",
+    "clearly_behind": "clearly behind the best",
+    "usual": "most often by",
+}
+_HOW = (
+    "wins: share of the budgets (log-spaced; formats that tie share a budget); clearly behind: of "
+    "those it reaches, at which the distance's 95% interval leaves out 0"
+)
 
 
 def print_formats(asked: Asked, budget: float, scores: ItemScores) -> None:
@@ -43,7 +67,8 @@ def print_formats(asked: Asked, budget: float, scores: ItemScores) -> None:
 def print_degradation(
     results: pd.DataFrame, task: str | None, scores: ItemScores, form: str
 ) -> None:
-    """By task for programs; for people the mean, and which task loses most."""
+    """By task for programs; for people the mean, which task loses most, and why an interval is
+    missing."""
     table = degradations(results, task, scores)
     if form != "table":
         print_frame(table, form)
@@ -54,4 +79,10 @@ def print_degradation(
     worst = worst.assign(worst=worst["task"] + worst["percent"].map(" {:+.1f}".format))
     means = table[table["task"] == MEAN].merge(worst[[*key, "worst"]], on=key, how="left")
     print_frame(means[[*key, "percent", "low", "high", "paired", "worst"]], "table")
-    print("mean over tasks of 100 (after - before) / before, its 90% interval, the worst task")
+    print(
+        "mean over tasks of 100 (after - before) / before (negative: worse), its 90% interval, "
+        "the worst task"
+    )
+    missing = means.loc[means["reason"] != ""].groupby("reason", sort=False)["model"].unique()
+    for reason, models in missing.items():
+        print(f"no interval for {', '.join(models)}: {reason}")

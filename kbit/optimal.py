@@ -28,6 +28,7 @@ from analysis.findings.wording import (
     answer_sentence,
     certainty_sentence,
     headline,
+    scored_on,
     verdict_sentence,
 )
 from analysis.noise.bootstrap import ItemScores
@@ -121,12 +122,18 @@ def run(args: argparse.Namespace) -> int:
                 print_memory(results, store, args)
             elif args.formats:
                 print_shares(_asked(results, args), item_scores_of(store), args.format)
+                _print_what_was_counted(results, args)
             elif args.degradation:
+                args.metric = "zero_shot"  # a percentage is one of accuracy
                 asked = _asked(results, args)[0]
                 print_degradation(asked, args.task, item_scores_of(store), args.format)
+                _print_what_was_counted(results, args)
             elif args.pareto:
                 front = pareto_front(results, args.family, args.metric, args.axis, args.task)
                 print_frame(front, args.format)
+                if args.format == "table":
+                    print("as measured: neighbours may differ by less than their errors (stderr)")
+                _print_what_was_counted(results, args)
             else:
                 _overview(results, item_scores_of(store), args)
             if args.format == "table":
@@ -200,14 +207,14 @@ def _answer(results: pd.DataFrame, scores: ItemScores, args: argparse.Namespace)
     if any(answer.certainty for answer in answers):
         print(f"probability: {CALIBRATED}")
     print_formats(_asked(results, args), budget, scores)
-    _print_what_was_counted(args)
+    _print_what_was_counted(results, args)
 
 
 def _reach(results: pd.DataFrame, args: argparse.Namespace) -> None:
     table = smallest_budget(results, args.reach, args.family, args.metric, args.axis, args.task)
     print_frame(table, args.format)
     if args.format == "table":
-        _print_what_was_counted(args)
+        _print_what_was_counted(results, args)
 
 
 def _overview(results: pd.DataFrame, scores: ItemScores, args: argparse.Namespace) -> None:
@@ -232,7 +239,7 @@ def _overview(results: pd.DataFrame, scores: ItemScores, args: argparse.Namespac
     if len(costs):
         print("\nwhat each setting costs the model, beside 16 bit:")
         print_frame(costs[COST_COLUMNS], "table")
-    _print_what_was_counted(args)
+    _print_what_was_counted(results, args)
 
 
 def _print_left_out(results: pd.DataFrame, args: argparse.Namespace) -> None:
@@ -240,5 +247,10 @@ def _print_left_out(results: pd.DataFrame, args: argparse.Namespace) -> None:
         print(f"left out: {sentence}")
 
 
-def _print_what_was_counted(args: argparse.Namespace) -> None:
-    print(f"size counted: {args.axis} bits; metric: {args.metric}")
+def _print_what_was_counted(results: pd.DataFrame, args: argparse.Namespace) -> None:
+    """For people: what sizes are, and what the metric was taken on."""
+    if args.format == "table":
+        if args.family is not None:
+            results = results[results["family"] == args.family]
+        told = scored_on(results, args.metric, args.task)
+        print(f"size counted: {args.axis} bits; metric: {args.metric}, {told}")

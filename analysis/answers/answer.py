@@ -5,9 +5,9 @@ from itertools import product
 
 import numpy as np
 
-from analysis.answers.contest import SURE
 from analysis.curves.budget import format_bits
 from analysis.curves.metrics import larger_is_better
+from analysis.noise.means import is_clear
 from analysis.noise.spread import Certainty
 from quantizers.setting import Setting
 
@@ -32,9 +32,9 @@ class Optimum:
     read off the interpolated curves. `runner_up` is the best setting of another precision, `lead`
     how much better the winner is (positive in either direction of the metric); `lead_stderr`, NaN
     where it is not known, is `paired` where both were scored on the same items, else it takes the
-    two as independent, which overstates it. `at_or_below` and `above` are the winner's neighbouring
-    models (`above` is None on a point), `best_fit` is the best single experiment of any setting
-    that fits in the budget.
+    two as independent, which overstates it; `lead_df`: its degrees of freedom. `at_or_below` and
+    `above` are the winner's neighbouring models (`above` is None on a point), `best_fit` is the
+    best single experiment of any setting that fits in the budget.
     """
 
     family: str
@@ -52,6 +52,7 @@ class Optimum:
     runner_up_value: float = np.nan
     lead: float = np.nan
     lead_stderr: float = np.nan
+    lead_df: float = np.inf
     paired: bool = False
     at_or_below: Candidate | None = None
     above: Candidate | None = None
@@ -69,8 +70,8 @@ class Optimum:
 
     @property
     def significant(self) -> bool:
-        """Whether the lead exceeds two standard errors. False when the error is unknown."""
-        return bool(self.lead > SURE * self.lead_stderr)
+        """Whether the lead's 95 % interval leaves out 0. False when the error is unknown."""
+        return bool(is_clear(self.lead, self.lead_stderr, self.lead_df))
 
     @property
     def beaten_by_smaller(self) -> bool:

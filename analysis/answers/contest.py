@@ -17,9 +17,9 @@ from analysis.curves.panel import Panel, make_panel, precisions_reaching, read_e
 from analysis.curves.remembering import once
 from analysis.curves.scaling import SAME_PLACE, Curve, FloatArray, scaling_curves
 from analysis.noise.bootstrap import ItemScores, no_item_scores
-from analysis.noise.errors import covariance
+from analysis.noise.errors import Errors, covariance
+from analysis.noise.means import is_clear, margin
 
-SURE = 2.0  # a lead is clear above this many standard errors
 N_BUDGETS = 200
 DROPPED = "dropped by screening: on this axis, settings that were not scored could lead"
 NEAR_CHANCE = 0.02  # above guessing, where no error is known
@@ -34,9 +34,9 @@ class Contest:
 
     value: [S, m], of every curve of `panel`, NaN where it does not reach. met: two or more
     precisions reach, so there is a contest; at_chance: there is, but none is better than guessing
-    (within two standard errors). winner, rival: the best curve, and the best of another precision;
-    -1 without a contest. lead: of the winner over the rival, positive; lead_stderr: NaN where it is
-    not known; paired: from the items both were scored on, else as if independent, which overstates
+    (its 95 % interval holds it). winner, rival: the best curve, and the best of another precision;
+    -1 without a contest. lead: of the winner over the rival, positive; error: its own, NaN where it
+    is not known, paired by the items both were scored on, else as if independent, which overstates
     it. complete: every setting of the family reaches.
     """
 
@@ -48,8 +48,7 @@ class Contest:
     winner: IntArray
     rival: IntArray
     lead: FloatArray
-    lead_stderr: FloatArray
-    paired: BoolArray
+    error: Errors
     complete: BoolArray
 
     @property
@@ -68,9 +67,12 @@ class Contest:
 
     @property
     def clear(self) -> BoolArray:
-        """Whether the lead exceeds two standard errors; False where the error is not known."""
-        with np.errstate(invalid="ignore"):
-            return self.decided & (self.lead > SURE * self.lead_stderr)
+        """Whether the lead's 95 % interval leaves out 0; False where the error is not known.
+
+        It is said of each budget by itself, and of the best there against the best of another
+        precision, both picked for looking best.
+        """
+        return self.decided & is_clear(self.lead, self.error.stderr, self.error.df)
 
     @property
     def why_undecided(self) -> str:
@@ -148,7 +150,7 @@ def contest(
     met = np.isfinite(rivals[rival, column]) if len(curves) > 1 else np.zeros(len(budgets), bool)
     with np.errstate(invalid="ignore"):
         lead = np.where(met, score[winner, column] - rivals[rival, column], np.nan)
-    error, paired = lead_error(panel, budgets, winner, rival, met, scores)
+    error = lead_error(panel, budgets, winner, rival, met, scores)
     return Contest(
         panel=panel,
         budgets=budgets,
@@ -158,8 +160,7 @@ def contest(
         winner=np.where(met, winner, -1),
         rival=np.where(met, rival, -1),
         lead=lead,
-        lead_stderr=error,
-        paired=paired,
+        error=error,
         complete=np.asarray(np.isfinite(value).all(axis=0)),
     )
 
@@ -171,12 +172,13 @@ def lead_error(
     rival: IntArray,
     met: BoolArray,
     scores: ItemScores,
-) -> tuple[FloatArray, BoolArray]:
-    """Standard error of each lead of the curves `winner` over `rival` (int [m]) where `met`, NaN
-    where it is not known, and whether it is paired: [m]."""
-    error, paired = np.full(len(budgets), np.nan), np.zeros(len(budgets), dtype=bool)
+) -> Errors:
+    """Of each lead of the curves `winner` over `rival` (int [m]) where `met`: [m]."""
+    error = Errors(
+        np.full(len(budgets), np.nan), np.full(len(budgets), np.inf), np.zeros(len(budgets), bool)
+    )
     if not met.any():
-        return error, paired
+        return error
     low, high, weight = panel.brackets(budgets[met])
     column = np.arange(met.sum())
     rows, columns, weights = [], [], []
@@ -189,8 +191,9 @@ def lead_error(
     points = np.zeros(panel.value.shape, dtype=bool)
     points[row, place] = True
     known = covariance(panel, points, scores)
-    error[met], paired[met] = known.of_sums(known.place[row, place], np.stack(weights))
-    return error, paired
+    found = known.of_sums(known.place[row, place], np.stack(weights))
+    error.stderr[met], error.df[met], error.paired[met] = found.stderr, found.df, found.paired
+    return error
 
 
 def _at_chance(panel: Panel, budgets: FloatArray, best: FloatArray, winner: IntArray) -> BoolArray:
@@ -199,9 +202,9 @@ def _at_chance(panel: Panel, budgets: FloatArray, best: FloatArray, winner: IntA
     if head.metric != "zero_shot":
         return np.zeros(len(budgets), dtype=bool)
     error = read_errors(panel, budgets)[winner, np.arange(len(budgets))]
-    margin = np.where(np.isfinite(error), SURE * error, NEAR_CHANCE)
+    reach = np.where(np.isfinite(error), margin(error), NEAR_CHANCE)
     with np.errstate(invalid="ignore"):
-        return best <= chance_level(head.task) + margin
+        return best <= chance_level(head.task) + reach
 
 
 def shared_budgets(curves: Sequence[Curve]) -> FloatArray:

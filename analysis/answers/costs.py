@@ -5,14 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.answers.contest import SURE
-from analysis.curves.metrics import Part, larger_is_better
-from analysis.curves.points import curve_points
+from analysis.curves.metrics import larger_is_better
+from analysis.curves.points import curve_points, degrees_of_freedom
 from analysis.curves.settings import is_baseline, settings_of
 from analysis.noise.bootstrap import ItemScores, no_item_scores
+from analysis.noise.means import is_clear, margin, pooled_df
 from analysis.noise.paired import PairedDifference, compare_parts
-
-_Z = 1.959963984540054  # of a normal 95 % interval
 
 COLUMNS = ["family", "model", "setting", "bits", "size_bits", "value", "stderr", "difference"]
 COLUMNS += ["difference_stderr", "low", "high", "errors", "clear"]
@@ -30,8 +28,9 @@ def setting_costs(
     Columns: family, model, setting, bits, size_bits (total), value, stderr; difference (value minus
     that of 16 bit), difference_stderr, low, high (95%); errors ("paired" over the items both were
     scored on; "independent" from the two standard errors, which overstates them; "unknown": then
-    there is no interval); clear: worse or better by more than two standard errors. Models without
-    a 16-bit experiment are left out. Raises ValueError as curve_points does.
+    there is no interval); clear: worse or better, for the interval leaves out 0. Each is compared
+    by itself. Models without a 16-bit experiment are left out. Raises ValueError as curve_points
+    does.
     """
     larger_is_better(metric)
     points = curve_points(results, metric, task)
@@ -57,39 +56,32 @@ def _place(row: pd.Series) -> list[object]:
 
 def _difference(row: pd.Series, base: pd.Series, metric: str, scores: ItemScores) -> list[object]:
     """difference, its stderr, low, high, errors, clear."""
+    # Items give the error; the values themselves may weigh them by tokens.
     change = float(row["value"]) - float(base["value"])
     paired = _paired(row, base, metric, scores)
     if paired is not None:
-        # Items give the error; the values themselves may weigh them by tokens.
-        low, high = (
-            change + paired.low - paired.difference,
-            change + paired.high - paired.difference,
-        )
-        return [change, paired.stderr, low, high, "paired", abs(change) > SURE * paired.stderr]
-    error = float(np.hypot(row["stderr"], base["stderr"]))
+        kind, error, df = "paired", paired.stderr, paired.df
+    else:
+        errors = np.array([row["stderr"], base["stderr"]], dtype=np.float64)
+        error = float(np.hypot(*errors))
+        degrees = degrees_of_freedom(pd.DataFrame([row, base]))
+        kind, df = "independent", float(pooled_df(error**2, errors**2, degrees))
     if not np.isfinite(error + change):
         return [change, np.nan, np.nan, np.nan, "unknown", False]
-    margin = _Z * error
-    return [
-        change,
-        error,
-        change - margin,
-        change + margin,
-        "independent",
-        abs(change) > SURE * error,
-    ]
+    reach = float(margin(error, df))
+    clear = bool(is_clear(change, error, df))
+    return [change, error, change - reach, change + reach, kind, clear]
 
 
 def _paired(
     row: pd.Series, base: pd.Series, metric: str, scores: ItemScores
 ) -> PairedDifference | None:
-    parts: tuple[Part, ...] = row["parts"]
+    both = (str(row["experiment_id"]), str(base["experiment_id"]))
+    slopes = (1.0, 1.0)
     if metric == "perplexity":  # its items are those of the cross-entropy
-        return None
+        slopes = (float(row["value"]), float(base["value"]))
     try:
-        found = compare_parts(
-            scores, row["experiment_id"], base["experiment_id"], parts, row["task"]
-        )
+        found = compare_parts(scores, both, row["parts"], row["task"], slopes)
     except ValueError:  # no items, or not the same
         return None
     return found if np.isfinite(found.stderr) else None

@@ -1,7 +1,7 @@
 """Percent degradation (Ahmadian et al. 2023): the mean over tasks of (after - before) / before."""
 
 from collections.abc import Mapping, Sequence
-from zlib import crc32
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -10,18 +10,13 @@ from analysis.curves.metrics import Part
 from analysis.curves.points import comparable_rows, curve_points
 from analysis.curves.scaling import FloatArray
 from analysis.curves.settings import is_baseline, settings_of
-from analysis.noise.bootstrap import (
-    N_REPLICATES,
-    SEED,
-    ItemScores,
-    no_item_scores,
-    resampling_counts,
-)
-from analysis.noise.spread import interval
+from analysis.noise.bootstrap import ItemScores, no_item_scores
+from analysis.noise.means import covariance_of_means
+from analysis.noise.ratios import mean_interval, ratio_interval
 
 MEAN = "mean"
 COLUMNS = ["family", "model", "setting", "bits", "task", "before", "after", "percent"]
-COLUMNS += ["low", "high", "paired"]
+COLUMNS += ["low", "high", "paired", "reason"]
 
 
 def degradations(
@@ -31,13 +26,17 @@ def degradations(
 
     The tasks are those of `task` (a set or a task; None: as curve_points takes them), each by its
     usual metric. Columns: family, model, setting (label), bits, task ("mean": over them), before,
-    after (accuracies; NaN for the mean), percent (negative: worse), low, high (90%, over items;
-    NaN: not known), paired (both were scored on the same items, resampled together). NaN where
-    16 bit scores 0. Models without 16 bit are left out. Raises ValueError as curve_points does.
+    after (accuracies; NaN for the mean), percent (negative: worse), low, high (90%, over items, by
+    Fieller's theorem, and of the mean by MOVER; NaN: not known), paired (both were scored on the
+    same items), reason (why there is no interval: errors are unknown, or 16 bit has too few items
+    right to take percent of; else ""). Models without 16 bit are left out. Raises ValueError as
+    curve_points does.
     """
     points = curve_points(results, "zero_shot", task)
     known = comparable_rows(results, "zero_shot")
-    value = known.set_index(["experiment_id", "task", "metric"])[["value", "stderr"]]
+    value = known.set_index(["experiment_id", "task", "metric"])[
+        ["value", "stderr", "n_items"]
+    ].sort_index()
     points = points.assign(setting=[s.label for s in settings_of(points)], full=is_baseline(points))
     rows: list[list[object]] = []
     for _, model in points.groupby(["family", "model"], sort=False):
@@ -55,45 +54,59 @@ def degradations(
 def _tasks(
     ids: tuple[str, str], parts: Sequence[Part], value: pd.DataFrame, scores: ItemScores
 ) -> list[list[object]]:
-    """task, before, after, percent, low, high, paired: of each task, then of their mean."""
-    rows, changes, noisy, all_paired = [], [], [], True
+    """task, before, after, percent, low, high, paired, reason: of each task, then of their mean."""
+    rows, changes, ends, all_paired, reasons = [], [], [], True, []
     for part in parts:
-        before, after = (value.loc[(id_, part.task, part.metric)] for id_ in ids)
-        replicates, paired = _replicates(ids, part, (before, after), scores)
-        change = float(_percent(before["value"], after["value"]))
-        rows.append(
-            [part.task, before["value"], after["value"], change, *interval(replicates), paired]
-        )
+        both = value.loc[[(id_, part.task, part.metric) for id_ in ids]]
+        means = both["value"].to_numpy(dtype=np.float64)
+        found = _covariance(ids, part, both, scores)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            change = _percent(means[1] / means[0])
+        low, high = (_percent(end) for end in ratio_interval(means, found.matrix, found.df))
+        reason = "" if np.isfinite(low) else _why(part.task, both, found)
+        rows.append([part.task, *means, change, low, high, found.paired, reason])
         changes.append(change)
-        noisy.append(replicates)
-        all_paired &= paired
-    mean = [
-        MEAN,
-        np.nan,
-        np.nan,
-        float(np.mean(changes)),
-        *interval(np.mean(noisy, axis=0)),
-        all_paired,
-    ]
-    return [*rows, mean]
+        ends.append((low, high))
+        all_paired &= found.paired
+        reasons += [reason] if reason else []
+    mean = [MEAN, np.nan, np.nan, float(np.mean(changes)), *mean_interval(changes, ends)]
+    return [*rows, [*mean, all_paired, "; ".join(reasons)]]
 
 
-def _replicates(
-    ids: tuple[str, str], part: Part, values: tuple[pd.Series, pd.Series], scores: ItemScores
-) -> tuple[FloatArray, bool]:
-    """The percent change with other items, [R], and whether it is of the same items."""
+@dataclass(frozen=True, eq=False)
+class _Covariance:
+    """Of the means before and after, [2, 2] (NaN: not known), its degrees of freedom, and whether
+    it is of the same items."""
+
+    matrix: FloatArray
+    df: float
+    paired: bool
+
+
+def _covariance(
+    ids: tuple[str, str], part: Part, both: pd.DataFrame, scores: ItemScores
+) -> _Covariance:
     found: Mapping[str, np.ndarray] = scores(list(ids), *part)
     before, after = (found.get(id_) for id_ in ids)
     if before is not None and after is not None and len(before) == len(after) > 1:
-        counts = resampling_counts(part.task, len(before), N_REPLICATES)
-        drawn = counts @ np.stack([before, after], axis=1).astype(np.float32) / len(before)
-        return _percent(drawn[:, 0], drawn[:, 1]), True
-    rng = np.random.default_rng([SEED, crc32(f"{ids} {part}".encode())])
-    first, second = (v["value"] + v["stderr"] * rng.normal(size=N_REPLICATES) for v in values)
-    return _percent(first, second), False
+        means = covariance_of_means([np.stack([before, after]).astype(np.float64)])
+        df = min((df for _, df in means.few), default=np.inf)
+        return _Covariance(means.matrix, df, True)
+    variance = both["stderr"].to_numpy(dtype=np.float64) ** 2
+    return _Covariance(np.diag(variance), np.inf, False)
 
 
-def _percent(before: FloatArray | float, after: FloatArray | float) -> FloatArray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        change = 100 * (np.asarray(after, float) - before) / np.asarray(before, float)
-    return np.where(np.isfinite(change), change, np.nan)
+def _why(task: str, both: pd.DataFrame, found: _Covariance) -> str:
+    """Why a percentage has no interval."""
+    if not np.isfinite(found.matrix).all():
+        return f"{task}: errors unknown"
+    before, n = both["value"].iloc[0], both["n_items"].iloc[0]
+    if not np.isfinite(both["value"].to_numpy(dtype=np.float64)).all():
+        return f"{task}: diverged"
+    right = f"{round(before * n):,} of {n:,} right" if n > 0 else f"{before:.3g}"
+    return f"{task}: too few right at 16 bit ({right}) to take percent of"
+
+
+def _percent(ratio: float) -> float:
+    change = 100 * (ratio - 1)
+    return float(change) if np.isfinite(change) else np.nan

@@ -10,14 +10,16 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.answers.contest import N_BUDGETS, SURE, BoolArray, IntArray, competitors, lead_error
+from analysis.answers.contest import N_BUDGETS, BoolArray, IntArray, competitors, lead_error
 from analysis.curves.panel import Panel, make_panel, run_ends
 from analysis.curves.scaling import SAME_PLACE, Curve, FloatArray
 from analysis.noise.bootstrap import ItemScores, no_item_scores
+from analysis.noise.means import is_clear
 from quantizers.setting import Setting
 
 COLUMNS = ["family", "budget_bits", "format", "setting", "value", "behind", "behind_stderr"]
-COLUMNS += ["paired", "clear"]
+COLUMNS += ["paired", "clearly_behind"]
+_EQUAL = 1e-12  # of a value: formats closer than that to the best are tied with it
 
 
 def format_name(setting: Setting) -> str:
@@ -37,8 +39,9 @@ def formats_at(
 
     `curves`: of one family, metric and axis. Columns: family, budget_bits, format, setting (its
     label), value; behind (what it is worse by than the best format's, 0 for that itself),
-    behind_stderr (NaN where it is not known), paired (over the items both were scored on), clear
-    (beyond two standard errors). A budget that one format alone reaches is left out.
+    behind_stderr (NaN where it is not known), paired (over the items both were scored on),
+    clearly_behind (the distance's 95 % interval leaves out 0). A budget that one format alone
+    reaches is left out.
     """
     panel = make_panel(curves)
     grid = np.asarray(budgets, dtype=np.float64)
@@ -50,7 +53,8 @@ def formats_at(
         met = np.isfinite(score) & (index != champion)
         behind = np.zeros(len(grid))
         behind[met] = panel.better * (value[champion, _each(grid)] - value[index, _each(grid)])[met]
-        error, paired = lead_error(panel, grid, champion, index, met, scores)
+        behind[behind <= _EQUAL * np.abs(value[champion, _each(grid)])] = 0.0
+        error = lead_error(panel, grid, champion, index, met, scores)
         reached = np.isfinite(score)
         tables.append(
             pd.DataFrame(
@@ -61,9 +65,9 @@ def formats_at(
                     "setting": [panel.curves[i].setting.label for i in index],
                     "value": value[index, _each(grid)],
                     "behind": behind,
-                    "behind_stderr": np.where(met, error, 0.0),
-                    "paired": paired | ~met,
-                    "clear": met & (behind > SURE * error),
+                    "behind_stderr": np.where(met, error.stderr, 0.0),
+                    "paired": error.paired | ~met,
+                    "clearly_behind": met & is_clear(behind, error.stderr, error.df),
                 }
             )[reached]
         )
@@ -82,9 +86,10 @@ def format_shares(
     """How often each format wins, by family, where some settings round activations.
 
     Over log-spaced budgets that a weight-only format and one with activations reach. Columns:
-    family, format, share (of budgets won), reached (share of budgets it reaches), behind (mean over
-    those it reaches), clear (share of these at which it is clearly behind), usual (the setting that
-    stands for it most often). Raises ValueError as scaling_curves does.
+    family, format, share (of budgets won; formats that tie share a budget, so shares add up to 1),
+    reached (share of budgets it reaches), behind (mean over those it reaches), clearly_behind
+    (share of these), usual (the setting that stands for it most often), n_budgets, low_bits and
+    high_bits (the budgets). Raises ValueError as scaling_curves does.
     """
     rows: list[list[object]] = []
     for family, curves in competitors(results, metric, axis, task).items():
@@ -92,15 +97,17 @@ def format_shares(
         if not len(budgets):
             continue
         table = formats_at(curves, budgets, scores)
+        table["won"] = table["behind"] == 0
+        table["won"] = table["won"] / table.groupby("budget_bits")["won"].transform("sum")
         n = table["budget_bits"].nunique()
         for name, part in table.groupby("format", sort=False):
-            won = part["behind"] == 0
             usual = part["setting"].mode().iloc[0]
-            share, reached = won.sum() / n, len(part) / n
-            rows.append(
-                [family, name, share, reached, part["behind"].mean(), part["clear"].mean(), usual]
-            )
-    columns = ["family", "format", "share", "reached", "behind", "clear", "usual"]
+            share, reached = part["won"].sum() / n, len(part) / n
+            behind = part[["behind", "clearly_behind"]].mean()
+            place = [n, table["budget_bits"].min(), table["budget_bits"].max()]
+            rows.append([family, name, share, reached, *behind, usual, *place])
+    columns = ["family", "format", "share", "reached", "behind", "clearly_behind", "usual"]
+    columns += ["n_budgets", "low_bits", "high_bits"]
     shares = pd.DataFrame(rows, columns=columns)
     return shares.sort_values(["family", "share"], ascending=[True, False], ignore_index=True)
 

@@ -98,8 +98,9 @@ def _answer(asked: Contest, j: int) -> Optimum:
         runner_up=rival.setting,
         runner_up_value=float(asked.value[asked.rival[j], j]),
         lead=float(asked.lead[j]),
-        lead_stderr=float(asked.lead_stderr[j]),
-        paired=bool(asked.paired[j]),
+        lead_stderr=float(asked.error.stderr[j]),
+        lead_df=float(asked.error.df[j]),
+        paired=bool(asked.error.paired[j]),
         at_or_below=_candidate(winner, index),
         above=_candidate(winner, index + 1) if weight > 0 else None,
     )

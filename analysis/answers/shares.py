@@ -58,9 +58,9 @@ def winners(
 ) -> pd.DataFrame:
     """The winner at each budget of each family's contest, where there is one.
 
-    Columns: family, budget_bits, bits, setting (label), clear (lead above two standard errors),
-    complete (every setting of the family has a value there: near the ends of the range the winner
-    may owe its place to rivals that do not reach).
+    Columns: family, budget_bits, bits, setting (label), clear (the lead's 95 % interval leaves
+    out 0), complete (every setting of the family has a value there: near the ends of the range the
+    winner may owe its place to rivals that do not reach).
     """
     tables = [_winners(won) for won in contests(results, metric, axis, task, scores).values()]
     columns = ["family", "budget_bits", "bits", "setting", "clear", "complete"]
@@ -96,7 +96,7 @@ def win_shares(
     """How often each setting (or `by="bits"`: each precision) is bit-optimal.
 
     The share of the budgets of a family's contest that have a winner. Columns: family, bits,
-    setting (only by setting), share, clear_share (won by more than two standard errors),
+    setting (only by setting), share, clear_share (won by a clear lead),
     complete_share (share among the budgets that every curve of the family reaches; NaN if there
     are none), low_bits and high_bits (the budgets looked at), n_budgets. The rows of EVERY_FAMILY
     are means over families. Best share first. Empty where nothing is decided.

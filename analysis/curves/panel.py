@@ -14,8 +14,9 @@ from analysis.curves.scaling import SAME_PLACE, Curve, FloatArray
 class Panel:
     """Curves of one family and metric: a row a curve, a column a place along it.
 
-    log_bits: float64 [S, M], inf after a curve's last point; value, stderr: [S, M], NaN there;
-    model: int [S, M] into `models`, -1 there. `better` is 1 or -1: the sign of improvement.
+    log_bits: float64 [S, M], inf after a curve's last point; value, stderr: [S, M], NaN there; df:
+    [S, M], of the errors, inf there; model: int [S, M] into `models`, -1 there. `better` is 1 or
+    -1: the sign of improvement.
     """
 
     curves: tuple[Curve, ...]
@@ -25,6 +26,7 @@ class Panel:
     stderr: FloatArray
     model: npt.NDArray[np.intp]
     better: float
+    df: FloatArray
 
     @property
     def precisions(self) -> FloatArray:
@@ -97,13 +99,16 @@ def make_panel(curves: Sequence[Curve]) -> Panel:
     shape = (len(curves), width)
     log_bits, value, stderr = np.full(shape, np.inf), np.full(shape, np.nan), np.full(shape, np.nan)
     model = np.full(shape, -1, dtype=np.intp)
+    df = np.full(shape, np.inf)
     for i, curve in enumerate(curves):
         n = len(curve.bits)
         log_bits[i, :n], value[i, :n] = np.log(curve.bits), curve.value
         stderr[i, :n] = curve.stderr
+        if curve.df:
+            df[i, :n] = curve.df
         model[i, :n] = [number[name] for name in curve.models]
     better = 1.0 if larger_is_better(curves[0].metric) else -1.0
-    return Panel(tuple(curves), models, log_bits, value, stderr, model, better)
+    return Panel(tuple(curves), models, log_bits, value, stderr, model, better, df)
 
 
 def read_errors(panel: Panel, budgets: FloatArray) -> FloatArray:

@@ -13,6 +13,7 @@ import pandas as pd
 from analysis.curves.metrics import (
     ACCURACIES,
     JOINED,
+    SHARES,
     Part,
     accuracy_of,
     tasks_in,
@@ -55,6 +56,14 @@ def comparable_rows(results: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def _comparable_rows(results: pd.DataFrame, metric: str) -> pd.DataFrame:
     return one_measurement_each(one_protocol(metric_rows(results, metric))[0])
+
+
+def degrees_of_freedom(points: pd.DataFrame) -> npt.NDArray[np.float64]:
+    """Of the stored errors of curve_points: items less one; inf for shares of right items, whose
+    error is a function of the share, and where the number of items is not known."""
+    n = points["n_items"].to_numpy(dtype=np.float64, na_value=np.nan)
+    of_shares = [all(part.metric in SHARES for part in parts) for parts in points["parts"]]
+    return np.where(np.array(of_shares, dtype=bool) | ~(n > 1), np.inf, n - 1)
 
 
 def mean_zero_shot(

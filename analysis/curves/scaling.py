@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.curves.metrics import SCREENED, Part
-from analysis.curves.points import curve_points
+from analysis.curves.points import curve_points, degrees_of_freedom
 from analysis.curves.remembering import once
 from quantizers.setting import SETTING_COLUMNS, Setting
 
@@ -33,6 +33,8 @@ class Curve:
     is known. experiments: the id behind each point, "" where a point merges repeats of one model;
     parts: what each value is the mean of. Two models of one size are two points, in order of name.
     screened: of its family an adaptive sweep dropped experiments without asking about this axis.
+    df: degrees of freedom of the stored errors, [n]: items less one, inf for shares of right items
+    and where the number of items is not known; () for all inf.
     """
 
     family: str
@@ -48,6 +50,7 @@ class Curve:
     experiments: tuple[str, ...] = ()
     parts: tuple[Part, ...] = ()
     screened: bool = False
+    df: tuple[float, ...] = ()
 
     @property
     def broken(self) -> tuple[str, ...]:
@@ -107,6 +110,7 @@ def _make_curves(results: pd.DataFrame, metric: str, axis: str, task: str | None
     if axis not in AXES:
         raise ValueError(f"unknown axis {axis!r}: choose one of {', '.join(AXES)}")
     points = curve_points(results, metric, task)
+    points = points.assign(df=degrees_of_freedom(points))
     points = _merge_repeats(points[points[AXES[axis]] > 0], AXES[axis])
     if points.empty:
         return []
@@ -120,6 +124,7 @@ def _make_curves(results: pd.DataFrame, metric: str, axis: str, task: str | None
     value, stderr = (points[c].to_numpy(dtype=np.float64) for c in ("value", "stderr"))
     names = ("model", "experiment_id", "task", "family", "parts")
     models, ids, tasks, families, parts = (points[c].to_numpy(dtype=object).tolist() for c in names)
+    df = points["df"].to_numpy(dtype=np.float64).tolist()
     n_params = [None if pd.isna(n) else int(n) for n in points["n_params"].tolist()]
     settings = points[list(SETTING_COLUMNS)].iloc[ends[:-1]].to_dict("records")
     asked = points[SCREENED].tolist() if SCREENED in points else [None] * len(points)
@@ -138,6 +143,7 @@ def _make_curves(results: pd.DataFrame, metric: str, axis: str, task: str | None
             experiments=tuple(ids[start:end]),
             parts=parts[start],
             screened=not pd.isna(asked[start]) and axis not in asked[start].split(","),
+            df=tuple(df[start:end]),
         )
         for start, end, setting in zip(ends, ends[1:], settings, strict=False)
     ]

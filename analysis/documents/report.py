@@ -116,9 +116,9 @@ def _figures(
     strips = optimal_figure(results, metrics, axis, task, scores)
     if strips.data:
         note = (
-            "Strong colour: the lead exceeds two standard errors; pale: it does not. Thick: every "
-            "setting of the family reaches this budget; thin: only some do, so the winner may owe "
-            "its place to the absence of rivals. Blank: undetermined."
+            "Strong colour: the lead is clear (its 95% interval leaves out 0); pale: not. Thick: "
+            "every setting of the family reaches this budget; thin: only some do, so the winner "
+            "may owe its place to the absence of rivals. Blank: undetermined."
         )
         parts.append(chart("bit-optimal", strips, strips, note))
     for metric in metrics:

@@ -35,8 +35,9 @@ def answer_cards(
         "</div>",
         '<p class="small muted">Shares are of the budgets, evenly spaced on a log scale, at which '
         "two or more precisions can be compared; over several families, means over them. “Clear” "
-        "means that the lead over the best setting of another precision exceeds two standard "
-        "errors, paired over the items that both were scored on.</p>",
+        "means that the lead over the best setting of another precision has a 95% interval that "
+        "leaves out 0, paired over the items that both were scored on; it is said of each budget "
+        "by itself.</p>",
     ]
 
 

@@ -33,7 +33,7 @@ def cost_tables(
         "<h2>What each setting costs</h2>",
         "<p>Where precisions cannot be compared at equal size, each is compared with the same "
         "model at 16 bit: the difference over the items both were scored on, with its 95% "
-        "interval. In bold: beyond two standard errors.</p>",
+        "interval. In bold: where it leaves out 0.</p>",
         *parts,
     ]
 

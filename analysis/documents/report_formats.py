@@ -27,7 +27,8 @@ def format_tables(
         "<h2>Weights alone, or activations too?</h2>",
         "<p>At equal total bits, each format (W4A8: 4-bit weights, 8-bit activations) by its best "
         "recipe at each budget. “Behind”: mean distance to the best format where it reaches; "
-        "“clearly”: at how many of these budgets beyond two standard errors, paired.</p>",
+        "“clearly behind”: at how many of these budgets its 95% interval leaves out 0, paired. "
+        "Formats that tie share the budget they win.</p>",
     ]
     for metric in metrics:
         shares = format_shares(results, metric, axis, task, scores)
@@ -42,7 +43,8 @@ def format_tables(
 
 
 def _shares(shares: pd.DataFrame, metric: str) -> str:
-    columns = ["Family", "Format", "Wins", "Reaches", in_unit(metric, "Behind"), "Clearly", "By"]
+    columns = ["Family", "Format", "Wins", "Reaches", in_unit(metric, "Behind")]
+    columns += ["Clearly behind", "By"]
     rows = [
         [
             escape(row.family),
@@ -50,7 +52,7 @@ def _shares(shares: pd.DataFrame, metric: str) -> str:
             f"{row.share:.0%}",
             f"{row.reached:.0%}",
             format_value(metric, row.behind, unit=False),
-            f"{row.clear:.0%}",
+            f"{row.clearly_behind:.0%}",
             escape(row.usual),
         ]
         for row in shares.itertuples()

@@ -7,6 +7,7 @@ from analysis.claims.claim import Block, table
 from analysis.claims.four_bit.optimum import linear_only, main_only
 from analysis.curves.points import curve_points
 from analysis.noise.bootstrap import N_REPLICATES, ItemScores
+from analysis.noise.means import margin
 
 
 def method(results: pd.DataFrame, scores: ItemScores) -> list[Block]:
@@ -23,9 +24,12 @@ def method(results: pd.DataFrame, scores: ItemScores) -> list[Block]:
         "Sizes count every bit of the model unless stated (unquantized parameters at 16). Losses "
         "are nats a token.",
         table(["Metric", "On", "Experiments", "Items", "Median standard error"], rows, text=2),
-        f"Intervals are 90 % and, unless stated, come from {N_REPLICATES:,} bootstrap replicates "
-        "(200 for shares of budgets) that draw the same items for every experiment, so that what "
-        "two settings have in common cancels: differences are known far better than values. "
+        "Intervals are 90 % and, unless stated, over the items, which are the same for every "
+        "experiment, so that what two settings have in common cancels: differences are known far "
+        "better than values. Of two settings on the same models they are Student's, else of "
+        f"{N_REPLICATES:,} bootstrap replicates (200 for shares of budgets), as wide where there "
+        "are few items. Right-or-wrong items are given one more gained and one more lost (Bonett "
+        "and Price), so that where few changed that is not taken for certainty. "
         "Intervals over items and models also redraw the sizes of each family. Intervals of shares "
         "of budgets are widened where needed to hold the share. “Clearly” means that the whole "
         "interval lies on one side.",
@@ -39,7 +43,7 @@ def method(results: pd.DataFrame, scores: ItemScores) -> list[Block]:
 def _dependence(results: pd.DataFrame, scores: ItemScores) -> str:
     """How alike neighbouring windows are: a sentence, or "" where they have no scores."""
     points = curve_points(main_only(linear_only(results)), "cross_entropy")
-    values, differences = [], []
+    values, differences, windows = [], [], []
     for (_, task), part in points.groupby(["model", "task"]):
         ids = part.set_index("bits")["experiment_id"]
         found = scores(list(ids), str(task), "cross_entropy", None)
@@ -47,14 +51,27 @@ def _dependence(results: pd.DataFrame, scores: ItemScores) -> str:
         if full is not None and four is not None and len(full) == len(four) > 2:
             values.append(_neighbours(full))
             differences.append(_neighbours(four - full))
+            windows.append(len(full))
     if not np.isfinite([*values, *differences]).any():
         return ""
     value, difference = np.nanmedian(values), np.nanmedian(differences)
+    reach = float(margin(1 / np.sqrt(min(windows))))  # of a correlation that is 0
+    told = [_meaning(value, reach), _meaning(difference, reach)]
+    both = f"errors of losses are {told[0]}, those of differences {told[1]}"
+    if told[0] == told[1]:
+        both = f"errors of losses, and of differences, are {told[0]}"
     return (
         f" Neighbouring windows correlate by {value:+.2f} in the loss of the 16-bit model and by "
-        f"{difference:+.2f} in what 4 bit adds to it (medians over models): as far as that is from "
-        "0, errors of losses, and of differences, are larger than stated."
+        f"{difference:+.2f} in what 4 bit adds to it (medians over models; within {reach:.2f} of 0 "
+        f"it may be chance): {both}."
     )
+
+
+def _meaning(correlation: float, reach: float) -> str:
+    """What a correlation of neighbours means for errors that take items as independent."""
+    if not abs(correlation) > reach:
+        return "not known to differ from those stated"
+    return f"{'larger' if correlation > 0 else 'smaller'} than stated"
 
 
 def _neighbours(items: np.ndarray) -> float:

@@ -22,8 +22,9 @@ def optimal_figure(
 ) -> go.Figure:
     """Which precision is bit-optimal at each budget: one strip per family and metric.
 
-    Strong colour: the lead exceeds two standard errors; pale: it does not. Full height: every
-    setting of the family has a value there; thin: some do not reach. Nothing where undetermined.
+    Strong colour: the lead is clear (its 95 % interval leaves out 0); pale: it is not. Full height:
+    every setting of the family has a value there; thin: some do not reach. Nothing where
+    undetermined.
     """
     figure = go.Figure()
     precisions: set[float] = set()
@@ -87,7 +88,7 @@ def _strip(won: pd.DataFrame, name: str) -> list[go.Scatter]:
         low, high = part["budget_bits"].iloc[0] / half, part["budget_bits"].iloc[-1] * half
         text = (
             f"<b>{part['setting'].mode().iloc[0]}</b><br>{format_bits(low)} to {format_bits(high)}"
-            f"<br>lead {'above' if sure else 'within'} two standard errors"
+            f"<br>lead {'clear' if sure else 'not clear: its 95% interval holds 0'}"
             + ("" if complete else "<br>some settings do not reach these budgets")
         )
         trace.x = [*trace.x, low, high, None]

@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from zlib import crc32
 
 import numpy as np
 import pandas as pd
 
 from analysis.curves.metrics import larger_is_better
 from analysis.curves.scaling import FloatArray
-from analysis.noise.bootstrap import N_REPLICATES, SEED, ItemScores, resampling_counts
-from analysis.noise.spread import interval
+from analysis.noise.bootstrap import ItemScores
+from analysis.noise.means import are_shares, largest_item, margin, pooled_df
+from analysis.noise.spread import INTERVAL
 from evaluation.tasks.sets import SIZE_WEIGHTED
 from quantizers.setting import ADDED_COLUMNS, SETTING_COLUMNS
 
@@ -20,23 +20,24 @@ MODEL = ("family", "model")
 @dataclass(frozen=True, eq=False)
 class Duel:
     """`lead`: of the first over the second, the mean over pairs in the metric's unit; positive: the
-    first is better. `replicates`: what it would have been with other items, [R], NaN where errors
-    are unknown. `pairs`: both sides' rows with the suffixes _first and _second, and their lead;
+    first is better. `stderr`: over the items, NaN where errors are unknown; `df`: its degrees of
+    freedom. `pairs`: both sides' rows with the suffixes _first and _second, and their lead;
     `diverged`: pairs left out because a side has no finite value.
     """
 
     lead: float
-    replicates: FloatArray
+    stderr: float
+    df: float
     pairs: pd.DataFrame
     diverged: int
 
     @property
     def low(self) -> float:
-        return interval(self.replicates)[0]
+        return self.lead - float(margin(self.stderr, self.df, INTERVAL))
 
     @property
     def high(self) -> float:
-        return interval(self.replicates)[1]
+        return self.lead + float(margin(self.stderr, self.df, INTERVAL))
 
     @property
     def score(self) -> str:
@@ -78,7 +79,8 @@ def pair_up(first: pd.DataFrame, second: pd.DataFrame, on: list[str] | None = No
 def duel(pairs: pd.DataFrame, metric: str, scores: ItemScores) -> Duel | None:
     """Who is ahead over `pairs` (as pair_up gives them, of curve_points); None without any.
 
-    Items are drawn once for all pairs, so that what models and settings have in common cancels.
+    Errors are of each item's differences summed over the pairs, so that what models and settings
+    have in common cancels, with an allowance for right-or-wrong items as in analysis.noise.means.
     Pairs without item scores have the errors of their two values, as if independent.
     """
     better = 1.0 if larger_is_better(metric) else -1.0
@@ -90,44 +92,58 @@ def duel(pairs: pd.DataFrame, metric: str, scores: ItemScores) -> Duel | None:
         return None
     lead = better * (first - second)[finite]
     kept = pairs[finite].assign(lead=lead).reset_index(drop=True)
-    replicates = lead.mean() + better * _noise(kept, scores) / len(kept)
-    return Duel(float(lead.mean()), replicates, kept, int((~finite).sum()))
+    error = _error(kept, metric, scores)
+    return Duel(float(lead.mean()), *error, kept, int((~finite).sum()))
 
 
-def _noise(pairs: pd.DataFrame, scores: ItemScores) -> FloatArray:
-    """What other items add to the sum of differences, [R]."""
-    changes: dict[tuple[str, int], FloatArray] = {}
-    noise = np.zeros(N_REPLICATES)
+def _error(pairs: pd.DataFrame, metric: str, scores: ItemScores) -> tuple[float, float]:
+    """Standard error of the mean of the differences, and its degrees of freedom."""
+    changes: dict[tuple[str, int, bool], FloatArray] = {}
+    variances, degrees, unseen = [], [], 0.0
     for pair in pairs.itertuples():
-        found = _items(pair, scores)
+        found = _items(pair, metric, scores)
         if found is None:
-            error = np.hypot(float(pair.stderr_first), float(pair.stderr_second))
-            names = f"{pair.experiment_id_first} {pair.experiment_id_second}".encode()
-            noise += error * np.random.default_rng([SEED, crc32(names)]).normal(size=N_REPLICATES)
+            for side in ("first", "second"):
+                variances.append(float(getattr(pair, f"stderr_{side}")) ** 2)
+                n = float(getattr(pair, f"n_items_{side}"))
+                degrees.append(n - 1 if metric != "zero_shot" and n > 1 else np.inf)
             continue
-        sizes = {task: len(change) for task, change in found.items()}
+        sizes = {task: len(first) for task, (first, _) in found.items()}
         by_items = pair.task_first in SIZE_WEIGHTED
-        for task, change in found.items():
-            n = sizes[task]
+        for task, (first, second) in found.items():
+            n, shares = sizes[task], are_shares((first, second))
             weight = n / sum(sizes.values()) if by_items else 1 / len(sizes)
-            centred = weight * (change - change.mean()) / np.sqrt(n * (n - 1))
-            changes[task, n] = changes.get((task, n), 0) + centred
-    for (task, n), change in changes.items():
-        noise += resampling_counts(task, n, N_REPLICATES) @ change
-    return noise
+            place = task, n, shares
+            changes[place] = changes.get(place, 0) + weight * (first - second)
+            unseen = max(unseen, largest_item([(shares, n)], [weight]))
+    for (_, n, shares), change in changes.items():
+        variances.append(float(change.var(ddof=1)) / n)
+        degrees.append(np.inf if shares else n - 1.0)
+    variance = sum(variances) + 2 * unseen**2  # of all pairs together, one item more either way
+    df = float(pooled_df(variance, variances, degrees))
+    return float(np.sqrt(variance)) / len(pairs), df
 
 
-def _items(pair: object, scores: ItemScores) -> Mapping[str, FloatArray] | None:
-    """Task -> difference of each item; None where either side lacks them, or they are others."""
+def _items(
+    pair: object, metric: str, scores: ItemScores
+) -> Mapping[str, tuple[FloatArray, FloatArray]] | None:
+    """Task -> what each item gives to both values; None where either side lacks them, or they are
+    others. A perplexity's are those of its cross-entropy times itself."""
     ids = [pair.experiment_id_first, pair.experiment_id_second]  # type: ignore[attr-defined]
-    changes = {}
+    slopes = (1.0, 1.0)
+    if metric == "perplexity":
+        slopes = (pair.value_first, pair.value_second)  # type: ignore[attr-defined]
+    items = {}
     for part in pair.parts_first:  # type: ignore[attr-defined]
         found = scores(ids, *part)
-        first, second = (found.get(id_) for id_ in ids)
-        if first is None or second is None or len(first) != len(second) or len(first) < 2:
+        if any(id_ not in found for id_ in ids):
             return None
-        change = first.astype(float) - second.astype(float)
-        if not np.isfinite(change).all():
+        first, second = (
+            slope * found[id_].astype(float) for slope, id_ in zip(slopes, ids, strict=True)
+        )
+        if len(first) != len(second) or len(first) < 2:
             return None
-        changes[part.task] = change
-    return changes or None
+        if not np.isfinite([first, second]).all():
+            return None
+        items[part.task] = (first, second)
+    return items or None

@@ -3,14 +3,15 @@
 import numpy as np
 import pandas as pd
 
-from analysis.answers.contest import NEAR_CHANCE, SURE
+from analysis.answers.contest import NEAR_CHANCE
 from analysis.curves.metrics import chance_level, larger_is_better
 from analysis.curves.panel import make_panel, overlap_range
 from analysis.curves.points import curve_points
 from analysis.curves.scaling import Curve, FloatArray, scaling_curves
 from analysis.curves.settings import is_baseline, main_settings, settings_of
 from analysis.noise.bootstrap import ItemScores, item_noise, no_item_scores
-from analysis.noise.spread import interval
+from analysis.noise.means import margin
+from analysis.noise.spread import INTERVAL, interval
 
 _N_BUDGETS = 60
 RANDOM_LOSS = np.log(100.0)  # nats: the paper takes perplexities above 100 for random performance
@@ -115,9 +116,9 @@ def compare_families(
     for bits, part in pairs.groupby("bits"):
         mean = part[["loss_first", "loss_second"]].mean()
         error = np.hypot(part["stderr_first"], part["stderr_second"])
-        margin = 1.645 * np.sqrt((error**2).sum()) / len(part)
+        reach = float(margin(np.sqrt((error**2).sum()) / len(part), level=INTERVAL))
         change = mean["loss_second"] - mean["loss_first"]
-        rows.append([bits, *mean, change, change - margin, change + margin, len(part)])
+        rows.append([bits, *mean, change, change - reach, change + reach, len(part)])
     columns = ["bits", "first_loss", "second_loss", "difference", "low", "high", "n_models"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -125,7 +126,7 @@ def compare_families(
 def collapses(results: pd.DataFrame, bits: int = 3, metric: str = "zero_shot") -> pd.DataFrame:
     """Which models collapse to chance at `bits` (section 5.1: the largest OPT and Pythia at 3).
 
-    Accuracy: within two standard errors of guessing (of unknown errors, a margin of NEAR_CHANCE);
+    Accuracy: its 95 % interval holds guessing (of unknown errors, a margin of NEAR_CHANCE);
     left out are tasks of which it is not known what guessing gives, and models that guess at 16
     bit, too, and so have nothing to fall from. Losses: perplexity above 100, or diverged.
     Columns: family, model, n_params, setting, value, threshold, collapsed; by size.
@@ -134,8 +135,8 @@ def collapses(results: pd.DataFrame, bits: int = 3, metric: str = "zero_shot") -
     value = points["value"].to_numpy(dtype=np.float64)
     if metric == "zero_shot":
         error = points["stderr"].to_numpy(dtype=np.float64)
-        margin = np.where(np.isfinite(error), SURE * error, NEAR_CHANCE)
-        threshold = points["task"].map(chance_level).to_numpy(dtype=np.float64) + margin
+        reach = np.where(np.isfinite(error), margin(error), NEAR_CHANCE)
+        threshold = points["task"].map(chance_level).to_numpy(dtype=np.float64) + reach
         fallen = ~(value > threshold)
     else:
         limit = RANDOM_LOSS if metric == "cross_entropy" else np.exp(RANDOM_LOSS)

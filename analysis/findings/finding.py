@@ -60,9 +60,9 @@ def find(
         shares=win_shares(results, metric, axis, task, scores),
         undecided={name: why for name, c in found.items() if (why := c.why_undecided)},
         at_chance={family: share for family, share in chance.items() if share > 0},
-        paired=_mean([c.paired[c.decided] for c in decided]),
-        unknown=_mean([np.isnan(c.lead_stderr[c.decided]) for c in decided]),
-        errorless=tuple(c.family for c in decided if np.isnan(c.lead_stderr[c.decided]).all()),
+        paired=_mean([c.error.paired[c.decided] for c in decided]),
+        unknown=_mean([np.isnan(c.error.stderr[c.decided]) for c in decided]),
+        errorless=tuple(c.family for c in decided if np.isnan(c.error.stderr[c.decided]).all()),
     )
 
 

@@ -10,6 +10,7 @@ from analysis.curves.metrics import chance_level, larger_is_better
 from analysis.curves.points import curve_points
 from analysis.curves.scaling import AXES, FloatArray
 from analysis.curves.settings import main_settings, settings_of
+from analysis.noise.means import margin
 from analysis.noise.model_effects import ModelEffects, ModelFit
 from analysis.noise.spread import INTERVAL
 
@@ -77,7 +78,7 @@ class PowerLaw:
 def main_points(results: pd.DataFrame, metric: str, axis: str = "total") -> pd.DataFrame:
     """Points of the main settings that can be fitted: finite, and clear of chance.
 
-    Models at chance (within two standard errors of guessing) say nothing about scaling.
+    Models at chance (the 95 % interval holds guessing) say nothing about scaling.
     """
     points = curve_points(results, metric)
     points = points[np.isfinite(points["value"].astype(float)) & (points[AXES[axis]] > 0)]
@@ -87,13 +88,14 @@ def main_points(results: pd.DataFrame, metric: str, axis: str = "total") -> pd.D
     if metric != "zero_shot" or points.empty:
         return points
     above = points["value"] - points["task"].map(chance_level)
-    return points[~(above <= 2 * points["stderr"])]
+    return points[~(above <= margin(points["stderr"]))]
 
 
 def parallel_fits(
     results: pd.DataFrame, metric: str = "zero_shot", axis: str = "total"
 ) -> list[ParallelFit]:
-    """One ParallelFit a family, where at least two precisions have three points each.
+    """One ParallelFit a family, where at least two precisions have three points each and their
+    sizes tell every term from the others.
 
     The base is quadratic in log bits; the free fit gives every precision its own slope. Each model
     has a random effect: its luck is common to its precisions.
@@ -106,6 +108,8 @@ def parallel_fits(
         y = part["value"].to_numpy(dtype=np.float64)
         precisions, x, base = _base_and_offsets(part, axis)
         free = np.column_stack([base, base[:, 3:] * x[:, None]])
+        if np.linalg.matrix_rank(free) < free.shape[1]:  # sizes do not tell the terms apart
+            continue
         try:
             effects = ModelEffects(y, free, pd.factorize(part["model"])[0], 3)
         except ValueError:  # too few points
@@ -118,13 +122,22 @@ def parallel_fits(
                 _terms(plain, 3).assign(bits=precisions).rename(columns={"value": "offset"}),
                 _terms(full, n).assign(bits=precisions).rename(columns={"value": "slope"}),
                 float(plain.value[1]),
-                float(sm.OLS(y, base).fit().rsquared),
-                float(sm.OLS(y, free).fit().rsquared),
+                _r_squared(y, base),
+                _r_squared(y, free),
                 effects.p_value(plain, full),
                 len(y),
             )
         )
     return fits
+
+
+def _r_squared(y: FloatArray, design: FloatArray, adjusted: bool = False) -> float:
+    """Of least squares; terms that depend on others count once. NaN where nothing varies."""
+    value, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
+    left, total = ((y - design @ value) ** 2).sum(), ((y - y.mean()) ** 2).sum()
+    if not total > 0 or (adjusted and rank >= len(y)):
+        return float("nan")
+    return float(1 - left / total * ((len(y) - 1) / (len(y) - rank) if adjusted else 1))
 
 
 def _terms(fit: ModelFit, start: int) -> pd.DataFrame:
@@ -157,6 +170,8 @@ def power_laws(results: pd.DataFrame, metric: str = "zero_shot") -> list[PowerLa
             continue
         columns = [part[c].to_numpy(dtype=np.float64) for c in ("n_params", "bits")]
         design = sm.add_constant(np.log(np.column_stack(columns)), has_constant="add")
+        if np.linalg.matrix_rank(design) < design.shape[1]:  # a size has one precision
+            continue
         try:
             effects = ModelEffects(y, base, pd.factorize(part["model"])[0], 3)
         except ValueError:  # too few points
@@ -173,7 +188,7 @@ def power_laws(results: pd.DataFrame, metric: str = "zero_shot") -> list[PowerLa
                 str(family),
                 pd.DataFrame({"term": names, "value": law.params, "low": low, "high": high}),
                 float(law.rsquared_adj),
-                float(sm.OLS(y, base).fit().rsquared_adj),
+                _r_squared(y, base, adjusted=True),
                 stderr,
                 stderr_offsets,
                 part[["model", "bits"]]

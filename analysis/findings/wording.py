@@ -9,6 +9,7 @@ from analysis.answers.answer import Candidate, Optimum
 from analysis.answers.universal import Universality
 from analysis.curves.budget import format_bits
 from analysis.curves.names import UNITS, format_value, name_metric
+from analysis.curves.points import curve_points
 from analysis.findings.finding import Finding
 
 # What simulations with a known truth show (tests/analysis/noise/test_selection.py).
@@ -36,7 +37,7 @@ def answer_sentence(answer: Optimum) -> str:
         models = f"between {models} and {answer.above.model}"
     value = format_value(answer.metric, answer.value, answer.stderr)
     lead = format_value(answer.metric, answer.lead, answer.lead_stderr)
-    sure = "clear" if answer.significant else "not clear: within two standard errors"
+    sure = "clear" if answer.significant else "not clear: its 95% interval holds 0"
     if np.isnan(answer.lead_stderr):
         sure = "how clear cannot be said: errors unknown"
     elif not answer.paired:
@@ -127,6 +128,18 @@ def clear_part(finding: Finding) -> str:
     if finding.paired == 0:
         return f"{clear} (errors as if independent: no item scores)"
     return clear if finding.paired == 1 else f"{clear} (errors paired at {finding.paired:.0%})"
+
+
+def scored_on(results: pd.DataFrame, metric: str, task: str | None = None) -> str:
+    """What a metric was taken on: "on sotu (500 items)"; families on different tasks apart."""
+    points = curve_points(results, metric, task)
+    unit = "items" if metric == "zero_shot" else "windows"
+    told = []
+    for name, part in points.groupby("task", sort=False):
+        low, high = part["n_items"].min(), part["n_items"].max()
+        n = "n unknown" if not low > 0 else f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        told.append(f"on {name} ({n} {unit})")
+    return ", ".join(told)
 
 
 def list_shares(by_bits: pd.DataFrame) -> str:

@@ -3,6 +3,11 @@
 Items are resampled once for all experiments: two precisions scored on the same items keep their
 common luck, which cancels in a comparison. Models are resampled once for all precisions of a
 family: what a curve would say had other sizes of the family been trained.
+
+Quantiles of plain replicates are too close where there are few items, or few that changed, so the
+replicates are widened to the intervals of analysis.noise.means: of right-or-wrong items by the
+answer that each experiment might have got more and less, of others as Student's t is wider than
+the normal.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +19,7 @@ import numpy.typing as npt
 
 from analysis.curves.panel import Panel
 from analysis.curves.scaling import Curve
+from analysis.noise.means import are_shares, largest_item
 from evaluation.tasks.sets import SIZE_WEIGHTED
 
 N_REPLICATES = 1000
@@ -41,7 +47,7 @@ def item_noise(
 ) -> npt.NDArray[np.float32]:
     """What resampling the items adds to each value: float32 [n_replicates, S, M].
 
-    Where a point has no item scores, the noise is normal with its stored standard error and
+    Where a point has no item scores, the noise is Student's with its stored standard error and
     independent of the others, which overstates the error of a comparison; where it has neither it
     is NaN: not known. Outside `points` (bool [S, M]) it is 0. Perplexities are resampled through
     their cross-entropies.
@@ -63,38 +69,77 @@ def item_noise(
     wanted &= np.isfinite(panel.stderr)
     generator = np.random.default_rng([SEED, crc32(panel.curves[0].family.encode())])
     normal = generator.standard_normal((n_replicates, int(wanted.sum())), dtype=np.float32)
+    if np.isfinite(panel.df[wanted]).any():
+        normal *= _spreads(generator, panel.df[wanted], normal.shape)
     noise[:, wanted] = normal * panel.stderr[wanted].astype(np.float32)
     return noise
 
 
 def _resampled(
     curve: Curve, experiments: list[str], scores: ItemScores, n_replicates: int
-) -> dict[str, npt.NDArray[np.float32]]:
+) -> dict[str, npt.NDArray[np.floating]]:
     """Experiment -> change of its value in each replicate [R], where all its items are known."""
     by_items = curve.metric == "zero_shot" and curve.task in SIZE_WEIGHTED
-    total: dict[str, npt.NDArray[np.float32]] = {}
+    total: dict[str, npt.NDArray[np.floating]] = {}
     for start in range(0, len(experiments), _AT_ONCE):
         part = experiments[start : start + _AT_ONCE]
         counted: dict[str, int] = dict.fromkeys(part, 0)
         mass: dict[str, int] = dict.fromkeys(part, 0)
+        unseen: dict[str, float] = dict.fromkeys(part, 0.0)
         for task, metric, protocol in curve.parts:
             found = {k: x for k, x in scores(part, task, metric, protocol).items() if len(x) > 1}
             for n in {len(x) for x in found.values()}:
                 ids = [key for key, x in found.items() if len(x) == n]
                 items = np.stack([found[key] for key in ids], axis=1)
                 weight = n if by_items else 1
-                items = (items - items.mean(axis=0)) * np.float32(weight / np.sqrt(n * (n - 1)))
-                change = resampling_counts(task, n, n_replicates) @ items
+                shares = are_shares(items)
+                change = np.float32(weight) * resampled_means(task, items, n_replicates, shares)
+                item = largest_item([(shares, n)], [weight])
                 for key, column in zip(ids, change.T, strict=True):
                     total[key] = total[key] + column if key in total else column
                     counted[key] += 1
                     mass[key] += weight
+                    unseen[key] = max(unseen[key], item)
         for key in part:
             if counted[key] < len(curve.parts) or not curve.parts:
                 total.pop(key, None)
             else:
-                total[key] /= np.float32(mass[key])
+                own = np.float32(unseen[key]) * own_luck(key, n_replicates)
+                total[key] = (total[key] + own) / np.float32(mass[key])
     return total
+
+
+def resampled_means(
+    task: str, items: npt.NDArray[np.floating], n_replicates: int, shares: bool
+) -> npt.NDArray[np.floating]:
+    """What drawing other items adds to the mean of each column: [R, E].
+
+    items: [n, E], n > 1, an experiment (or a sum of differences) a column. How much items
+    vary is not known better than n of them tell, unless they are `shares` (right or wrong): each
+    replicate of others is Student's, the same number of its spreads for all columns.
+    """
+    n = len(items)
+    centred = (items - items.mean(axis=0)) * np.float32(1 / np.sqrt(n * (n - 1)))
+    drawn = resampling_counts(task, n, n_replicates) @ centred
+    if shares:
+        return np.asarray(drawn)
+    generator = np.random.default_rng([SEED, crc32(task.encode()), n, 1])
+    return np.asarray(drawn * _spreads(generator, n - 1.0, (n_replicates, 1)))
+
+
+def _spreads(
+    generator: np.random.Generator, df: npt.ArrayLike, shape: tuple[int, ...]
+) -> npt.NDArray[np.float32]:
+    """What makes normal draws Student's by multiplication: float32 of `shape`; df: broadcasts."""
+    finite = np.minimum(df, 1e9)
+    return np.sqrt(finite / generator.chisquare(finite, shape)).astype(np.float32)
+
+
+def own_luck(experiment: str, n_replicates: int) -> npt.NDArray[np.float32]:
+    """Standard normal draws of one experiment, [R], the same in every comparison: to scale by one
+    item of a task of right-or-wrong ones, which might have been answered otherwise."""
+    generator = np.random.default_rng([SEED, crc32(experiment.encode()), 2])
+    return generator.standard_normal(n_replicates, dtype=np.float32)
 
 
 @lru_cache(maxsize=8)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from analysis.curves.scaling import FloatArray
+from analysis.noise.means import margin
 from analysis.noise.spread import INTERVAL
 
 
@@ -57,9 +58,9 @@ class ModelEffects:
         x = self._minus_means(design, share)
         value, residual = _least_squares(x, self._minus_means(self._y, share))
         error = np.sqrt(self.noise * np.diag(np.linalg.pinv(x.T @ x)).clip(min=0))
-        margin = stats.t.ppf((1 + INTERVAL) / 2, self.df) * error
+        reach = margin(error, self.df, INTERVAL)
         rank = int(np.linalg.matrix_rank(x))
-        return ModelFit(value, value - margin, value + margin, float((residual**2).sum()), rank)
+        return ModelFit(value, value - reach, value + reach, float((residual**2).sum()), rank)
 
     def p_value(self, plain: ModelFit, free: ModelFit) -> float:
         """Of an F test that what `free` has beyond `plain` is 0."""

@@ -1,8 +1,9 @@
 """Paired differences between two precisions of one model, from the scores of each item.
 
 Two precisions score the same items, so their common luck cancels: a difference is known several
-times better than either value. Significance: exact McNemar for one task of right-or-wrong items,
-else the bootstrap over items.
+times better than either value. Its error and its interval are those of analysis.noise.means: of
+right-or-wrong items Bonett & Price's, of windows of text Student's; over several tasks the errors
+add, with the degrees of freedom of Welch & Satterthwaite.
 """
 
 from collections.abc import Sequence
@@ -13,23 +14,26 @@ import numpy.typing as npt
 
 from analysis.curves.metrics import Part
 from analysis.curves.scaling import FloatArray
-from analysis.noise.bootstrap import N_REPLICATES, ItemScores, resampling_counts
+from analysis.noise.bootstrap import ItemScores
+from analysis.noise.means import are_shares, covariance_of_means, margin
 from evaluation.tasks.sets import SIZE_WEIGHTED, TASK_SETS
 
-_Z = 1.959963984540054  # of a normal 95 % interval
+Pair = tuple[FloatArray, FloatArray]
+"""Scores of the same items by the first and by the second, float64 [n]."""
 
 
 @dataclass(frozen=True)
 class PairedDifference:
     """First minus second, in the metric's unit; all NaN but `n_items` where a model diverged.
 
-    `low` and `high` bound the bootstrap's 95 % interval; `test` is "McNemar" or "bootstrap". Where
-    no item tells the two apart there is nothing to draw from, but the error is not 0: of right or
-    wrong items it is that of one more item gained and one more lost, of others it is NaN.
+    `low` and `high` bound the 95 % interval, which `stderr` and `df` (degrees of freedom) give;
+    `test` is "mid-p McNemar" for one task of right-or-wrong items, else "t". Where all items change
+    alike the error of such items is still above 0; of others it is not known: NaN.
     """
 
     difference: float
     stderr: float
+    df: float
     low: float
     high: float
     p_value: float
@@ -42,8 +46,8 @@ def paired_difference(
 ) -> PairedDifference:
     """The difference of two means over the same items, each float [n] in the same order.
 
-    `task` names the items: the same name resamples alike in every comparison. Raises ValueError for
-    unequal numbers of items and for fewer than two.
+    `task` names the items in what is raised: ValueError for unequal numbers of items and for fewer
+    than two.
     """
     return _over_tasks({task: (np.asarray(first, float), np.asarray(second, float))}, False)
 
@@ -58,23 +62,33 @@ def compare(
     experiment lacks scores, or they are of different items.
     """
     parts = [Part(name, its) for name, its in _parts(task, metric).items()]
-    return compare_parts(scores, first, second, parts, task if metric == "zero_shot" else "")
+    return compare_parts(scores, (first, second), parts, task if metric == "zero_shot" else "")
 
 
 def compare_parts(
-    scores: ItemScores, first: str, second: str, parts: Sequence[Part], task_set: str = ""
+    scores: ItemScores,
+    experiments: tuple[str, str],
+    parts: Sequence[Part],
+    task_set: str = "",
+    slopes: tuple[float, float] = (1.0, 1.0),
 ) -> PairedDifference:
-    """Experiment `first` against `second` by the mean over `parts` (over items if `task_set` is in
-    SIZE_WEIGHTED). Raises ValueError as compare does."""
+    """The first of two experiments against the second by the mean over `parts` (over items if
+    `task_set` is in SIZE_WEIGHTED). Raises ValueError as compare does.
+
+    slopes: what each value changes by as the mean of its items does, for values that are a function
+    of it: of a perplexity, whose items are those of the cross-entropy, the perplexity itself. The
+    difference is then that of the means so weighed, its error that of the values (delta method).
+    """
     pairs = {}
     for part in parts:
-        found = scores([first, second], *part)
-        for experiment in (first, second):
+        found = scores(list(experiments), *part)
+        for experiment in experiments:
             if experiment not in found:
                 raise ValueError(
                     f"experiment {experiment} has no {part.metric} items of {part.task}"
                 )
-        pairs[part.task] = (found[first].astype(float), found[second].astype(float))
+        first, second = (found[experiment].astype(float) for experiment in experiments)
+        pairs[part.task] = (slopes[0] * first, slopes[1] * second)
     return _over_tasks(pairs, task_set in SIZE_WEIGHTED)
 
 
@@ -87,50 +101,39 @@ def _parts(task: str, metric: str) -> dict[str, str]:
     return TASK_SETS[task]
 
 
-def _over_tasks(
-    pairs: dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]], by_items: bool
-) -> PairedDifference:
-    changes = {task: _change(task, *pair) for task, pair in pairs.items()}
-    n_items = sum(len(change) for change in changes.values())
-    weights = [len(c) / n_items if by_items else 1 / len(changes) for c in changes.values()]
-    shares = all(np.isin(items, (0, 1)).all() for pair in pairs.values() for items in pair)
-    binary = shares and len(pairs) == 1
-    test = "McNemar" if binary else "bootstrap"
-    value = sum(w * c.mean() for w, c in zip(weights, changes.values(), strict=True))
+def _over_tasks(pairs: dict[str, Pair], by_items: bool) -> PairedDifference:
+    changes = [_change(task, *pair) for task, pair in pairs.items()]
+    n_items = sum(len(change) for change in changes)
+    binary = len(pairs) == 1 and all(are_shares(pair) for pair in pairs.values())
+    test = "mid-p McNemar" if binary else "t"
+    weights = [len(c) / n_items if by_items else 1 / len(changes) for c in changes]
+    value = float(sum(w * c.mean() for w, c in zip(weights, changes, strict=True)))
     if not np.isfinite(value):
-        return PairedDifference(np.nan, np.nan, np.nan, np.nan, np.nan, test, n_items)
-    variances = [c.var(ddof=1) / len(c) for c in changes.values()]
-    stderr = np.sqrt(sum(w**2 * v for w, v in zip(weights, variances, strict=True)))
-    noise = np.zeros(N_REPLICATES)
-    for weight, (task, change) in zip(weights, changes.items(), strict=True):
-        noise += weight * _resampled(task, change)
-    low, high = value + np.quantile(noise, (0.025, 0.975))
-    if not any(np.ptp(change) for change in changes.values()):
-        stderr, low, high = _of_constant(value, weights, list(changes.values()), shares)
+        unknown = np.nan
+        return PairedDifference(unknown, unknown, unknown, unknown, unknown, unknown, test, n_items)
+    stderr, df = _error(list(pairs.values()), weights)
+    reach = float(margin(stderr, df))
     if binary:
-        (change,) = changes.values()
-        p_value = _mcnemar(int((change > 0).sum()), int((change < 0).sum()))
+        (change,) = changes
+        p_value = mcnemar(int((change > 0).sum()), int((change < 0).sum()))
     else:
-        p_value = (1 + int((np.abs(noise) >= abs(value)).sum())) / (1 + N_REPLICATES)
-    return PairedDifference(
-        float(value), float(stderr), float(low), float(high), float(p_value), test, n_items
-    )
+        p_value = _two_sided(value / stderr, df) if stderr > 0 else np.nan
+    ends = (value - reach, value + reach)
+    low, high = np.clip(ends, -1.0, 1.0) if binary else ends
+    return PairedDifference(value, stderr, df, float(low), float(high), p_value, test, n_items)
 
 
-def _of_constant(
-    value: float, weights: Sequence[float], changes: Sequence[FloatArray], shares: bool
-) -> tuple[float, float, float]:
-    """stderr, low and high where all items of a task change alike."""
-    if not shares:
-        return np.nan, np.nan, np.nan
-    variances = [2 / (len(c) + 2) ** 2 for c in changes]
-    stderr = float(np.sqrt(sum(w**2 * v for w, v in zip(weights, variances, strict=True))))
-    return stderr, max(-1.0, value - _Z * stderr), min(1.0, value + _Z * stderr)
+def _error(pairs: Sequence[Pair], weights: Sequence[float]) -> tuple[float, float]:
+    """Of the weighed mean of differences, with its degrees of freedom; NaN where items that are no
+    shares all change alike: how they vary is not known."""
+    if any(not are_shares(pair) and not np.ptp(pair[0] - pair[1]) for pair in pairs):
+        return np.nan, np.nan
+    means = covariance_of_means([np.stack(pair) for pair in pairs], weights)
+    variance, df = means.of_sum(np.array([1.0, -1.0]))
+    return float(np.sqrt(variance)), df
 
 
-def _change(
-    task: str, first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def _change(task: str, first: FloatArray, second: FloatArray) -> FloatArray:
     if first.shape != second.shape or len(first) < 2:
         raise ValueError(
             f"{task or 'items'}: {len(first)} and {len(second)} items cannot be paired; both "
@@ -140,15 +143,21 @@ def _change(
         return first - second
 
 
-def _resampled(task: str, change: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """What resampling the items adds to their mean change, float64 [N_REPLICATES]."""
-    n = len(change)
-    centred = (change - change.mean()) / np.sqrt(n * (n - 1))
-    return resampling_counts(task, n, N_REPLICATES) @ centred
+def _two_sided(t: float, df: float) -> float:
+    from scipy.stats import t as student  # loads slowly
+
+    return float(2 * student.sf(abs(t), df))
 
 
-def _mcnemar(gained: int, lost: int) -> float:
-    """Two-sided exact p-value: of the items that changed, half would have gained by chance."""
-    from scipy.stats import binomtest  # most comparisons do without, and it loads slowly
+def mcnemar(gained: int, lost: int) -> float:
+    """Two-sided mid-p value: of the items that changed, half would have gained by chance.
 
-    return 1.0 if gained + lost == 0 else float(binomtest(gained, gained + lost).pvalue)
+    The exact test's, less half of the probability of what was seen (Fagerland, Lydersen & Laake,
+    BMC Medical Research Methodology 2013, section "The McNemar mid-p test").
+    """
+    from scipy.stats import binom  # most comparisons do without, and it loads slowly
+
+    changed, fewer = gained + lost, min(gained, lost)
+    if gained == lost:
+        return 1.0 - float(binom.pmf(fewer, changed, 0.5)) / 2 if changed else 1.0
+    return float(2 * binom.cdf(fewer, changed, 0.5) - binom.pmf(fewer, changed, 0.5))

@@ -21,8 +21,8 @@ def measured_twice(
     Experiments are the same by id (model, revision, setting, compute dtype), protocols too.
     experiments: how many; identical: of them to the last bit; difference: the mean, second minus
     first; stderr: of it over the items that all were scored on (each item's mean difference over
-    the experiments), NaN where a database has no scores of items, and of perplexities, which are no
-    means of them; largest: in magnitude, and at which setting.
+    the experiments; of a perplexity those of its cross-entropy, times itself), NaN where a database
+    has no scores of items; largest: in magnitude, and at which setting.
     """
     both = first.merge(second[[*KEY, "value"]], on=KEY, suffixes=("", "_second"))
     both["difference"] = both["value_second"] - both["value"]
@@ -33,7 +33,10 @@ def measured_twice(
     grouped = both.assign(same=same).groupby(["model", "task", "protocol", "metric"], sort=False)
     for (model, task, protocol, metric), group in grouped:
         ids = list(group["experiment_id"])
-        scores = [of(ids, str(task), str(metric), str(protocol)) for of in (of_first, of_second)]
+        scores = [
+            _items(of, group.set_index("experiment_id")[column], str(task), str(metric), protocol)
+            for of, column in ((of_first, "value"), (of_second, "value_second"))
+        ]
         known = group["difference"].abs().fillna(np.inf)  # diverged in one of them alone
         known[group["same"]] = 0.0
         worst = known.idxmax()
@@ -45,13 +48,24 @@ def measured_twice(
                 "experiments": len(group),
                 "identical": int(group["same"].sum()),
                 "difference": group["difference"].mean(),
-                "stderr": np.nan if "perplexity" in str(metric) else _stderr(ids, *scores),
+                "stderr": _stderr(ids, *scores),
                 "largest": known[worst],
                 "largest_at": setting_of(group.loc[worst]).label,
             }
         )
     columns = ["model", "task", "metric", "experiments", "identical", "difference", "stderr"]
     return pd.DataFrame(rows, columns=[*columns, "largest", "largest_at"])
+
+
+def _items(
+    scores: ItemScores, value: pd.Series, task: str, metric: str, protocol: object
+) -> Mapping[str, np.ndarray]:
+    """Experiment -> what each item gives to its value, for the experiments (ids) of `value`."""
+    ids = list(value.index)
+    if metric != "perplexity":
+        return scores(ids, task, metric, str(protocol))
+    found = scores(ids, task, "cross_entropy", str(protocol))
+    return {id_: items.astype(float) * value[id_] for id_, items in found.items()}
 
 
 def _stderr(

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import pandas as pd
-from scipy import stats
 
 from analysis.claims.claim import (
     FAILS,
@@ -21,6 +20,7 @@ from analysis.curves.names import listed
 from analysis.findings.agreement import metric_correlations
 from analysis.findings.fits import LAW_MARGIN, SLOPE_MARGIN, parallel_fits, power_laws
 from analysis.findings.outliers import PAIRS, STD_RATIO, outlier_metrics
+from analysis.noise.means import margin
 from analysis.noise.spread import INTERVAL
 
 _LOSS = "cross_entropy"
@@ -133,10 +133,10 @@ def _power_law(linear: pd.DataFrame) -> Claim | None:
         terms += [[law.family, r.term, f"{r.value:+.3f}", between(r.low, r.high, "+.3f")]
                   for r in law.terms.itertuples()]  # fmt: skip
         for bits, values in law.residuals.groupby("bits")["residual"]:
-            margin = stats.t.ppf((1 + INTERVAL) / 2, len(values) - 1) * values.sem()
+            reach = float(margin(values.sem(), len(values) - 1, INTERVAL))
             mean = values.mean()
             bends.append([law.family, f"{bits:g}-bit", f"{mean:+.3f}"])
-            bends[-1] += [between(mean - margin, mean + margin, "+.3f"), str(len(values))]
+            bends[-1] += [between(mean - reach, mean + reach, "+.3f"), str(len(values))]
     ratios = [f"{law.stderr / law.stderr_offsets:.1f} times in {law.family}" for law in laws]
     return Claim(
         "A bivariate power law fits poorly",
@@ -175,8 +175,8 @@ def _table_2(linear: pd.DataFrame) -> Claim | None:
             groups = [(str(f), g["value"]) for f, g in part.groupby("family", sort=False)]
             for family, values in [*groups, ("all families", part["value"])]:
                 if len(values) > 1:
-                    margin = stats.t.ppf((1 + INTERVAL) / 2, len(values) - 1) * values.sem()
-                    low, high = values.mean() - margin, values.mean() + margin
+                    reach = float(margin(values.sem(), len(values) - 1, INTERVAL))
+                    low, high = values.mean() - reach, values.mean() + reach
                     means[family, pair, statistic] = (float(values.mean()), low, high)
                     rows.append([pair, statistic.replace("_", " "), family])
                     rows[-1] += [f"{values.mean():+.2f}", between(low, high, "+.2f")]

@@ -192,7 +192,7 @@ def _collapse(linear: pd.DataFrame) -> Claim | None:
         "at chance: "
         + ", ".join(f"{value:.0%} of {bits:g}-bit experiments" for bits, value in share.items()),
         [
-            "Experiments whose mean zero-shot accuracy is within two standard errors of guessing, "
+            "Experiments whose mean zero-shot accuracy has guessing in its 95 % interval, "
             "over all data types, block sizes, exponent splits and outlier shares. The claim holds "
             "if at 3 bit most of a family's experiments are there, and does not if fewer than 5 % "
             "of all are.",

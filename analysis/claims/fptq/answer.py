@@ -30,10 +30,10 @@ def exhibits(study: Study) -> Iterator[Exhibit]:
             [
                 "Each format by its best recipe at each budget (total bits, log-spaced) that a "
                 "format of weights alone and one with activations reach. “Behind”: mean distance "
-                "to the best format where it reaches; “clearly”: at how many of these budgets "
-                "beyond two standard errors, paired.",
+                "to the best format where it reaches; “clearly behind”: at how many of these "
+                "budgets the 95 % interval of that distance leaves out 0, paired.",
                 table(
-                    ["Family", "By", "Format", "Most often", "Wins", "Behind", "Clearly"],
+                    ["Family", "By", "Format", "Most often", "Wins", "Behind", "Clearly behind"],
                     rows,
                     text=4,
                 ),
@@ -48,7 +48,7 @@ def _shares(results: pd.DataFrame, metric: str, study: Study) -> Iterator[list[s
     for row in format_shares(results, metric, scores=study.scores).itertuples():
         behind = format_value(metric, row.behind)
         cells = [row.family, METRIC_NAMES[metric], row.format, names[row.usual]]
-        yield [*cells, f"{row.share:.0%}", behind, f"{row.clear:.0%}"]
+        yield [*cells, f"{row.share:.0%}", behind, f"{row.clearly_behind:.0%}"]
 
 
 def _degradation(results: pd.DataFrame, study: Study) -> Exhibit | None:

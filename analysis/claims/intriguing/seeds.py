@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy import stats
 
 from analysis.claims.claim import FAILS, HOLDS, UNRESOLVED
 from analysis.claims.intriguing.runs import FloatArray
+from analysis.noise.means import margin
 
 LEVEL = 0.9
 POWER = 0.8
@@ -15,10 +15,10 @@ LEAST_SEEDS = 3
 HOW = "How verdicts are made"
 RULE = (
     f"Intervals are {LEVEL:.0%}: over seeds by Student's t on the differences of runs of one seed, "
-    "over items by the windows' differences, averaged over seeds. A comparison holds if both lie "
-    "above 0, does not hold if both lie below, and is not resolved otherwise. From fewer than "
-    f"{LEAST_SEEDS} seeds there is no verdict. Power: the true difference that this many seeds "
-    f"with this spread would resolve {POWER:.0%} of the time."
+    "over items likewise on the windows' differences, averaged over seeds. A comparison holds if "
+    "both lie above 0, does not hold if both lie below, and is not resolved otherwise. From fewer "
+    f"than {LEAST_SEEDS} seeds there is no verdict. Power: the true difference that this many "
+    f"seeds with this spread would resolve {POWER:.0%} of the time."
 )
 
 
@@ -56,7 +56,8 @@ class SeedDifference:
         """NaN where there are no items."""
         if self.items is None or len(self.items) < 2:
             return np.nan, np.nan
-        half = stats.norm.ppf((1 + LEVEL) / 2) * self.items.std(ddof=1) / np.sqrt(len(self.items))
+        n = len(self.items)
+        half = float(margin(self.items.std(ddof=1) / np.sqrt(n), n - 1, LEVEL))
         return self.mean - half, self.mean + half
 
     @property
@@ -98,5 +99,5 @@ def t_interval(values: FloatArray) -> tuple[float, float]:
     n = len(values)
     if n < 2:
         return np.nan, np.nan
-    half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
+    half = margin(values.std(ddof=1) / np.sqrt(n), n - 1, LEVEL)
     return float(values.mean() - half), float(values.mean() + half)

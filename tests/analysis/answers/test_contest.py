@@ -92,7 +92,7 @@ def test_cards_titles_and_tables_read_one_contest(tmp_path: Path) -> None:
             results, contest.budgets[j], contest.family, "cross_entropy", scores=scores
         )[0]
         assert answer.paired and answer.significant == contest.clear[j]
-        assert answer.lead_stderr == pytest.approx(contest.lead_stderr[j])
+        assert answer.lead_stderr == pytest.approx(contest.error.stderr[j])
 
 
 def test_the_lead_is_over_another_precision() -> None:
@@ -119,9 +119,10 @@ def test_the_error_of_a_lead_is_that_of_the_interpolated_difference() -> None:
         family.seen[0].experiments[1], family.seen[0].experiments[2], family.seen[1].experiments[0]
     )]  # fmt: skip
     difference = 0.3 * items[0] + 0.7 * items[1] - items[2]
-    error, paired = known.of_sums(points, weight)
+    error = known.of_sums(points, weight)
     expected = difference.std(ddof=1) / np.sqrt(len(difference))
-    assert paired.all() and error[0] == pytest.approx(expected, rel=1e-5)
+    assert error.paired.all() and error.stderr[0] == pytest.approx(expected, rel=1e-5)
+    assert error.df[0] == pytest.approx(len(difference) - 1)  # one corpus: Student's t of windows
 
 
 def test_the_embedded_study_s_leads_are_clear_by_paired_errors() -> None:
@@ -228,7 +229,7 @@ def test_budgets_that_no_resampling_changes_have_no_interval_of_width_zero() -> 
 def test_shares_of_counted_items_have_binomial_errors() -> None:
     results = rows(SHARES.format(0.6, 0.7, 1.0, n=400))
     (contest,) = contests(results).values()
-    assert np.isfinite(contest.lead_stderr).all() and (contest.lead_stderr > 0).all()
+    assert np.isfinite(contest.error.stderr).all() and (contest.error.stderr > 0).all()
     (curve, *_) = competitors(results, "zero_shot", "total")["f"]
     assert curve.stderr[0] == pytest.approx(np.sqrt(0.6 * 0.4 / 400), rel=0.01)
     assert 0 < curve.stderr[2] < 0.01  # all right: still not exact

@@ -36,18 +36,27 @@ def test_the_better_recipe_stands_for_its_format() -> None:
     table = formats_at(curves, [budget], study.scores)
     assert list(table["format"])[:2] == ["W4A16", "W4A8"]
     second = table.iloc[1]
-    assert second["setting"] == folded.label and second["paired"] and second["clear"]
+    assert second["setting"] == folded.label and second["paired"] and second["clearly_behind"]
     assert second["behind"] == pytest.approx(0.01, abs=1e-9)
     shares = format_shares(study.results, LOSS, scores=study.scores).set_index("format")
     assert shares.loc["W4A16", "share"] == shares["share"].max() > 0.5
-    assert shares.loc["W4A8", "clear"] == 1
+    assert shares.loc["W4A8", "clearly_behind"] == 1
     assert shares.loc["W4A8", "usual"] == folded.label
 
 
 def test_formats_that_cannot_be_told_apart_are_not_clear() -> None:
     study = made_study({W4A16: 0.01, W4A8: 0.0101}, error=0.05, families=["opt"])
     shares = format_shares(study.results, LOSS, scores=study.scores).set_index("format")
-    assert (shares.loc[["W4A16", "W4A8"], "clear"] == 0).all()
+    assert (shares.loc[["W4A16", "W4A8"], "clearly_behind"] == 0).all()
+
+
+def test_a_tie_is_shared_not_counted_twice() -> None:
+    study = made_study({W4A16: 0.01, W4A8: 0.01, W8A8: 0.5}, families=["opt"])
+    shares = format_shares(study.results, LOSS, scores=study.scores).set_index("format")
+    assert shares["share"].sum() == pytest.approx(1)
+    won = shares["share"]
+    assert won["W4A16"] == pytest.approx(won["W4A8"]) and won["W4A16"] > 0.3
+    assert (shares["n_budgets"] > 1).all() and (shares["low_bits"] < shares["high_bits"]).all()
 
 
 def test_weights_alone_leave_nothing_to_compare() -> None:
@@ -99,3 +108,35 @@ def test_a_task_that_16_bit_scores_nothing_on_has_no_percentage() -> None:
     table = degradations(results.assign(value=results["value"].where(~zero, 0.0)))
     table = table.set_index("task")
     assert np.isnan(table.loc["piqa", "percent"]) and np.isnan(table.loc["mean", "percent"])
+    said = "piqa: too few right at 16 bit (0 of 100 right) to take percent of"
+    assert table.loc["piqa", "reason"] == table.loc["mean", "reason"] == said
+    assert table.loc["lambada_openai", "reason"] == "" and table.loc["lambada_openai", "high"] > 0
+
+
+def test_few_right_items_have_an_interval_as_far_as_they_give_one() -> None:
+    """A resample in twenty of 3 right items of 100 has none: that alone must not lose them all."""
+    results, items = accuracies()
+
+    def percent(right: int) -> pd.Series:
+        before = {id_ for id_ in results.loc[results["bits"] == 16, "experiment_id"]}
+        own = {
+            key: (np.arange(100) < right).astype(np.float32)
+            if key[1] == "piqa" and key[0] in before
+            else x
+            for key, x in items.items()
+        }
+        there = (results["task"] == "piqa") & (results["bits"] == 16)
+        frame = results.assign(value=results["value"].where(~there, right / 100))
+        table = degradations(frame, None, lambda ids, task, *_: {i: own[i, task] for i in ids})
+        return table.set_index("task").loc["piqa"]
+
+    few, fewer = percent(6), percent(1)
+    assert few["reason"] == "" and few["low"] < few["percent"] < few["high"]
+    assert few["high"] - few["percent"] > 2 * (few["percent"] - few["low"])  # as ratios are
+    assert np.isnan(fewer["low"]) and "1 of 100 right" in fewer["reason"]
+
+
+def test_unknown_errors_are_the_reason() -> None:
+    results, _ = accuracies()
+    table = degradations(results.assign(stderr=np.nan, n_items=0)).set_index("task")
+    assert table.loc["mean", "reason"].startswith("lambada_openai: errors unknown; piqa: errors")

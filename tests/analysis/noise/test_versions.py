@@ -40,7 +40,25 @@ def test_unknown_is_not_zero() -> None:
     ).to_dict("records")
     assert row["largest"] == np.inf and row["identical"] == 0  # one alone diverged
     some = scores({"a": [1.0, 2.0]})
-    perplexity = [table({"a": value}, "perplexity") for value in (3.0, 3.0)]
-    (row,) = measured_twice(*perplexity, some, some).to_dict("records")
-    assert np.isnan(row["stderr"])  # no mean of items
     assert measured_twice(table({"a": 1.0}), table({"b": 1.0}), some, some).empty
+
+
+def test_the_error_of_a_perplexity_is_through_its_cross_entropy() -> None:
+    """To first order the difference of perplexities times that of the logarithms."""
+    losses = [np.array([1.0, 2.0, 1.5, 1.2]), np.array([1.1, 2.05, 1.6, 1.3])]
+    asked = []
+
+    def of(which: int):
+        def found(ids: list[str], task: str, metric: str, protocol: str) -> dict[str, np.ndarray]:
+            asked.append(metric)
+            return {"a": losses[which]}
+
+        return found
+
+    tables = [table({"a": float(np.exp(x.mean()))}, "perplexity") for x in losses]
+    (row,) = measured_twice(*tables, of(0), of(1)).to_dict("records")
+    assert set(asked) == {"cross_entropy"}
+    paired = (losses[1] - losses[0]).std(ddof=1) / 2 * np.exp(1.45)
+    assert row["stderr"] == pytest.approx(paired, rel=0.6) and row["stderr"] < 0.2
+    alone = np.hypot(*(x.std(ddof=1) / 2 * np.exp(x.mean()) for x in losses))
+    assert row["stderr"] < alone / 5
