@@ -21,10 +21,7 @@ MEMORY_ROWS = 15  # choices a person is shown
 def print_memory(results: pd.DataFrame, store: Store, args: argparse.Namespace) -> None:
     """The experiments that fit, the best first within each task."""
     serving = Serving(args.context or 0, args.batch or 1)
-    cache = {
-        model: _cache_bits(folder)
-        for model, folder in (model_sources(store).items() if serving.context else ())
-    }
+    cache = {model: _cache_bits(folder) for model, folder in model_sources(store).items()}
     budget = parse_budget(args.memory)
     table = choices_for_memory(results, budget, cache, serving, args.family, args.metric, args.task)
     if args.format != "table":
@@ -39,7 +36,7 @@ def print_memory(results: pd.DataFrame, store: Store, args: argparse.Namespace) 
     if len(served):
         print("\nwhat serving them costs, as measured (kbit bench latency --shapes):")
         print_frame(served.dropna(axis=1, how="all"), "table")
-    if unknown:
+    if unknown and serving.context:
         print(f"left out, no config.json here that sizes the context: {', '.join(unknown)}")
     print(
         f"{len(table)} experiments fit in {format_bits(budget)} with {serving.context} tokens x "

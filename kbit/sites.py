@@ -18,9 +18,13 @@ EXAMPLE = (
     "format: what the policy chose. range: the largest magnitude in calibration; range_read: that\n"
     "after folding. levels: the steps of the scale that the median channel reaches; a static one\n"
     "collapses where they are few. clamped: the share of scored elements beyond the range.\n"
-    "keys, values: the ranges of a static key-value cache."
+    "keys, values: the ranges of a static key-value cache; keys_clamped, values_clamped: the\n"
+    "share of them beyond it."
 )
-QUANTITIES = ("format", "range", "range_read", "levels", "clamped", "keys", "values")
+QUANTITIES = (
+    *("format", "range", "range_read", "levels", "clamped"),
+    *("keys", "values", "keys_clamped", "values_clamped"),
+)
 _BLOCK = re.compile(r"\.\d+\.")
 
 

@@ -52,6 +52,7 @@ class InPlace:
         self.model = model
         self.load_dtype = load_dtype
         self.layers: dict[str, QuantizedInput] = {}  # those that round what they read, by site
+        self._caches: dict[str, RoundedCache] = {}  # those that round keys and values, by site
         self._records: SiteRecords = {}  # of the setting that was put into them
         self._log = UndoLog(sixteen_bit(load_dtype))
         self._wiring = wiring
@@ -76,6 +77,8 @@ class InPlace:
     def records(self) -> SiteRecords:
         """What is known of single matrices at this setting, and of what they have read since."""
         read = {name: clamped(layer) for name, layer in self.layers.items()}
+        for name, cache in self._caches.items():
+            read[name] = read.get(name, {}) | cache.clamped
         return {name: found | read.get(name, {}) for name, found in self._records.items()}
 
     @torch.no_grad()
@@ -103,7 +106,7 @@ class InPlace:
     def undo(self) -> None:
         """Put the 16-bit model back, bit for bit."""
         self._log.undo()
-        self.layers, self._records = {}, {}
+        self.layers, self._caches, self._records = {}, {}, {}
 
     def _put_all(
         self,
@@ -163,6 +166,7 @@ class InPlace:
             parts = cached_rows(site, cache, statistics, folding)
             if parts:
                 rounded = RoundedCache(site.module.forward, cache.bits, parts)
+                self._caches[site.name] = rounded
                 self._log.set_forward(site.module, rounded)
             static += sum(part.maximum is not None for part in parts)
             ranges = {part.name: part.maximum for part in parts if part.maximum is not None}

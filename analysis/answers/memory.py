@@ -64,8 +64,9 @@ def choices_for_memory(
     Experiments of a model whose cache is unknown are left out unless the context is 0.
 
     Columns: task, family, model, setting, bits, data_type, block_size,
-    weights, cache, needed (bits), free (text), value, stderr, ms_per_token (NaN where no latency
-    was measured with this batch). Raises ValueError for memory or context that is not positive,
+    weights, kv_bits_per_token (what a token of context keeps; NaN where unknown), cache, needed
+    (bits), free (text), value, stderr, ms_per_token (NaN where no latency was measured with this
+    batch). Raises ValueError for memory or context that is not positive,
     as well as for what curve_points refuses.
     """
     context, batch = serving.context, serving.batch
@@ -84,6 +85,7 @@ def choices_for_memory(
     latency = latencies(results, batch)
     table = points.assign(
         weights=weights,
+        kv_bits_per_token=per_token,
         cache=cache,
         needed=weights + cache,
         ms_per_token=points["experiment_id"].map(latency).astype(float),
@@ -97,5 +99,5 @@ def choices_for_memory(
     table["setting"] = [setting.label for setting in settings_of(table)]
     table["free"] = [format_bits(max(bits, 0.0)) for bits in memory_bits - table["needed"]]
     columns = ["task", "family", "model", "setting", "bits", "data_type", "block_size", "weights"]
-    columns += ["cache", "needed", "free", "value", "stderr", LATENCY]
+    columns += ["kv_bits_per_token", "cache", "needed", "free", "value", "stderr", LATENCY]
     return table[columns].reset_index(drop=True)

@@ -7,12 +7,12 @@ score sees the future.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from quantizers.activations.cache_format import CacheFormat
-from quantizers.activations.codes import tensor_codes, token_codes
+from quantizers.activations.codes import beyond, clamped_share, tensor_codes, token_codes
 from quantizers.architectures import cache_problem
 from quantizers.calibration import Statistics
 from quantizers.folding.fold import Fold
@@ -35,16 +35,25 @@ class RoundedCache:
     forward: Callable[[Tensor], Tensor]
     bits: int
     parts: tuple[CachedRows, ...]
+    beyond: dict[str, list[tuple[Tensor, int]]] = field(default_factory=dict)  # of each call
+
+    @property
+    def clamped(self) -> dict[str, float | str]:
+        """`keys_clamped`, `values_clamped`: the share of what a static scale has rounded that lay
+        beyond its range."""
+        shares = {name: clamped_share(calls) for name, calls in self.beyond.items()}
+        return {f"{name}_clamped": share for name, share in shares.items() if share is not None}
 
     def __call__(self, x: Tensor) -> Tensor:
         y = self.forward(x)
         for part in self.parts:
             kept = y[..., part.rows].flatten(0, -2)
-            codes = (
-                token_codes(kept, self.bits)
-                if part.maximum is None
-                else tensor_codes(kept, self.bits, part.maximum)
-            )
+            if part.maximum is None:
+                codes = token_codes(kept, self.bits)
+            else:
+                calls = self.beyond.setdefault(part.name, [])
+                calls.append((beyond(kept, self.bits, part.maximum), kept.numel()))
+                codes = tensor_codes(kept, self.bits, part.maximum)
             y[..., part.rows] = codes.dequantized.to(y.dtype).view(*y.shape[:-1], -1)
         return y
 

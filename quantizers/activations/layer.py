@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from quantizers.activations.codes import tensor_codes, token_codes
+from quantizers.activations.codes import beyond, clamped_share, tensor_codes, token_codes
 from quantizers.activations.policy import SiteFormat
 from quantizers.integers import Codes, IntegerWeight
 from quantizers.kernels import integer_product
@@ -50,9 +49,7 @@ class QuantizedInput:
     @property
     def clamped_share(self) -> float | None:
         """Of all elements that a static scale has rounded; None: there were none."""
-        calls = list(self._beyond)
-        total = sum(n for _, n in calls)
-        return sum(int(beyond) for beyond, _ in calls) / total if total else None
+        return clamped_share(self._beyond)
 
     def _decomposed(self, rows: Tensor) -> Tensor:
         """LLM.int8() (Dettmers et al. 2022, section 3.2), but decided by element, or beforehand: no
@@ -78,10 +75,8 @@ class QuantizedInput:
             return tensor_codes(rows, bits, float(rows.abs().max()))
         if maximum is None:
             return token_codes(rows, bits)
-        codes = tensor_codes(rows, bits, maximum)
-        clamps = maximum * (1 + 0.5 / codes.limit)  # below, it is rounded to the last code
-        self._beyond.append((torch.count_nonzero(rows.abs() > clamps), rows.numel()))
-        return codes
+        self._beyond.append((beyond(rows, bits, maximum), rows.numel()))
+        return tensor_codes(rows, bits, maximum)
 
     def _own(self, rows: Tensor) -> Tensor:
         """The module's product, in floating point."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from quantizers.calibration import Statistics
 from quantizers.folding.fold import narrow
-from quantizers.folding.same_function import check_outputs, norm_inputs
+from quantizers.folding.same_function import check_outputs, norm_inputs, pair_inputs
 from quantizers.undo import UndoLog
 from quantizers.wiring import Site, Wiring
 
@@ -96,6 +96,20 @@ class Folding:
                 if site.name in self._rows:
                     after = after * self._rows[site.name].to(after.device)
                 check_outputs(before, after, s, f"{site.name} behind {norm}")
+        self._check_pairs(model, wiring)
+
+    @torch.no_grad()
+    def _check_pairs(self, model: Any, wiring: Wiring) -> None:
+        """What is between two matrices runs in the model's type, whose rounding is allowed for."""
+        if not self.pairs:
+            return
+        readers = {site.name: site for site in wiring.linear if site.name in self.pairs}
+        for name, before, after in pair_inputs(model, self._rows, readers):
+            site, pair = readers[name], self.pairs[name]
+            weight, s = site.weight.float(), pair.columns.to(before.device)
+            y_before, y_after = before @ weight.T, after @ (weight * s).T
+            place = f"{name} behind {pair.source}"
+            check_outputs(y_before, y_after, pair.columns, place, site.parameter.dtype)
 
     @torch.no_grad()
     def put(self, model: Any, log: UndoLog, dtype: torch.dtype) -> int:

@@ -72,6 +72,10 @@ def test_context_takes_memory(results: pd.DataFrame) -> None:
     assert (within["needed"] <= memory).all() and (np.diff(without["value"]) >= 0).all()
     twice = choices_for_memory(results, 1e9, cache, Serving(256, 2))
     assert (twice["cache"] == 2 * 256 * 2 * 4 * 128 * 16).all()
+    assert (twice["kv_bits_per_token"] == 2 * 4 * 128 * 16).all()
+    rounded = choices_for_memory(results.assign(kv="token 8"), 1e9, cache)
+    assert (rounded["kv_bits_per_token"] == 2 * 4 * 128 * 8).all() and (rounded["cache"] == 0).all()
+    assert without["kv_bits_per_token"].isna().all()  # unknown is unknown
     assert choices_for_memory(results, memory, {}, Serving(256)).empty
     with pytest.raises(ValueError, match="positive"):
         choices_for_memory(results, 0, {})

@@ -102,6 +102,29 @@ def test_ranges_are_the_largest_of_the_calibration_and_follow_scaled_values():
     assert 0 < (logits(model) - before).norm() / before.norm() < 0.1
 
 
+def test_what_clamps_of_keys_and_values_is_recorded():
+    """Of text that the calibration, a part of it, did not see; nothing of a scale a token."""
+    resident = ResidentModel(tiny_model("llama"))
+    statistics = dict(collect(resident.model, resident.wiring, WINDOWS[:1, :4]))
+    site = "model.layers.0.self_attn.k_proj"
+    exact = []
+    resident.model.get_submodule(site).register_forward_hook(lambda _, x, y: exact.append(y.abs()))
+    with torch.no_grad():
+        resident.model(WINDOWS)
+    resident.apply(Setting.make(16, kv="tensor"), statistics)
+    with torch.no_grad():
+        resident.model(WINDOWS)
+    found = resident.records[site]
+    assert isinstance(found["keys"], float)
+    share = float((exact[0] > found["keys"] * (1 + 0.5 / 127)).float().mean())
+    assert found["keys_clamped"] == pytest.approx(share) and 0 < share < 0.5
+    assert "values_clamped" in resident.records["model.layers.0.self_attn.v_proj"]
+    resident.apply(Setting.make(16, kv="token"))
+    with torch.no_grad():
+        resident.model(WINDOWS)
+    assert site not in resident.records
+
+
 def test_a_shared_prefix_is_rounded_as_it_is_alone():
     """Token by token: what follows a prefix changes nothing of it."""
     resident = ResidentModel(tiny_model("llama"))

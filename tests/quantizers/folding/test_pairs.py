@@ -1,5 +1,7 @@
 """AWQ's scales between matrices: values and attention output, up and down projection."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -55,6 +57,29 @@ def test_the_function_is_unchanged_and_undo_is_bit_for_bit(name, a_block):
         torch.testing.assert_close(seen[name].channel_max, expected, rtol=1e-4, atol=1e-5)
     log.undo()
     assert all(map(torch.equal, model.parameters(), parameters))
+
+
+@pytest.mark.parametrize("kind", ["attention_output", "down"])
+def test_rows_divided_that_are_not_those_read_are_noticed(kind):
+    model, wiring, folding, _ = folded("llama")
+    site = next(s for s in wiring.linear if s.kind == kind)
+    pair = folding.pairs[site.name]
+    wrong = replace(pair, rows=pair.rows.roll(1))
+    folding = replace(folding, pairs={**folding.pairs, site.name: wrong})
+    with pytest.raises(ValueError, match=rf"{site.name} behind {pair.source} changes by"):
+        folding.check(model, wiring)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_pairs_of_a_model_in_half_precision_are_checked_to_its_rounding():
+    model, wiring, folding, _ = folded("llama")
+    half = wiring_of(model.bfloat16())
+    folding.check(model, half)
+    site = next(s for s in half.linear if s.name in folding.pairs)
+    pair = folding.pairs[site.name]
+    wrong = replace(pair, columns=pair.columns.roll(1))
+    with pytest.raises(ValueError, match=rf"{site.name} behind {pair.source} changes by"):
+        replace(folding, pairs={**folding.pairs, site.name: wrong}).check(model, half)
 
 
 def test_heads_that_share_a_value_share_its_scale():
