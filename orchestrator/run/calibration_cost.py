@@ -74,8 +74,8 @@ def calibration_lines(
         blocks = [c.block for c in costs if c.block is not None]
         parts = [f"{sum(c.tokens for c in costs):,} tokens"]
         if known:
-            most, block = _bytes(max(known)), _bytes(max(blocks))
-            parts += [f"{_bytes(sum(known))} of statistics, of one model at most {most}"]
+            most, block = in_units(max(known)), in_units(max(blocks))
+            parts += [f"{in_units(sum(known))} of statistics, of one model at most {most}"]
             parts[-1] += f" (a block after another, {block}, where half the free memory is less)"
         if seconds:
             parts += [f"about {sum(seconds):.2g} s"]
@@ -100,8 +100,9 @@ def _length(calibration: Calibration, model: ModelEntry) -> int:
     return calibration.length or min(context_of(model) or MOST_BY_DEFAULT, MOST_BY_DEFAULT)
 
 
-def _bytes(count: int) -> str:
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+def in_units(count: int) -> str:
+    """Bytes, with three digits."""
+    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20)):
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count / 2**10:.3g} KiB"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
+from contextlib import suppress
+from pathlib import Path
 
 from orchestrator.errors import InputError
 
@@ -34,6 +37,26 @@ def has_usable_gpu() -> bool:
     import torch  # takes seconds: only where it may have something to find
 
     return torch.cuda.is_available()
+
+
+def memory_of(device: str) -> int | None:
+    """Bytes of one GPU (`cuda`), or of this machine as far as its control group lets it be used
+    (`cpu`). None where there is no GPU here: a cluster's nodes are not asked."""
+    if device == "cuda":
+        return _gpu_memory()
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError):  # "max" is no number
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return machine
+
+
+def _gpu_memory() -> int | None:
+    """Of the first GPU, without a context of its own."""
+    if not count_gpus():
+        return None
+    cuda, gpu, size = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_size_t()
+    failed = cuda.cuDeviceGet(ctypes.byref(gpu), 0)
+    return None if failed or cuda.cuDeviceTotalMem_v2(ctypes.byref(size), gpu) else size.value
 
 
 def count_gpus() -> int:

@@ -11,6 +11,8 @@ from pathlib import Path
 from orchestrator.errors import InputError
 from orchestrator.run.calibration_cost import calibration_lines
 from orchestrator.run.estimate import Rates, estimate, measured_rates, newest_dtype
+from orchestrator.run.streaming_choice import streamed_models
+from orchestrator.run.streaming_cost import streaming_lines
 from orchestrator.store.store import Store, missing_protocols
 from orchestrator.study.grid import Plan, as_stored, count_table, expand
 from orchestrator.study.models import ModelEntry
@@ -42,6 +44,10 @@ def dry_run(sweep: Sweep, families: dict[str, list[ModelEntry]], where: Path, ur
     rates = None if store is None else measured_rates(store)
     names = {c.label: name for name, c in sweep.calibrations.items()}
     for line in calibration_lines(plan.feasible, names, rates):
+        print(line)
+    device = "cuda" if on_gpu else "cpu"
+    asked = [(e, protocols) for e, protocols in plan.asked if plan.problem(e) is None]
+    for line in streaming_lines(asked, [*streamed_models(asked, sweep.compute, device)], rates):
         print(line)
     if store is None or rates is None:
         print(f"worker-hours: unknown, no earlier rows to judge by ({absent})")

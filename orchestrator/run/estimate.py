@@ -118,7 +118,8 @@ def estimate(rates: Rates, missing: Iterable[tuple[Experiment, list[Protocol]]])
         if rate is None:
             return None
         of[model.name, dtype] = rate
-        tokens = sum(_tokens(protocol, rates.tokens) for protocol in protocols)
+        others = sum(rates.tokens.values()) / len(rates.tokens)
+        tokens = sum(tokens_of(protocol, rates.tokens) or others for protocol in protocols)
         seconds.append(rate.an_experiment + rate.a_token * tokens)
     return Estimate(seconds, len(of.keys() - rates.of.keys()))
 
@@ -138,15 +139,15 @@ def _scaled(rates: Rates, n_params: int | None, dtype: str) -> Rate | None:
     return Rate(size, near.an_experiment * factor, near.a_token * factor)
 
 
-def _tokens(protocol: Protocol, known: dict[str, float]) -> float:
-    """About how many a protocol reads: as measured, else its limit, else the others' mean."""
+def tokens_of(protocol: Protocol, known: dict[str, float]) -> float | None:
+    """About how many a protocol reads: as measured, else its limit; None: not known."""
     if protocol.id in known:
         return known[protocol.id]
     if most := protocol.settings.get("max_tokens"):
-        return most
+        return float(most)
     if limit := protocol.settings.get("limit"):
-        return limit * ITEM_TOKENS
-    return sum(known.values()) / len(known)
+        return float(limit * ITEM_TOKENS)
+    return None
 
 
 def newest_dtype(store: Store) -> str | None:

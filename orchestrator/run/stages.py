@@ -16,6 +16,7 @@ from orchestrator.run.local import run_local
 from orchestrator.run.progress import SweepProgress
 from orchestrator.run.provenance import here
 from orchestrator.run.stacking import stacked
+from orchestrator.run.streaming_choice import streamed_models
 from orchestrator.store.store import Store, missing_protocols
 from orchestrator.study.data_check import check_hub
 from orchestrator.study.experiment import Asked
@@ -109,6 +110,9 @@ class Stages:
             flush=True,
         )
         sizes, compute = store.batch_sizes(), sweep.compute
+        streamed = streamed_models(todo, compute, self.device)
+        for name, why in streamed.items():
+            print(f"{name} is read block by block: {why}", flush=True)
         return stacked(
             [
                 Job(
@@ -118,7 +122,7 @@ class Stages:
                     compute.threads_per_worker,
                     stage,
                     sizes.get((e.model.name, e.compute_dtype)),
-                    streamed=compute.streaming,
+                    streamed=e.model.name in streamed,
                     hidden_memory=compute.hidden_memory,
                 )
                 for e, p in todo

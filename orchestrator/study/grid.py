@@ -134,7 +134,7 @@ def expand(
             once.setdefault(experiment.id, experiment)
         plan.experiments += once.values()
     plan.refused = find_refusals(plan.feasible, where)
-    if sweep.compute.streaming:
+    if sweep.compute.streaming is True:
         check_streaming(plan.feasible, where)
     return plan
 

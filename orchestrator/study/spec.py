@@ -181,7 +181,8 @@ class Compute(_Strict):
     threads_per_worker: int = Field(default=1, ge=1)
     # Seconds an experiment may take, with its load.
     timeout: float | None = Field(default=6 * 3600, gt=0, allow_inf_nan=False)
-    streaming: bool = False  # models read block by block, through all their settings
+    # Models read block by block, through all their settings; auto: those that do not fit.
+    streaming: Literal["auto"] | bool = "auto"
     hidden_memory: ByteSize | None = None  # that then waits between blocks; beyond it: on disk
 
 
