@@ -30,7 +30,7 @@ class StreamProgress:
         """The courses of an earlier walk, None where there is none; what waited waits again."""
         kept = sorted(self._folder.glob(f"block-*/{_FILE}"), key=lambda file: file.stat().st_mtime)
         for file in reversed(kept):
-            with suppress(OSError, pickle.UnpicklingError, EOFError):
+            with suppress(Exception):  # damaged, or of another version
                 size, first, courses, names = pickle.loads(file.read_bytes())
                 if size == self._size:
                     self._states.adopt(file.parent, names)

@@ -6,7 +6,7 @@ from orchestrator.run import stacking
 from orchestrator.run.schedule import BATCH_SECONDS, MAX_ATTEMPTS, MAX_BATCH, Schedule
 from orchestrator.run.stacking import stacked
 from orchestrator.study.experiment import Experiment
-from orchestrator.study.job import Job, JobResult
+from orchestrator.study.job import Job, JobResult, handed_out
 from orchestrator.study.models import ModelEntry
 from quantizers.setting import Setting
 
@@ -50,6 +50,27 @@ def test_largest_model_first_then_the_next_that_nobody_serves():
 def test_no_more_workers_than_jobs():
     schedule = Schedule(jobs_of("m", 4, 3))
     assert [schedule.join() for _ in range(3)] == ["m", "m", None]
+
+
+def test_a_streamed_model_is_one_workers_with_all_its_jobs():
+    jobs = [replace(job, streamed=True) for job in jobs_of("large", 8, 4, 3)]
+    schedule = Schedule(jobs + jobs_of("small", 4))
+    assert [schedule.join() for _ in range(3)] == ["large", "small", None]
+    schedule.arrived("large")
+    assert schedule.take("large") == jobs and schedule.take("large") == []
+    for attempt in range(1, MAX_ATTEMPTS):  # the worker dies
+        assert all([schedule.lost(job) for job in reversed(jobs)])
+        schedule.leave("large")
+        assert worker(schedule) == "large"
+        assert schedule.take("large") == jobs, attempt
+    assert not any([schedule.lost(job) for job in reversed(jobs)])
+    assert schedule.take("large") == []
+
+
+def test_streamed_jobs_are_handed_out_by_model_and_others_alone():
+    large = [replace(job, streamed=True) for job in jobs_of("large", 8, 4)]
+    small = jobs_of("small", 4, 3)
+    assert list(handed_out(large + small)) == [large, [small[0]], [small[1]]]
 
 
 def test_help_only_when_the_wait_is_longer_than_the_load():
