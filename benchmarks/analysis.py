@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 
 # The files beside this one must not be taken for the packages of their names.
@@ -31,7 +32,8 @@ from orchestrator.store.schema import (
     ProtocolRow,
 )
 from orchestrator.store.store import Store
-from quantizers.setting import ADDED_COLUMNS, default_exponent_bits
+from quantizers.data_types import default_exponent_bits
+from quantizers.setting import Setting
 
 N_FAMILIES, N_SIZES, N_ITEMS = 5, 10, 500
 BLOCKS = (16, 32, 64, 128, 256, 512, 1024, None)
@@ -39,19 +41,17 @@ PROMISED = {"kbit report": 30.0, "kbit optimal --budget": 2.0}  # seconds, on tw
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def settings() -> list[dict]:
+def settings() -> list[Setting]:
     """700 settings: precision x type (with float's exponent splits) x block x proxy x centering."""
-    found: list[dict] = [dict(bits=16, data_type=None, exponent_bits=None, block_size=None, p=0.0)]
-    found[0]["centered"] = False
+    found = [Setting.make(16)]
     for centered, p in ((False, 0.0), (False, 0.02), (True, 0.0), (False, 0.01)):
         for bits in (4, 3, 5, 6, 7, 8, 2):
             types: list[tuple[str, int | None]] = [("float", default_exponent_bits(bits))]
             types += [("int", None), ("dynamic", None), ("quantile", None)]
             types += [("float", e) for e in range(1, bits) if e != default_exponent_bits(bits)]
-            for block in BLOCKS:
-                for data_type, exponent in types:
-                    setting = dict(bits=bits, data_type=data_type, exponent_bits=exponent)
-                    found.append(setting | dict(block_size=block, p=p, centered=centered))
+            for block, (data_type, exponent) in product(BLOCKS, types):
+                factors = {"outlier_fraction": p, "centered": centered, "exponent_bits": exponent}
+                found.append(Setting.make(bits, data_type, block_size=block, **factors))
     return found[:700]
 
 
@@ -97,10 +97,9 @@ def build(path: Path) -> int:
     return number
 
 
-def _experiment(number: int, f: int, size: int, s: dict) -> dict:
+def _experiment(number: int, f: int, size: int, s: Setting) -> dict:
     n_params = int(1.2e8 * 2**size * (1 + 0.1 * f))
-    constants = 16 / s["block_size"] * (1 + s["centered"]) if s["block_size"] else 0.0
-    per_param = s["bits"] + constants + s["p"] * (16 - s["bits"])
+    per_param = s.bits_per_param
     return {
         "number": number,
         "id": f"{number:064x}",
@@ -112,15 +111,7 @@ def _experiment(number: int, f: int, size: int, s: dict) -> dict:
         "load_dtype": "float16",
         "compute_dtype": "float16",
         "n_params": n_params,
-        "method": "none" if s["bits"] == 16 else "rtn",
-        "bits": s["bits"],
-        "data_type": s["data_type"],
-        "exponent_bits": s["exponent_bits"],
-        "block_size": s["block_size"],
-        "outlier_fraction": s["p"],
-        "centered": s["centered"],
-        **ADDED_COLUMNS,
-        "scope": "linear",
+        **s.row(),
         "bits_per_param": per_param,
         "total_bits": int(n_params * (0.9 * per_param + 1.6)),
         "quantized_bits": int(0.9 * n_params * per_param),
@@ -128,10 +119,10 @@ def _experiment(number: int, f: int, size: int, s: dict) -> dict:
     }
 
 
-def _scores(rng, f: int, size: int, s: dict, luck: dict, own: dict, tasks: dict):
+def _scores(rng, f: int, size: int, s: Setting, luck: dict, own: dict, tasks: dict):
     """(task, metric, items) of an experiment whose loss grows as its error of rounding does."""
-    block = np.log2(s["block_size"] or 8192) - 6
-    harm = 2.0 ** (4 - s["bits"]) * 0.04 * (1 + 0.06 * block) if s["bits"] < 16 else 0.0
+    block = np.log2(s.block_size or 8192) - 6
+    harm = 2.0 ** (4 - s.bits) * 0.04 * (1 + 0.06 * block) if s.bits < 16 else 0.0
     loss = 3.6 - 0.13 * size + 0.02 * f + harm
     for task, name in tasks.items():
         ability = 0.6 * luck[task] + 0.6 * own[task] + 0.4 * rng.normal(size=N_ITEMS)

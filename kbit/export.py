@@ -16,6 +16,7 @@ from orchestrator.errors import InputError
 from orchestrator.outputs import folder_to_fill, writing
 from orchestrator.study.identity import Identified, identify
 from orchestrator.study.models import ModelEntry
+from orchestrator.study.spec import FACTORS
 from quantizers.setting import Setting
 
 if TYPE_CHECKING:
@@ -31,18 +32,8 @@ Load it:
     from transformers import AutoModelForCausalLM
     model = AutoModelForCausalLM.from_pretrained("best")"""
 # Options that are factors of a sweep's grid, and what they are by default.
-_FACTORS = {
-    "bits": 4,
-    "data_type": "float",
-    "exponent_bits": None,
-    "block_size": 64,
-    "outlier_fraction": 0.0,
-    "centered": False,
-    "scope": "linear",
-    "scales": "absmax",
-    "rounding": "nearest",
-    "activations": 16,
-}
+_FACTORS = {**FACTORS, "bits": 4}
+del _FACTORS["calibration"]  # an option of its own: there is no sweep to name one
 FORMATS = ("kbit", "compressed-tensors")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quantizers.setting import default_exponent_bits
+from quantizers.data_types import default_exponent_bits
 
 
 def _table(values: np.ndarray) -> Tensor:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from quantizers.calibration import Statistics
+from quantizers.data_types import base_type
 from quantizers.kernels import multiply
 from quantizers.outliers import PackedMatrix, dequantize_matrix
 from quantizers.packed import sixteen_bit
 from quantizers.plan import packed_sites
 from quantizers.proxies import Proxies
-from quantizers.setting import Setting, base_type
+from quantizers.setting import Setting
 from quantizers.wiring import wiring_of
 
 

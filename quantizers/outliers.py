@@ -17,10 +17,11 @@ from torch import Tensor
 
 from quantizers import codebooks
 from quantizers.blockwise import dequantize, quantize, residual, round_to_nearest, scaled
+from quantizers.data_types import base_type
 from quantizers.granularity import Granularity
 from quantizers.packed import PackedTensor, sixteen_bit
 from quantizers.rounding.clipped import clipped
-from quantizers.setting import Setting, base_type
+from quantizers.setting import Setting
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from quantizers.data_types import base_type
 from quantizers.outliers import PackedMatrix
-from quantizers.setting import Setting, base_type
+from quantizers.setting import Setting
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
+from quantizers.factors import A_MATRIX, FIELDS
 from quantizers.setting import Setting
-
-# What settings of a stack may differ in: how weights are stored and rounded, not what else is done.
-_MAY_DIFFER = frozenset(
-    ("bits", "data_type", "exponent_bits", "block_size", "by_row", "centered", "outlier_fraction")
-    + ("scales", "clip_weighting", "gptq_order", "gptq_damping", "gptq_dead")
-)
 
 
 def shared(setting: Setting) -> tuple | None:
@@ -19,4 +12,4 @@ def shared(setting: Setting) -> tuple | None:
     a block depends on how those before it were rounded."""
     if setting.method != "gptq" or setting.folding != "none" or setting.is_sequential:
         return None
-    return tuple(getattr(setting, f.name) for f in fields(setting) if f.name not in _MAY_DIFFER)
+    return tuple(getattr(setting, name) for name, f in FIELDS.items() if A_MATRIX not in f.metadata)

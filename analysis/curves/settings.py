@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import pandas as pd
 
-from quantizers.setting import SETTING_COLUMNS, Setting, default_exponent_bits
+from quantizers.data_types import default_exponent_bits
+from quantizers.setting import SETTING_COLUMNS, Setting
 
 
 def setting_of(row: pd.Series) -> Setting:

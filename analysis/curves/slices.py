@@ -5,7 +5,8 @@ from dataclasses import fields, replace
 
 from analysis.curves.scaling import Curve
 from analysis.curves.settings import is_plain
-from quantizers.setting import Setting, default_exponent_bits
+from quantizers.data_types import default_exponent_bits
+from quantizers.setting import Setting
 
 
 def level(setting: Setting, factor: str) -> object:

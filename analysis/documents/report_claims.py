@@ -8,16 +8,9 @@ from analysis.claims.papers import PAPERS
 from analysis.curves.names import METRIC_NAMES
 from analysis.documents.markup import escape
 from analysis.documents.page import dot, table
-from analysis.findings.effects import factor_effects
+from analysis.findings.effects import FACTORS, factor_effects
 from analysis.noise.bootstrap import ItemScores
 
-_FACTORS = {
-    "block_size": "Block size",
-    "data_type": "Data type",
-    "exponent_bits": "Exponent bits",
-    "centered": "Centering",
-    "outlier_fraction": "Proxy outliers",
-}
 _MOST_EFFECTS = 400  # rows; a study with more has them in `kbit results`
 
 
@@ -76,7 +69,7 @@ def _effects(results: pd.DataFrame, metric: str, scores: ItemScores) -> list[str
             [
                 escape(row.family),
                 f"{dot(row.bits)}{row.bits:g}-bit",
-                _FACTORS[row.factor],
+                FACTORS[row.factor],
                 f"{escape(row.level)} for {escape(row.reference)}",
                 f"{row.gain:+.4f}",
                 _ends(row.gain_low, row.gain_high, "+.4f"),

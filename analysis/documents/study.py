@@ -16,7 +16,7 @@ from analysis.curves.remembering import remembered
 from analysis.curves.settings import settings_of
 from analysis.documents.markdown import exhibit, section, summary, text
 from analysis.documents.study_method import method
-from quantizers.setting import default_exponent_bits
+from quantizers.data_types import default_exponent_bits
 
 _FACTORS = ["bits", "data_type", "exponent_bits", "block_size", "outlier_fraction", "centered"]
 _FACTORS += ["scope"]

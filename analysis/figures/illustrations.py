@@ -20,7 +20,7 @@ from analysis.figures.style import (
     template,
 )
 from quantizers.codebooks import codebook, quantile
-from quantizers.setting import DATA_TYPES
+from quantizers.data_types import DATA_TYPES
 
 BLOCK_SIZES = (16, 32, 64, 128, 256, 512, 1024, 4096)
 _MOST_WEIGHTS = 1 << 20  # a sample of a large matrix shows the same

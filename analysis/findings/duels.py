@@ -12,9 +12,13 @@ from analysis.noise.bootstrap import ItemScores
 from analysis.noise.means import are_shares, largest_item, margin, pooled_df
 from analysis.noise.spread import INTERVAL
 from evaluation.tasks.sets import SIZE_WEIGHTED
-from quantizers.setting import ADDED_COLUMNS, SETTING_COLUMNS
+from quantizers.factors import FIELDS
+from quantizers.setting import SETTING_COLUMNS
 
 MODEL = ("family", "model")
+_OPEN = ("exponent_bits", "calibration")  # the most common is taken
+_CHOSEN = ("method", "bits", "data_type", "block_size")  # a caller says which
+_DEFAULTS = {n: f.default for n, f in FIELDS.items() if n not in (*_CHOSEN, *_OPEN)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,14 +53,12 @@ def entrants(points: pd.DataFrame, **wanted: object) -> pd.DataFrame:
     """The points of one setting: `wanted` columns as given (None: empty), later factors else at
     their default. Of what is left open, exponent bits and calibration, the most common is taken.
     """
-    wanted = {"scope": "linear", "outlier_fraction": 0.0, "centered": False} | wanted
-    defaults = {name: value for name, value in ADDED_COLUMNS.items() if name != "calibration"}
     fits = np.ones(len(points), dtype=bool)
-    for column, value in (defaults | wanted).items():
+    for column, value in (_DEFAULTS | wanted).items():
         same = points[column].isna() if value is None else (points[column] == value).fillna(False)
         fits &= same.to_numpy(dtype=bool)
     points = points[fits]
-    for column in ("exponent_bits", "calibration"):
+    for column in _OPEN:
         if column not in wanted and points[column].nunique() > 1:
             points = points[points[column] == points[column].mode().iloc[0]]
     return points.drop_duplicates(list(MODEL))

@@ -4,7 +4,7 @@ The paper (section 5.2): going from blocks of 1024 to 64 costs 0.24 bits a param
 almost as much as going from 4 to 5 bit. The gain is at equal parameters, over the same models.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,9 +16,17 @@ from analysis.curves.settings import main_settings
 from analysis.curves.slices import level, vary
 from analysis.noise.bootstrap import ItemScores, item_noise, no_item_scores
 from analysis.noise.spread import INTERVAL
-from quantizers.setting import Setting, default_exponent_bits
+from quantizers.data_types import default_exponent_bits
+from quantizers.setting import Setting
 
-FACTORS = ("block_size", "data_type", "exponent_bits", "centered", "outlier_fraction")
+FACTORS = {
+    "block_size": "Block size",
+    "data_type": "Data type",
+    "exponent_bits": "Exponent bits",
+    "centered": "Centering",
+    "outlier_fraction": "Proxy outliers",
+}
+"""Those whose worth is asked for, and what reports call them."""
 _COLUMNS = (
     *("family", "bits", "factor", "level", "reference"),
     *("gain", "gain_low", "gain_high", "equivalent_bits", "equivalent_low", "equivalent_high"),
@@ -30,7 +38,7 @@ def factor_effects(
     results: pd.DataFrame,
     metric: str = "cross_entropy",
     scores: ItemScores = no_item_scores,
-    factors: Sequence[str] = FACTORS,
+    factors: Iterable[str] = tuple(FACTORS),
 ) -> pd.DataFrame:
     """The effect of each level of each factor against a reference level, per family and precision.
 

@@ -16,6 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from quantizers.kernels.exponential import exponential
 from quantizers.kernels.jit import compiled
 
 NAME = "kbit_tree"  # among transformers' attention implementations
@@ -129,21 +130,8 @@ def _attend(query, key, value, depth, scale, scores, powers, keys, values, out):
                     for j in range(seen // 16 * 16, seen):
                         largest = s[j] if s[j] > largest else largest
 
-                    # exp(x) = 2^n e^r: Cephes' polynomial for |r| <= ln 2 / 2, below 2^-126 cut.
                     for j in range(seen):
-                        x = s[j] - largest
-                        x = np.float32(-87) if x < np.float32(-87) else x
-                        power = np.int32(x * np.float32(1.44269504) - np.float32(0.5))
-                        t = np.float32(power)
-                        r = x - t * np.float32(0.693359375) + t * np.float32(2.12194440e-4)
-                        p = np.float32(1.9875691500e-4)
-                        p = p * r + np.float32(1.3981999507e-3)
-                        p = p * r + np.float32(8.3334519073e-3)
-                        p = p * r + np.float32(4.1665795894e-2)
-                        p = p * r + np.float32(1.6666665459e-1)
-                        p = p * r + np.float32(5.0000001201e-1)
-                        s[j] = p * r * r + r + np.float32(1)
-                        exponents[j] = (power + np.int32(127)) << np.int32(23)
+                        s[j], exponents[j] = exponential(s[j] - largest)
                     total = np.float32(0)
                     for j in range(seen):
                         s[j] *= powers[j]

@@ -85,8 +85,8 @@ def weight_std(w: Tensor) -> float:
 
 def weight_kurtosis(w: Tensor) -> float:
     """Fourth moment about the mean beside the squared variance: 3 for normal weights."""
-    centered = w.double() - w.double().mean()
-    return _ratio(centered.pow(4).mean().item(), centered.square().mean().square().item())
+    deviation = w.double() - w.double().mean()
+    return _ratio(deviation.pow(4).mean().item(), deviation.square().mean().square().item())
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -9,7 +9,8 @@ from typing import Any
 
 from orchestrator.store.schema import PROTOCOL_COLUMNS, RUN_COLUMNS
 from orchestrator.study.experiment import content_id
-from quantizers.setting import DATA_TYPES, SCOPES, SETTING_COLUMNS, Setting
+from quantizers.data_types import DATA_TYPES
+from quantizers.setting import SCOPES, SETTING_COLUMNS, Setting
 
 REQUIRED = ("family", "model", "n_params", "task", "metric", "value")
 SIZES = ("bits_per_param", "total_bits", "quantized_bits", "nominal_bits")

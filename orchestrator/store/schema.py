@@ -8,6 +8,7 @@ from sqlalchemy import JSON, BigInteger, Enum, ForeignKey, LargeBinary, String, 
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from orchestrator.study.outcome import Cause, Stage, Status
+from quantizers.factors import FIELDS
 from quantizers.setting import SETTING_COLUMNS
 
 SCHEMA_VERSION = 8  # orchestrator/store/migrate.py leads here from older ones
@@ -203,9 +204,7 @@ RESULT_COLUMNS = (
 PROTOCOL_COLUMNS = ("context", "limit", "max_tokens")
 INTEGER_COLUMNS = (
     "n_params",
-    "exponent_bits",
-    "block_size",
-    "attention_bits",
+    *(name for name, field in FIELDS.items() if field.type == "int | None"),
     "total_bits",
     "quantized_bits",
     *PROTOCOL_COLUMNS,

@@ -21,8 +21,9 @@ from orchestrator.study.models import ModelEntry
 from orchestrator.study.refusals import Refused, find_refusals
 from orchestrator.study.spec import FACTORS, Grid, Sweep, select_models
 from orchestrator.study.streaming_check import check_streaming
+from quantizers.data_types import base_type
 from quantizers.dimensions import groups_are_blocks
-from quantizers.setting import Setting, base_type
+from quantizers.setting import Setting
 
 
 @dataclass

@@ -25,8 +25,9 @@ from evaluation.text.corpora import CORPORA
 from orchestrator.errors import InputError
 from orchestrator.study.calibrations import Calibration
 from orchestrator.study.models import ModelEntry, first_problem, load_yaml
+from quantizers.data_types import base_type
 from quantizers.recipes import RECIPES
-from quantizers.setting import BESIDE_16_BIT, Setting, base_type
+from quantizers.setting import BESIDE_16_BIT, Setting
 
 # What a grid may list, and what it has otherwise. The method follows from bits and rounding,
 # whether blocks cross rows from how their size is spelled; options of GPTQ stand with it.

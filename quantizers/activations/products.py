@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from quantizers.data_types import BYTE_TYPES
 from quantizers.integers import IntegerWeight, PackedIntegers
 from quantizers.outliers import PackedMatrix
 from quantizers.packed import PackedTensor
 from quantizers.packing import unpack
-from quantizers.setting import BYTE_TYPES
 
 
 def integer_weight(matrix: PackedMatrix, data_type: str | None) -> IntegerWeight | None:

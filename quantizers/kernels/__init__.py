@@ -18,7 +18,6 @@ from quantizers.kernels import (
     checks,
     cpu,
     cpu_integers,
-    cpu_logprob,
     gpu,
     integer_gpu,
     integer_products,
@@ -136,5 +135,8 @@ def token_logprobs(logits: Tensor, targets: Tensor, greedy: bool) -> tuple[Tenso
     args = logits.contiguous(), targets.contiguous(), greedy
     if logits.device.type == "cuda" and (scores := gpu.token_logprobs(*args)) is not None:
         return scores
-    path = cpu_logprob if logits.device.type == "cpu" else reference
-    return path.token_logprobs(*args)
+    if logits.device.type == "cpu":
+        from quantizers.kernels import cpu_logprob  # Numba: half a second, only when needed
+
+        return cpu_logprob.token_logprobs(*args)
+    return reference.token_logprobs(*args)

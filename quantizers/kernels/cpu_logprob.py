@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quantizers.kernels.exponential import exponential
 from quantizers.kernels.jit import compiled
 
 STRIP = 256  # tokens whose exponentials are added up in fp32
@@ -55,21 +56,8 @@ def _score(logits, targets, greedy, scratch, powers, logprobs, flags):  # type: 
         for begin in range(0, columns, STRIP):
             strip = x[begin : begin + STRIP]
             size = strip.size
-            # exp(x) = 2^n e^r: Cephes' polynomial for |r| <= ln 2 / 2, below 2^-126 cut.
             for j in range(size):
-                z = strip[j] - largest
-                z = np.float32(-87) if z < np.float32(-87) else z
-                power = np.int32(z * np.float32(1.44269504) - np.float32(0.5))
-                t = np.float32(power)
-                r = z - t * np.float32(0.693359375) + t * np.float32(2.12194440e-4)
-                p = np.float32(1.9875691500e-4)
-                p = p * r + np.float32(1.3981999507e-3)
-                p = p * r + np.float32(8.3334519073e-3)
-                p = p * r + np.float32(4.1665795894e-2)
-                p = p * r + np.float32(1.6666665459e-1)
-                p = p * r + np.float32(5.0000001201e-1)
-                scratch[j] = p * r * r + r + np.float32(1)
-                exponents[j] = (power + np.int32(127)) << np.int32(23)
+                scratch[j], exponents[j] = exponential(strip[j] - largest)
             part = np.float32(0)
             for j in range(size):
                 part += scratch[j] * powers[j]

@@ -12,12 +12,13 @@ import torch
 from quantizers import kernels
 from quantizers.blockwise import dequantize, quantize
 from quantizers.codebooks import codebook, floating, integer, quantile
+from quantizers.data_types import DATA_TYPES
 from quantizers.granularity import ROW, Granularity
 from quantizers.kernels import gpu, launches, reference
 from quantizers.kernels.build import Instance
 from quantizers.linear import KBitLinear
 from quantizers.outliers import dequantize_matrix, quantize_matrix
-from quantizers.setting import DATA_TYPES, Setting
+from quantizers.setting import Setting
 
 pytestmark = [
     pytest.mark.gpu,

@@ -6,10 +6,11 @@ import torch
 from quantizers.activations.policy import SiteFormat
 from quantizers.activations.products import integer_weight, packed_integers
 from quantizers.codebooks import codebook
+from quantizers.data_types import BYTE_TYPES
 from quantizers.integer_linear import IntegerLinear, pack_integers
 from quantizers.outliers import dequantize_matrix, quantize_matrix
 from quantizers.resident import ResidentModel
-from quantizers.setting import BYTE_TYPES, Setting
+from quantizers.setting import Setting
 from tests.quantizers.tiny_models import tiny_model
 
 SETTINGS = [

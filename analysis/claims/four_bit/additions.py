@@ -13,7 +13,7 @@ from analysis.curves.scaling import scaling_curves
 from analysis.curves.settings import is_baseline
 from analysis.findings.families import curve_lead
 from analysis.noise.bootstrap import ItemScores
-from quantizers.setting import DATA_TYPES, default_exponent_bits
+from quantizers.data_types import DATA_TYPES, default_exponent_bits
 
 
 def addition_claims(results: pd.DataFrame, scores: ItemScores) -> Iterator[Claim]:

@@ -25,7 +25,7 @@ from analysis.curves.names import listed
 from analysis.curves.settings import is_baseline
 from analysis.findings.effects import factor_effects
 from analysis.noise.bootstrap import ItemScores
-from quantizers.setting import default_exponent_bits
+from quantizers.data_types import default_exponent_bits
 
 BLOCK = 64  # the block size the paper recommends; the other factors are varied around it
 _GAIN = "Gain (nats)"

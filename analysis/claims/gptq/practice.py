@@ -20,7 +20,7 @@ from analysis.claims.paper import Study
 from analysis.curves.names import listed
 from analysis.findings.duels import Duel, duel, twins
 from analysis.noise.bootstrap import ItemScores
-from quantizers.setting import DATA_TYPES
+from quantizers.data_types import DATA_TYPES
 
 _BEST = ("quantile", "float")  # of rounding to nearest, at 4 bit (section 5.2)
 _COLUMNS = ["Lead (nats)", "90 % interval", "Models better"]
