@@ -32,6 +32,19 @@ def test_a_bad_file_imports_nothing_and_says_why(tmp_path: Path) -> None:
     assert code == 2 and "COLUMN=VALUE" in err
 
 
+def test_what_all_rows_lack_is_said_once(tmp_path: Path) -> None:
+    metrics = {f"acc{i},none": 0.5 for i in range(5)}
+    (tmp_path / "r.json").write_text(json.dumps({"results": {"piqa": metrics}, "model_name": "m"}))
+    code, _, err = kbit("import", tmp_path / "r.json", "--db", tmp_path / "new.db")
+    assert code == 2 and err.count("family is missing") == 1 and "and 4 more: family" in err
+    table = tmp_path / "t.csv"
+    head = "family,model,n_params,bits,task,metric,value\n"
+    table.write_text(head + "f,m,10,16,t,acc,no\nf,m,10,16,t,acc,never\nf,m,,16,t,acc,1\n")
+    code, _, err = kbit("import", table, "--db", tmp_path / "new.db")
+    for said in ("row 2: value 'no'", "row 3: value 'never'", "row 4: n_params is missing"):
+        assert said in err
+
+
 def test_figures_are_written_singly(database: Path, tmp_path: Path) -> None:
     options = ["--db", database, "--output", tmp_path, "--only", "figure-0"]
     code, out, err = kbit("figures", *options)
