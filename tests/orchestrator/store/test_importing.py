@@ -220,7 +220,7 @@ def test_lm_eval_results(tmp_path: Path, store: Store) -> None:
     assert (piqa["value"], piqa["stderr"], piqa["n_items"]) == (0.71, 0.0106, 1838)
     assert (piqa["model"], piqa["n_params"]) == ("facebook/opt-1.3b", 1315758080)
     assert piqa["bits_per_param"] == 4.25 and np.isnan(rows.loc[("piqa", "acc_norm"), "stderr"])
-    with pytest.raises(InputError, match="results.piqa.acc,none: family is missing"):
+    with pytest.raises(InputError, match="results.piqa.acc,none and 2 more: family is missing"):
         read_import(path, "lm-eval", {})
     with pytest.raises(InputError, match="'colour' is unknown"):
         read_import(path, "lm-eval", {"colour": "red"})
