@@ -62,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
     models = _varied(_origins(rows, store), rows["model"])
     recipes = [recipe_of(setting) for setting in settings_of(rows)]
     varied = [name for name in VARIED_COLUMNS if rows[name].nunique() > 1]
-    told = [rows[SETTING_PART], rows[varied], models, rows[["task"]], measured, rows[VALUE_PART]]
+    counted = rows["n_items"].astype("Int64").where(rows["n_items"] > 0)  # 0: an import's unknown
+    values = rows[VALUE_PART].assign(n_items=counted)
+    told = [rows[SETTING_PART], rows[varied], models, rows[["task"]], measured, values]
     short = pd.concat(told, axis=1)
     if any(recipes):
         short = short.assign(recipe=[name or "" for name in recipes])
