@@ -18,6 +18,7 @@ from analysis.noise.bootstrap import ItemScores, item_noise, kept_models, no_ite
 from analysis.noise.spread import INTERVAL, interval
 
 ALMOST = 0.9  # share of budgets that counts as "almost universally"
+LEAST_COMPARED = 0.5  # of the range of sizes, below which nothing is said of it in general
 N_REPLICATES = 200
 _CELLS_AT_ONCE = 2_000_000
 
@@ -27,13 +28,16 @@ class Universality:
     """Whether `bits` is almost universally optimal: at 90% or more of the budgets it is judged at.
 
     Those are the budgets that it and another precision reach: `coverage`, a share of the budgets
-    that any two precisions reach. Of them, `share`: at which it wins, with its interval over items
-    (`low`, `high`) and over items and models, which is of the replicates in which it can be judged
-    (all but the share `undetermined`; NaN if none); `tied_share`: at which it wins or the winner's
-    lead over it could be luck (90% interval); `families_led` of `n_families` are those in which it
-    wins most often. All shares are means over families. `verdict`: "holds" if even the interval's
-    lower end is at or above 90%, "fails" if even the tied share is below, else "open"; "unknown"
-    where an error that matters is not known: then there is no interval and no tied share (NaN).
+    that any two precisions reach, `low_bits` to `high_bits`; `compared`: the part of the (log)
+    range of all experiments' sizes that they are, 0 in a family without any. Of them, `share`: at
+    which it wins, with its interval over items (`low`, `high`) and over items and models, which is
+    of the replicates in which it can be judged (all but the share `undetermined`; NaN if none);
+    `tied_share`: at which it wins or the winner's lead over it could be luck (90% interval);
+    `families_led` of `n_families` are those in which it wins most often. All shares are means over
+    families. `verdict`: "holds" if even the interval's lower end is at or above 90%, "fails" if
+    even the tied share is below, else "open"; "narrow"
+    where less than half of the range was compared, whatever was found there; "unknown" where an
+    error that matters is not known: then there is no interval and no tied share (NaN).
     """
 
     bits: float
@@ -48,6 +52,9 @@ class Universality:
     families_led: int
     n_families: int
     verdict: str
+    compared: float
+    low_bits: float
+    high_bits: float
 
 
 def certain_shares(
@@ -75,7 +82,7 @@ def certain_shares(
         for k in sorted({k for family in part for k in family.every})
     ]
     columns = ["family", "bits", "share", "low", "high", "low_models", "high_models"]
-    return pd.DataFrame(rows, columns=[*columns, "undetermined"]), _verdict(met, bits)
+    return pd.DataFrame(rows, columns=[*columns, "undetermined"]), _verdict(met, bits, len(found))
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ class _Family:
 
     `outcomes`: as measured (R = 1), over items, and over models besides; `known`: whether all
     errors that matter are; `tied` [m]: whether the judged precision wins or cannot be told from
-    the winner.
+    the winner; budgets: [m], bits; of_range: the part of the range of sizes that one of them is.
     """
 
     name: str
@@ -102,6 +109,8 @@ class _Family:
     outcomes: tuple[_Outcome, _Outcome, _Outcome]
     known: bool
     tied: BoolArray
+    budgets: FloatArray
+    of_range: float
 
 
 def _outcomes(contest: Contest, scores: ItemScores, bits: float) -> _Family:
@@ -128,7 +137,17 @@ def _outcomes(contest: Contest, scores: ItemScores, bits: float) -> _Family:
         (_outcome(panel, now[None], bits), _joined(over_items), _joined(over_models)),
         known,
         np.quantile(lead, (1 - INTERVAL) / 2, axis=0, method="lower") <= 0,
+        budgets,
+        _of_range(contest),
     )
+
+
+def _of_range(contest: Contest) -> float:
+    """The part of a family's (log) range of sizes that one of the contest's budgets stands for."""
+    panel = contest.panel
+    sizes = panel.log_bits[np.isfinite(panel.value)]
+    log_range = np.log(contest.budgets[[0, -1]])
+    return float(np.ptp(log_range) / np.ptp(sizes) / len(contest.budgets))
 
 
 def _outcome(panel: Panel, read: FloatArray, bits: float) -> _Outcome:
@@ -198,7 +217,7 @@ def _interval(replicates: FloatArray, share: float) -> tuple[float, float]:
     return min(low, share), max(high, share)
 
 
-def _verdict(met: Sequence[_Family], bits: float) -> Universality | None:
+def _verdict(met: Sequence[_Family], bits: float, n_families: int) -> Universality | None:
     judged = [family for family in met if family.outcomes[0].judged.any()]
     if not judged:
         return None
@@ -214,6 +233,10 @@ def _verdict(met: Sequence[_Family], bits: float) -> Universality | None:
     numbers = _numbers(lambda kind: _share(judged, kind, bits, judged=True))
     verdict = "holds" if numbers[1] >= ALMOST else "fails" if tied_share < ALMOST else "open"
     coverage = np.sum([mask.mean() for mask in at]) / len(met)
+    pairs = list(zip(judged, at, strict=True))
+    compared = sum(family.of_range * mask.sum() for family, mask in pairs) / n_families
+    budgets = np.concatenate([family.budgets[mask] for family, mask in pairs])
+    verdict = verdict if compared >= LEAST_COMPARED else "narrow"
     return Universality(
         bits,
         float(coverage),
@@ -222,4 +245,7 @@ def _verdict(met: Sequence[_Family], bits: float) -> Universality | None:
         sum(led),
         len(judged),
         verdict if known else "unknown",
+        float(compared),
+        float(budgets.min()),
+        float(budgets.max()),
     )

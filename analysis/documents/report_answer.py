@@ -10,7 +10,7 @@ from analysis.curves.settings import main_settings, settings_of, with_settings
 from analysis.documents.markup import escape
 from analysis.documents.page import dot
 from analysis.findings.finding import Finding, by_precision, find
-from analysis.findings.wording import clear_part, list_shares, why_undecided
+from analysis.findings.wording import clear_part, list_shares, range_part, why_undecided
 from analysis.noise.bootstrap import ItemScores, no_item_scores
 
 
@@ -58,7 +58,8 @@ def _card(results: pd.DataFrame, finding: Finding, scores: ItemScores) -> str:
     clear = clear_part(finding)
     return (
         f'<div class="card">{name}<p class="big">{dot(best.index[0])}{best.index[0]:g}-bit wins '
-        f"{best['share'].iloc[0]:.0%} of budgets</p><p>{rest} "
+        f"{best['share'].iloc[0]:.0%} of budgets</p>"
+        f'<p class="muted small">{escape(range_part(finding))}</p><p>{rest} '
         f"{clear[0].upper()}{clear[1:]}.</p>{_main_alone(results, finding, scores)}"
         f"<ul>{''.join(lines)}</ul></div>"
     )

@@ -7,7 +7,12 @@ from itertools import product
 import pandas as pd
 
 from analysis.answers.shares import EVERY_FAMILY
-from analysis.answers.universal import ALMOST, Universality, certain_shares
+from analysis.answers.universal import (
+    ALMOST,
+    LEAST_COMPARED,
+    Universality,
+    certain_shares,
+)
 from analysis.claims.claim import (
     FAILS,
     HOLDS,
@@ -29,7 +34,7 @@ from analysis.findings.families import collapses, precision_duel
 from analysis.noise.bootstrap import ItemScores
 
 METRICS = ("zero_shot", "cross_entropy")
-_VERDICTS = {"holds": HOLDS, "fails": FAILS, "open": OPEN, "unknown": UNKNOWN}
+_VERDICTS = {"holds": HOLDS, "fails": FAILS, "open": OPEN, "narrow": OPEN, "unknown": UNKNOWN}
 
 
 def linear_only(results: pd.DataFrame) -> pd.DataFrame:
@@ -125,7 +130,8 @@ def _universal(
             "spreads the wins over more settings than the data do. “Undetermined”: replicates over "
             "models in which 4-bit met no other precision; the interval is of the others. A "
             f"comparison holds if even the interval's lower end over items is at {ALMOST:.0%} or "
-            "above, does not hold if even the tied share is below, and is open otherwise. "
+            "above, does not hold if even the tied share is below, and is open otherwise, and "
+            f"where less than {LEAST_COMPARED:.0%} of the range of sizes could be compared. "
             f"{VOTES}",
             table(columns, rows, text=4),
         ],

@@ -20,7 +20,7 @@ from analysis.documents.report import write_report
 from analysis.documents.scaling_figure import scaling_figure
 from analysis.documents.study_data import read_study
 from analysis.findings.finding import find
-from analysis.findings.wording import headline, verdict_sentence
+from analysis.findings.wording import headline, range_part, verdict_sentence
 from analysis.noise.bootstrap import no_item_scores
 from analysis.noise.errors import covariance
 from tests.analysis.conftest import make_results
@@ -68,7 +68,7 @@ def test_a_paired_lead_is_clear_where_an_unpaired_one_is_not() -> None:
     assert paired.paired == 1 and alone.paired == 0
     clear = [f.by_precision["clear_share"].sum() for f in (paired, alone)]
     assert clear[0] > 0.8 > 0.2 > clear[1]
-    assert "(errors as if independent" in headline(alone) and "(" not in headline(paired)
+    assert "(errors as if independent" in headline(alone) and "(errors" not in headline(paired)
 
 
 def test_cards_titles_and_tables_read_one_contest(tmp_path: Path) -> None:
@@ -78,7 +78,9 @@ def test_cards_titles_and_tables_read_one_contest(tmp_path: Path) -> None:
     best = finding.by_precision
     wins, clear = f"{best['share'].iloc[0]:.0%}", f"{best['clear_share'].sum():.0%}"
     title = scaling_figure(results, "cross_entropy", scores=scores).layout.title.text
-    assert f"at {wins} of budgets; a lead is clear at {clear}" in title == headline(finding)
+    said = f"at {wins} of budgets ({range_part(finding)}); a lead is clear at {clear}"
+    assert said in title == headline(finding)
+    assert "iB to " in range_part(finding) and "chance" not in range_part(finding)
     page = write_report(results, tmp_path / "r.html", scores=scores).read_text()
     card = page[page.index("By cross-entropy") :]
     assert f"-bit wins {wins} of budgets" in card
@@ -243,6 +245,36 @@ def test_at_chance_nobody_wins(n: int, tmp_path: Path) -> None:
     assert "at chance" in headline(finding)
     assert "at chance" in str(optimal(results, 2e4)[0].reason)
     assert ">At chance<" in write_report(results, tmp_path / "r.html").read_text()
+
+
+def test_what_is_partly_at_chance_says_so_and_what_chance_is() -> None:
+    """The two smallest of four models guess: the headline names the range and the level."""
+    table = SHARES + "d 16 - 128000 acc {3} {n}\nd 4 int 64000 acc {3} {n}"
+    results = rows(table.format(0.49, 0.51, 0.6, 0.7, n=2000))
+    said = headline(find(results))
+    assert "left out where no setting is clear of chance, 50.00 %: " in said
+    assert " in f)" in said and "iB to " in said
+
+
+def test_a_claim_is_not_judged_from_a_small_part_of_the_sizes() -> None:
+    """Precisions meet at a sixth of the range of sizes; 4 bit wins all of that clearly."""
+    results = rows(
+        """
+a 16 - 16000 cross_entropy 3.5 100
+b 16 - 32000 cross_entropy 3.4 100
+c 4 int 20000 cross_entropy 2.8 100
+d 4 int 40000 cross_entropy 2.6 100
+e 4 int 400000 cross_entropy 2.0 100
+"""
+    ).assign(stderr=0.001)
+    _, claim = certain_shares(results, "cross_entropy")
+    assert claim is not None and claim.share == claim.low == 1
+    assert claim.verdict == "narrow" and claim.compared == pytest.approx(
+        np.log(32 / 20) / np.log(400 / 16), rel=0.02
+    )
+    said = verdict_sentence(claim, "cross-entropy")
+    assert "cannot be judged from so small a part of the sizes" in said and "holds" not in said
+    assert "15% of the (log) range of all sizes" in said
 
 
 # Case 20: bits are a number.
