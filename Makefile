@@ -23,7 +23,8 @@ gpu-study: install
 	$(BIN)/kbit study results/training-gpu --paper intriguing
 
 test: install lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	# The processes that tests start read compiled modules, whatever the environment says.
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # All that needs an NVIDIA GPU, about ten minutes: tests, benchmark tables, compute-sanitizer.
 gpu: install
