@@ -28,9 +28,7 @@ def written(path: Path) -> str:
 def test_the_answer_comes_first(
     results: pd.DataFrame, failures: pd.DataFrame, tmp_path: Path
 ) -> None:
-    path = write_report(
-        results, tmp_path / "new" / "r.html", run=Run(failures, {"database": "demo.db"})
-    )
+    path = write_report(results, tmp_path / "r.html", run=Run(failures, {"database": "demo.db"}))
     page = written(path)
     for metric in ("zero_shot", "cross_entropy"):
         shares = win_shares(results, metric, by="bits")
