@@ -152,7 +152,9 @@ def test_a_sweep_that_never_began_leaves_no_database(study, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr("orchestrator.run.stages.Stages.run", stop)
         assert sweep(study) == 3
-        assert "8 CPUs" in capsys.readouterr().err and not list(tmp_path.glob("*.db*"))
+        err = capsys.readouterr().err
+        assert "8 CPUs" in err and not list(tmp_path.glob("*.db*"))
+        assert "no database is left" in err  # its name was said
     assert sweep(study) == 0
     monkeypatch.setattr("orchestrator.run.stages.Stages.run", stop)
     assert sweep(study) == 3 and stored(study).results()["experiment_id"].nunique() == 3
