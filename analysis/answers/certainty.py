@@ -23,7 +23,8 @@ def with_certainty(
 ) -> list[Optimum]:
     """`answers` (Optimums of `curves`, one family) with their certainty.
 
-    An answer that is undetermined, or in which an error that matters is not known, stays as it is.
+    An answer that is undetermined, or in which an error that matters is not known or rests on two
+    windows, stays as it is.
     """
     asked = [answer for answer in answers if answer.determined]
     if not asked:
@@ -50,7 +51,8 @@ def with_certainty(
     ]
     by_models = _spreads(panel, np.concatenate(over), first, second)
     lost = np.isfinite(panel.read(budgets)) & np.isnan(read).any(axis=0)
-    unknown = np.any(lost, axis=0)
+    # Student's draws with one degree of freedom have no variance: two windows tell no probability.
+    unknown = np.any(lost, axis=0) | bool((panel.df[np.isfinite(panel.value)] < 2).any())
     known = [a.lead_stderr > 0 and not unknown[j] for j, a in enumerate(asked)]
     sure = iter(zip(by_items, by_models, known, strict=True))
     return [_with(answer, *next(sure)) if answer.determined else answer for answer in answers]
@@ -64,7 +66,7 @@ def _calibrated(panel: Panel, spread: Spread, winner: int, posterior: Posterior)
         spread,
         probability=by_bits(panel, probability),
         setting_probability=float(probability[winner]),
-        value=_interval(worth.ravel()) if worth.size else spread.value,
+        value=_interval(_possible(panel, worth.ravel())) if worth.size else spread.value,
     )
 
 
@@ -167,11 +169,17 @@ def _spreads(
                 probability=by_bits(panel, share),
                 setting_probability=float(share[winner]),
                 undetermined=float(1 - known.mean()),
-                value=_interval(value),
-                lead=_interval(lead),
+                value=_interval(_possible(panel, value)),
+                lead=_interval(_possible(panel, lead, least=-1.0)),
             )
         )
     return spreads
+
+
+def _possible(panel: Panel, replicates: FloatArray, least: float = 0.0) -> FloatArray:
+    """Replicates of accuracies, or of their differences (`least` -1), within what these can be."""
+    accuracies = panel.curves[0].metric == "zero_shot"
+    return np.clip(replicates, least, 1.0) if accuracies else replicates
 
 
 def _interval(replicates: FloatArray) -> tuple[float, float]:

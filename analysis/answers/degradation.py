@@ -62,7 +62,8 @@ def _tasks(
         found = _covariance(ids, part, both, scores)
         with np.errstate(divide="ignore", invalid="ignore"):
             change = _percent(means[1] / means[0])
-        low, high = (_percent(end) for end in ratio_interval(means, found.matrix, found.df))
+        ratio = ratio_interval(means, found.matrix, found.df)
+        low, high = (_percent(max(end, 0.0)) for end in ratio)  # no score is below 0
         reason = "" if np.isfinite(low) else _why(part.task, both, found)
         rows.append([part.task, *means, change, low, high, found.paired, reason])
         changes.append(change)

@@ -55,7 +55,10 @@ def comparable_rows(results: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def _comparable_rows(results: pd.DataFrame, metric: str) -> pd.DataFrame:
-    return one_measurement_each(one_protocol(metric_rows(results, metric))[0])
+    rows = one_measurement_each(one_protocol(metric_rows(results, metric))[0])
+    # The spread of one item is not known, whatever error a table states; that of a share is.
+    alone = (rows["n_items"] == 1).fillna(False).to_numpy(dtype=bool) & ~rows["metric"].isin(SHARES)
+    return rows.assign(stderr=rows["stderr"].mask(alone))
 
 
 def degrees_of_freedom(points: pd.DataFrame) -> npt.NDArray[np.float64]:

@@ -29,6 +29,7 @@ ItemScores = Callable[[Sequence[str], str, str, str | None], Mapping[str, np.nda
 """(experiment ids, task, metric, protocol) -> scores of each item, float32 [n], of those of them
 that have any; without a protocol (None), of the one that most experiments of a model have."""
 
+_MOST_NATS = 50.0  # what a replicate adds at most: draws of few windows reach beyond any number
 _AT_ONCE = 256  # experiments whose items are in memory together
 
 
@@ -64,7 +65,9 @@ def item_noise(
         noise[:, *places[experiment]] = change
         wanted[places[experiment]] = False
     if panel.curves[0].metric == "perplexity":
-        noise = np.expm1(noise) * np.nan_to_num(panel.value).astype(np.float32)
+        noise = np.expm1(np.minimum(noise, _MOST_NATS)) * np.nan_to_num(panel.value).astype(
+            np.float32
+        )
     noise[:, wanted & ~np.isfinite(panel.stderr)] = np.nan
     wanted &= np.isfinite(panel.stderr)
     generator = np.random.default_rng([SEED, crc32(panel.curves[0].family.encode())])

@@ -7,7 +7,8 @@ is 3.2 standard errors wide on either side, not 2.
 Right-or-wrong items need another error where few of them changed, since what was not seen is not
 impossible. It is that of Bonett & Price (Statistics in Medicine 2012; recommended by Fagerland,
 Lydersen & Laake, ibid. 2014): one more item gained and one more lost. Its intervals leave out 0
-only where the mid-p McNemar test rejects, and cover where the plain ones cover .18 to .64.
+hardly ever where the mid-p McNemar test does not reject (at n from 6 to 1,000 in five cases, of p
+up to .07), and cover where the plain ones cover .18 to .64.
 """
 
 from collections.abc import Sequence

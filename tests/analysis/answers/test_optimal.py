@@ -303,3 +303,22 @@ def test_certainty_in_words(linear: pd.DataFrame) -> None:
     text = certainty_sentence(sure)
     assert "Probability of being optimal" in text and "90% intervals" in text
     assert certainty_sentence(optimal(linear, 5e6, "sotu-neox")[0]) == ""
+
+
+@pytest.mark.parametrize(("windows", "known"), [(1, (False, False)), (2, (True, False)),
+                                                (40, (True, True))])  # fmt: skip
+def test_few_windows_give_no_error_or_no_probability(
+    linear: pd.DataFrame, windows: int, known: tuple[bool, bool]
+) -> None:
+    few = linear.assign(n_items=windows)
+    answer = optimal(few, 5e6, "sotu-opt", "cross_entropy", scores=no_item_scores)[0]
+    assert (bool(np.isfinite(answer.lead_stderr)), answer.certainty is not None) == known
+
+
+def test_accuracies_lie_between_none_and_all(linear: pd.DataFrame) -> None:
+    linear["value"] = linear["value"].mask(linear["metric"] != "cross_entropy", 0.999)
+    for answer in optimal(linear, 5e6, metric="zero_shot", scores=no_item_scores):
+        assert answer.certainty is not None
+        for spread in (answer.certainty.items, answer.certainty.models):
+            assert 0.9 < spread.value[0] <= spread.value[1] <= 1
+            assert -1 <= spread.lead[0] <= spread.lead[1] <= 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 from transformers import BloomConfig, GPT2Config, GPTNeoXConfig, OPTConfig
 
@@ -14,7 +16,7 @@ from tests.evaluation.tiny_models import CONTEXT, tiny_model, tiny_tokenizer
     [(GPT2Config(), 1024), (OPTConfig(), 2048), (GPTNeoXConfig(), 2048), (BloomConfig(), 2048)],
 )
 def test_the_families_of_the_first_paper(config, tokens, monkeypatch):
-    monkeypatch.setattr("evaluation.engine.engine.Scorer", lambda model, max_length: None)
+    monkeypatch.setattr("evaluation.engine.engine.Scorer", Mock())
     model = tiny_model("gpt2")
     model.config = config
     assert Engine(model, tiny_tokenizer()).context == tokens
