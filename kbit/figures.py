@@ -99,7 +99,8 @@ def write_figures(draw: Mapping[str, Callable[[], go.Figure]], folder: Path, suf
                 scale=2 if suffix == "png" else 1,
             )
     except (RuntimeError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        said = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        reason = " ".join(said.split())[:200]
         raise InputError(f"{folder}: figures cannot be written: {reason}") from None
     return len(figures)
 

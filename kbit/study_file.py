@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import InputError
 from orchestrator.paths import writable
-from orchestrator.study.models import first_problem, load_yaml
+from orchestrator.study.models import load_yaml
+from orchestrator.study.problem import first_problem
 
 if TYPE_CHECKING:
     from training.run_study import Place

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,7 +63,7 @@ def results_folder() -> Path:
     except OSError as error:
         reason = f"cannot be made: {error.strerror}"
         raise InputError(f"{named}{folder}: {reason}; set KBIT_RESULTS to a folder") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not _takes_files(folder):
         raise InputError(f"{named}{folder}: cannot be written; set KBIT_RESULTS to a folder")
     return folder
 
@@ -90,5 +91,14 @@ def _check_parent(path: Path, option: str) -> None:
 
 
 def _check_writable(folder: Path, option: str) -> None:
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not _takes_files(folder):
         raise InputError(f"{option} {folder}: nothing can be written there; give another")
+
+
+def _takes_files(folder: Path) -> bool:
+    """Tried with a file without a name: the permissions of /proc promise what it does not do."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False

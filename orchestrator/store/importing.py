@@ -37,8 +37,13 @@ def read_import(path: Path, source: str, defaults: Mapping[str, str]) -> list[Im
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable text file: {error}") from None
+    except IsADirectoryError:
+        what = "a folder; give a CSV, or the JSON that lm-eval writes"
+        raise InputError(f"{path}: is {what}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     if not 1 <= len(source) <= 64:
         raise InputError(f"source {source!r}: give a name of 1 to 64 characters")
     for name in defaults:

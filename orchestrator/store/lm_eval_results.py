@@ -33,10 +33,13 @@ def lm_eval_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
             for task, metrics in content["results"].items()
             for key, row in _metrics(metrics, (content.get("n-samples") or {}).get(task) or {})
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path}: not an lm-eval result file (JSON with `results` of tasks): {error!r}"
-        ) from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        reason = f"not an lm-eval result file: {place}: not JSON: {error.msg}"
+        raise InputError(f"{path}: {reason}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        reason = "not an lm-eval result file: it needs `results` of tasks and their metrics"
+        raise InputError(f"{path}: {reason}") from None
 
 
 def _metrics(

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from orchestrator.errors import InputError
 from orchestrator.paths import SHIPPED
+from orchestrator.study.problem import first_problem
 from quantizers.checkpoint import Checkpoint
 
 
@@ -105,16 +106,6 @@ def load_yaml(path: Path) -> Any:
         raise InputError(f"{path}: not a text file") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-
-
-def first_problem(error: ValidationError) -> str:
-    """Pydantic's first complaint as `key.path: reason`."""
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"]) or "top level"
-    reason = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        reason = "unknown key"
-    return f"{where}: {reason}"
 
 
 def load_models(path: Path | None = None) -> dict[str, list[ModelEntry]]:

@@ -24,7 +24,8 @@ from evaluation.tasks.index import task_names
 from evaluation.text.corpora import CORPORA
 from orchestrator.errors import InputError
 from orchestrator.study.calibrations import Calibration
-from orchestrator.study.models import ModelEntry, first_problem, load_yaml
+from orchestrator.study.models import ModelEntry, load_yaml
+from orchestrator.study.problem import first_problem
 from quantizers.data_types import base_type
 from quantizers.recipes import RECIPES
 from quantizers.setting import BESIDE_16_BIT, Setting

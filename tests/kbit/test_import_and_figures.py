@@ -32,6 +32,24 @@ def test_a_bad_file_imports_nothing_and_says_why(tmp_path: Path) -> None:
     assert code == 2 and "COLUMN=VALUE" in err
 
 
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda path: path.mkdir(), "is a folder; give a CSV, or the JSON that lm-eval writes"),
+        (lambda path: path.write_bytes(b"\xff\xfe\x00"), "not a text file"),
+        (lambda path: path.symlink_to(path), "cannot be read: Too many levels of symbolic links"),
+        (lambda path: None, "no such file"),
+    ],
+    ids=["folder", "bytes", "loop", "missing"],
+)
+def test_what_is_no_file_of_text_is_said_plainly(made, said: str, tmp_path: Path) -> None:
+    given = tmp_path / "given.csv"
+    made(given)
+    code, out, err = kbit("import", given, "--db", tmp_path / "new.db")
+    assert code == 2 and not out and err == f"error: {given}: {said}\n"
+    assert not (tmp_path / "new.db").exists()
+
+
 def test_what_all_rows_lack_is_said_once(tmp_path: Path) -> None:
     metrics = {f"acc{i},none": 0.5 for i in range(5)}
     (tmp_path / "r.json").write_text(json.dumps({"results": {"piqa": metrics}, "model_name": "m"}))

@@ -51,6 +51,15 @@ def test_a_place_that_takes_nothing_is_one_line(command: str, tmp_path: Path) ->
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc on this machine")
+@pytest.mark.parametrize("command", NEEDED)
+def test_a_folder_that_only_seems_to_take_files_is_told_before_any_work(command: str) -> None:
+    """Root may write in /proc, say its permissions, and cannot."""
+    code, out, err = kbit(command, *NEEDED[command], "--output", "/proc/q")
+    assert code == 2 and not out and len(err.splitlines()) == 1, err
+    assert "--output /proc: nothing can be written there; give another" in err
+
+
 def test_a_results_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("KBIT_RESULTS", str(tmp_path / "file" / "results"))

@@ -130,7 +130,10 @@ def test_every_bad_row_is_named(csv: Path) -> None:
         (f"{HEADER},colour\n", "row 1: unknown column 'colour'"),
         (f"{HEADER},bits\n", "row 1: a column appears twice"),
         ('{"results": 3}', "not an lm-eval result file"),
-        ("{", "not an lm-eval result file"),
+        ('{"results": {"piqa": 3}}', "it needs `results` of tasks and their metrics$"),
+        ('{"config": {"limit": Infinity}}', "it needs `results` of tasks and their metrics$"),
+        ("{", "not an lm-eval result file: line 1, column 2: not JSON: Expecting"),
+        ('{"results":\n  nul}', "line 2, column 3: not JSON: Expecting value$"),
     ],
 )
 def test_files_that_are_not_tables(tmp_path: Path, content: str, reason: str) -> None:
