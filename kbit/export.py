@@ -129,6 +129,7 @@ def _answer(args: argparse.Namespace) -> _Choice:
     from analysis.answers.optimal import optimal
     from analysis.curves.budget import parse_budget
     from analysis.curves.metrics import larger_is_better
+    from kbit.chosen_models import chosen_model
     from orchestrator.store.reading import read_results
     from orchestrator.study.experiment import Experiment
 
@@ -144,7 +145,7 @@ def _answer(args: argparse.Namespace) -> _Choice:
     if not fitting:
         raise InputError(f"{store.url}: no experiment fits {args.budget}")
     best = (max if larger_is_better(metric) else min)(fitting, key=lambda fit: fit.value)
-    entry = _entry(best.model, args.models)
+    entry = chosen_model(best.model, args.models)  # never a folder of that name
     model = identify(entry)
     revision = store.revision_of(model)
     ids = {

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from evaluation.tasks.loaded_task import load_task
+from orchestrator.paths import SHIPPED
 from orchestrator.store.reading import read_item_scores, read_results
 from orchestrator.store.store import Store
 from tests.kbit.test_cli import kbit
@@ -34,11 +35,15 @@ def answer(database: Path, output: Path, budget: str = "150KiB", *more: object):
     return kbit("export", "--from-answer", *chosen, "--db", database, "--output", output, *more)
 
 
-def test_the_harness_scores_what_the_database_says(database: Path, tmp_path: Path) -> None:
+def test_the_harness_scores_what_the_database_says(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("peft", reason="HFLM needs lm-eval's extra `hf` (accelerate, peft)")
     from lm_eval.models.huggingface import HFLM
 
-    run = answer(database, tmp_path / "best")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sotu-neox-32x2").mkdir()  # the answer names a model, not a folder
+    run = answer(database, tmp_path / "best", "150KiB", "--models", SHIPPED / "models.yaml")
     assert run.returncode == 0, run.stderr
     assert "sotu-neox-32x2 at 4-bit float E2 B64 scope all: cross_entropy" in run.stdout
     store = Store.open(f"sqlite:///{database}")
@@ -65,8 +70,6 @@ def test_the_harness_scores_what_the_database_says(database: Path, tmp_path: Pat
 
 def test_the_model_must_be_what_was_measured(database: Path, tmp_path: Path) -> None:
     import shutil
-
-    from orchestrator.paths import SHIPPED
 
     shutil.copytree(SHIPPED / "models" / "sotu-neox-32x2", tmp_path / "model")
     config = tmp_path / "model" / "config.json"
