@@ -17,6 +17,7 @@ import torch
 from evaluation.engine.encoding import Encoder
 from evaluation.engine.engine import Engine
 from orchestrator.run.calibrating import Calibrated
+from orchestrator.run.freed_memory import FreedMemory
 from orchestrator.run.measuring import add_scores, context_is_broken, failure_of
 from orchestrator.run.provenance import device_name, here, peak_memory, reset_peak_memory
 from orchestrator.study.job import Job, JobResult
@@ -46,6 +47,7 @@ class Worker:
         self._entry: ModelEntry | None = None
         self._calibrated: Calibrated | None = None
         self._engine: Engine | None = None
+        self._freed = FreedMemory()
         self._unusable: tuple[ModelEntry, Exception] | None = None  # the latest that did not load
 
     def run(self, job: Job) -> JobResult:
@@ -65,6 +67,7 @@ class Worker:
             result.error, result.cause = failure.error, failure.cause
         if result.status != Status.LOST:
             result.peak_memory = peak_memory(job.device)
+        self._freed.give_back()
         return result
 
     def run_streamed(self, jobs: list[Job]) -> list[JobResult]:
