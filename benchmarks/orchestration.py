@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import sys
 import tempfile
 import threading
@@ -27,6 +26,7 @@ import ray
 from evaluation.measurement import Measurement, Metric
 from orchestrator.paths import ROOT
 from orchestrator.run.connection import start_ray
+from orchestrator.run.freed_memory import resident_bytes
 from orchestrator.run.pool import Pool
 from orchestrator.store.store import Store, missing_protocols
 from orchestrator.study.experiment import Protocol
@@ -85,8 +85,7 @@ class Memory(threading.Thread):
 
     def run(self) -> None:
         while not self.stopped.wait(0.5):
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            self.samples.append(pages * resource.getpagesize() / 1e6)
+            self.samples.append(resident_bytes() / 1e6)
 
 
 def bare_calls_per_second(calls: int) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from evaluation.engine.scoring import Scores
 from evaluation.engine.sequences import Sequences
-from orchestrator.run.measuring import failure_of
+from orchestrator.run.measuring import fail
 from orchestrator.run.provenance import here
 from orchestrator.study.job import Job, JobResult
 from orchestrator.study.outcome import Status
@@ -59,25 +59,13 @@ class Course:
             self.arithmetic.add(part.arithmetic)
 
     def fail(self, error: Exception) -> None:
-        failure = failure_of(error)
-        self.result.status = Status.FAILED
-        self.result.error, self.result.cause = failure.error, failure.cause
+        fail(self.result, error)
 
     def conclude(self, n_params: int, n_linear: int) -> None:
         """All blocks are behind it: what is known of the whole model."""
         self.result.bits = self.size.model_bits(n_params, n_linear)
         mixed = len(self.arithmetic) > 1
         self.result.arithmetic = "mixed" if mixed else next(iter(self.arithmetic), None)
-
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        """Add the seconds of a phase, also of one that fails."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            seconds = getattr(self.result, phase) + time.perf_counter() - started
-            setattr(self.result, phase, seconds)
 
 
 @contextmanager
@@ -87,5 +75,6 @@ def shared_load(courses: list[Course]) -> Iterator[None]:
     try:
         yield
     finally:
+        part = (time.perf_counter() - started) / len(courses)
         for course in courses:
-            course.result.seconds_load += (time.perf_counter() - started) / len(courses)
+            course.result.seconds_load += part

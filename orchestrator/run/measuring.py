@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from evaluation.data.errors import DataError
@@ -20,9 +24,25 @@ def add_scores(result: JobResult, engine: Engine, protocol: Protocol) -> None:
     try:
         result.measurements.append((protocol, measure(engine, protocol)))
     except ValueError as error:
-        failure = failure_of(error)
-        result.failures[protocol.id] = failure
-        result.status, result.error, result.cause = Status.FAILED, failure.error, failure.cause
+        result.failures[protocol.id] = fail(result, error)
+
+
+def fail(result: JobResult, error: Exception) -> Failure:
+    """The result of a job that failed of `error`, and what is stored of that."""
+    failure = _failure_of(error)
+    result.status, result.error, result.cause = Status.FAILED, failure.error, failure.cause
+    return failure
+
+
+@contextmanager
+def timed(result: JobResult, phase: str) -> Iterator[None]:
+    """Add the seconds of a phase, also of one that fails."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds = getattr(result, phase) + time.perf_counter() - started
+        setattr(result, phase, seconds)
 
 
 def measure(engine: Engine, protocol: Protocol) -> Measurement:
@@ -64,7 +84,7 @@ def _score_corpus(engine: Engine, protocol: Protocol) -> Measurement:
     )
 
 
-def failure_of(error: Exception) -> Failure:
+def _failure_of(error: Exception) -> Failure:
     """What an exception says, and whose fault it is."""
     cause = Cause.ASKED
     if isinstance(error, UnusableModel):

@@ -25,7 +25,7 @@ from evaluation.engine.scoring import Scores
 from evaluation.engine.sequences import Sequences
 from orchestrator.run.calibrating import read_windows
 from orchestrator.run.course import Course, Request, shared_load
-from orchestrator.run.measuring import add_scores, context_is_broken, measure
+from orchestrator.run.measuring import add_scores, context_is_broken, measure, timed
 from orchestrator.run.provenance import device_name, here, peak_memory, reset_peak_memory
 from orchestrator.run.stream_progress import StreamProgress
 from orchestrator.run.through_blocks import Reading, ThroughBlocks
@@ -173,7 +173,7 @@ class Streaming:
                 raise RuntimeError(f"{protocol.task}: asks for other texts the second time")
             return next(scores)
 
-        with engine.scored_by(answer), course.timed("seconds_score"):
+        with engine.scored_by(answer), timed(course.result, "seconds_score"):
             add_scores(course.result, engine, protocol)
 
 

@@ -15,7 +15,7 @@ from evaluation.engine.layout import Plan
 from evaluation.engine.scoring import Scorer
 from evaluation.streamed_calibration import StreamedCalibration
 from orchestrator.run.course import Course, Request, shared_load
-from orchestrator.run.measuring import context_is_broken
+from orchestrator.run.measuring import context_is_broken, timed
 from orchestrator.run.stream_progress import StreamProgress
 from orchestrator.study.calibrations import Calibration
 from quantizers.calibration import Statistics
@@ -125,7 +125,7 @@ class ThroughBlocks:
         stream = self._sequential.get(course.id)
         alone = stream is not None
         try:
-            with course.timed("seconds_quantize"):
+            with timed(course.result, "seconds_quantize"):
                 entering: AbstractContextManager[None] = (
                     stream.reading() if stream else nullcontext()
                 )
@@ -135,7 +135,7 @@ class ThroughBlocks:
                 self._put_around(course)
                 if stream is not None:
                     stream.advance()
-            with course.timed("seconds_score"):
+            with timed(course.result, "seconds_score"):
                 self._read(course)
             course.note(block)
             course.note(self._around)

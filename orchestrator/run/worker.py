@@ -8,9 +8,6 @@ gave the job must end this process.
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
@@ -18,7 +15,7 @@ from evaluation.engine.encoding import Encoder
 from evaluation.engine.engine import Engine
 from orchestrator.run.calibrating import Calibrated
 from orchestrator.run.freed_memory import FreedMemory
-from orchestrator.run.measuring import add_scores, context_is_broken, failure_of
+from orchestrator.run.measuring import add_scores, context_is_broken, fail, timed
 from orchestrator.run.provenance import device_name, here, peak_memory, reset_peak_memory
 from orchestrator.study.job import Job, JobResult
 from orchestrator.study.models import ModelEntry
@@ -27,16 +24,6 @@ from quantizers.checkpoint import UnusableModel
 from quantizers.loading import load_model
 from quantizers.resident import ResidentModel
 from quantizers.soundness import check_causal
-
-
-@contextmanager
-def _timed(result: JobResult, phase: str) -> Iterator[None]:
-    """Note the seconds of a phase, also of one that fails."""
-    started = time.perf_counter()
-    try:
-        yield
-    finally:
-        setattr(result, phase, time.perf_counter() - started)
 
 
 class Worker:
@@ -62,9 +49,9 @@ class Worker:
             result.device = device_name(job.device)
             self._run(job, result)
         except Exception as error:
-            result.status = Status.LOST if context_is_broken(error) else Status.FAILED
-            failure = failure_of(error)
-            result.error, result.cause = failure.error, failure.cause
+            fail(result, error)
+            if context_is_broken(error):
+                result.status = Status.LOST
         if result.status != Status.LOST:
             result.peak_memory = peak_memory(job.device)
         self._freed.give_back()
@@ -80,15 +67,15 @@ class Worker:
         return Streaming(jobs, encoder).run()
 
     def _run(self, job: Job, result: JobResult) -> None:
-        with _timed(result, "seconds_load"):
+        with timed(result, "seconds_load"):
             calibrated, engine = self._load(job)
             if job.tokens_per_batch is not None:
                 engine.limit_tokens_per_batch(job.tokens_per_batch)
-        with _timed(result, "seconds_quantize"):
+        with timed(result, "seconds_quantize"):
             result.bits = calibrated.apply(job.experiment, job.together)
             result.arithmetic = calibrated.resident.arithmetic
         engine.finite = job.experiment.setting.is_baseline  # what diverges in few bits is a result
-        with _timed(result, "seconds_score"):
+        with timed(result, "seconds_score"):
             budget = None
             while budget != engine.tokens_per_batch:  # halved on the way: all again
                 budget = engine.tokens_per_batch
