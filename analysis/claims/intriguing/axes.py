@@ -9,12 +9,11 @@ from analysis.claims.claim import (
     Block,
     Claim,
     between,
-    jointly,
     table,
 )
 from analysis.claims.intriguing.matched import at_matched_loss, at_the_end
 from analysis.claims.intriguing.runs import DOSES, JUDGED, Ladder
-from analysis.claims.intriguing.seeds import HOW, LEAST_SEEDS, SeedDifference, no_verdict
+from analysis.claims.intriguing.seeds import HOW, LEAST_SEEDS, SeedDifference, over_sizes
 
 SAME = "cannot be tested here"
 
@@ -161,7 +160,7 @@ def _variant(ladder: Ladder, pattern: str) -> str | None:
 
 
 def _claim(axis: Axis, ladder: Ladder, pair: tuple[str, str]) -> Claim:
-    rows, verdicts, evidence = [], [], []
+    rows, judged, evidence = [], [], []
     for size in ladder.sizes:
         for dose in DOSES:
             ways = {"the end": at_the_end(ladder, size, pair, dose)}
@@ -171,7 +170,7 @@ def _claim(axis: Axis, ladder: Ladder, pair: tuple[str, str]) -> Claim:
             if dose in JUDGED:
                 matched = ways["matched"]
                 n = ways["the end"].n
-                verdicts.append(_judged(matched, n))
+                judged.append((n, _judged(matched, n)))
                 evidence.append(f"{size} {dose} {_told(matched, n)}")
     same = ladder.same_models(*pair)
     body: list[Block] = [
@@ -189,10 +188,7 @@ def _claim(axis: Axis, ladder: Ladder, pair: tuple[str, str]) -> Claim:
     if same:
         told = "both variants ended in the very same weights: the choice never acted"
         return Claim(axis.title, axis.source, axis.claim, SAME, told, body)
-    verdict = verdicts[0] if len(set(verdicts)) == 1 else jointly(verdicts)
-    few = min((at_the_end(ladder, s, pair, d).n for s in ladder.sizes for d in JUDGED), default=0)
-    if few < LEAST_SEEDS:
-        verdict = no_verdict(few)
+    verdict = over_sizes(judged)
     return Claim(axis.title, axis.source, axis.claim, verdict, "; ".join(evidence), body)
 
 

@@ -1,4 +1,4 @@
-"""Figures 2 and 3 on a training study: damage by variant, and over steps."""
+"""Figures 2 and 3 on a training study: damage by variant, and over steps, a row a size."""
 
 import numpy as np
 import plotly.graph_objects as go
@@ -10,70 +10,95 @@ from analysis.claims.intriguing.seeds import t_interval
 from analysis.claims.paper import Study
 from analysis.figures.style import LEGEND, level_colour, template
 
-SHOWN = ("W4", "A4", "W3", "W4 tensor")
+SHOWN = tuple(dose for dose in DOSES if dose in ("W4", "A4", "W3", "W4 tensor"))
 
 
 def by_variant(study: Study) -> go.Figure:
     """What doses add to the loss at the end, a marker a variant: mean and interval over seeds."""
     ladder = _there(study)
-    size = ladder.sizes[0]
-    figure = go.Figure(layout={"template": template()})
-    for i, dose in enumerate(d for d in DOSES if d in SHOWN):
-        names, means, halves = [], [], []
-        for variant in ladder.variants:
-            points = [ladder.final(Model(size, variant, seed), dose) for seed in ladder.seeds]
-            added = np.array([point.added for point in points if point is not None])
-            if len(added):
+    figure = _rows_of(ladder, "Damage by variant", ["What quantization adds"], 60, 26)
+    unseen: dict[str, list[str]] = {}
+    for row, size in enumerate(ladder.sizes, start=1):
+        for i, dose in enumerate(SHOWN):
+            names, means, halves = [], [], []
+            for variant in ladder.variants:
+                points = [ladder.final(Model(size, variant, seed), dose) for seed in ladder.seeds]
+                added = np.array([point.added for point in points if point is not None])
+                if not len(added):
+                    continue
+                if added.mean() <= 0:  # has no place on a logarithmic axis
+                    unseen.setdefault(f"{size} {variant}", []).append(f"{dose} {added.mean():.4f}")
+                    continue
                 low, high = t_interval(added)
                 names.append(variant)
                 means.append(added.mean())
                 halves.append(0.0 if np.isnan(high) else high - added.mean())
-        figure.add_scatter(
-            x=means,
-            y=names,
-            error_x={"type": "data", "array": halves},
-            mode="markers",
-            name=dose,
-            marker={"color": level_colour(i), "size": 8},
-        )
-    figure.update_xaxes(title="Added by quantization (nats/token), 90 % over seeds", type="log")
-    figure.update_yaxes(autorange="reversed")
-    figure.update_layout(
-        title=f"Damage by variant, {size}", legend=LEGEND, height=120 + 26 * len(ladder.variants)
+            figure.add_scatter(
+                x=means,
+                y=names,
+                error_x={"type": "data", "array": halves},
+                mode="markers",
+                name=dose,
+                legendgroup=dose,
+                showlegend=row == 1,
+                marker={"color": level_colour(i), "size": 8},
+                row=row,
+                col=1,
+            )
+    figure.update_xaxes(type="log")
+    told = "; ".join(f"{model} {', '.join(doses)}" for model, doses in unseen.items())
+    title = "Nats a token, 90 % over seeds"
+    figure.update_xaxes(
+        title=f"{title}<br>not above 0, not drawn: {told}" if told else title,
+        row=len(ladder.sizes),
     )
+    figure.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=ladder.variants)
     return figure
 
 
 def over_steps(study: Study) -> go.Figure:
     """What doses add to the loss over training, a line a variant: means over seeds."""
     ladder = _there(study)
-    size, doses = ladder.sizes[0], [dose for dose in ON_THE_WAY if dose != "A8 static"]
-    figure = make_subplots(1, len(doses), subplot_titles=doses, horizontal_spacing=0.09)
-    figure.update_layout(template=template(), title=f"Damage over training, {size}", legend=LEGEND)
-    for column, dose in enumerate(doses, start=1):
-        for i, variant in enumerate(ladder.variants):
-            curves = [
-                ladder.points.get(Model(size, variant, seed), {}).get(dose, {})
-                for seed in ladder.seeds
-            ]
-            curves = [points for points in curves if len(points) > 1]
-            if not curves:
-                continue
-            steps = sorted(set.intersection(*(set(points) for points in curves)))
-            figure.add_scatter(
-                x=steps,
-                y=[np.mean([points[step].added for points in curves]) for step in steps],
-                name=variant,
-                legendgroup=variant,
-                showlegend=column == 1,
-                line={"color": level_colour(i), "dash": ("solid", "dash", "dot")[i // 8 % 3]},
-                row=1,
-                col=column,
-            )
-    figure.update_xaxes(title="Steps")
+    doses = [dose for dose in ON_THE_WAY if dose != "A8 static"]
+    figure = _rows_of(ladder, "Damage over training", doses, 420, 0)
+    for row, size in enumerate(ladder.sizes, start=1):
+        for column, dose in enumerate(doses, start=1):
+            for i, variant in enumerate(ladder.variants):
+                curves = [
+                    ladder.points.get(Model(size, variant, seed), {}).get(dose, {})
+                    for seed in ladder.seeds
+                ]
+                curves = [points for points in curves if len(points) > 1]
+                if not curves:
+                    continue
+                steps = sorted(set.intersection(*(set(points) for points in curves)))
+                figure.add_scatter(
+                    x=steps,
+                    y=[np.mean([points[step].added for points in curves]) for step in steps],
+                    name=variant,
+                    legendgroup=variant,
+                    showlegend=row == column == 1,
+                    line={"color": level_colour(i), "dash": ("solid", "dash", "dot")[i // 8 % 3]},
+                    row=row,
+                    col=column,
+                )
+    figure.update_xaxes(title="Steps", row=len(ladder.sizes))
     figure.update_yaxes(title="Added (nats/token)", col=1)
-    figure.update_layout(height=620)
     return figure
+
+
+def _rows_of(ladder: Ladder, title: str, columns: list[str], row: int, variant: int) -> go.Figure:
+    """A row of panels a size; heights in pixels, of a row and of each variant in it."""
+    sizes = ladder.sizes
+    figure = make_subplots(
+        len(sizes),
+        len(columns),
+        subplot_titles=[f"{size}: {name}" for size in sizes for name in columns],
+        horizontal_spacing=0.09,
+        vertical_spacing=0.12 / len(sizes),
+    )
+    height = 200 + len(sizes) * (row + variant * len(ladder.variants))
+    return figure.update_layout(template=template(), title=title, legend=LEGEND, height=height)
 
 
 def _there(study: Study) -> Ladder:

@@ -13,11 +13,17 @@ from analysis.claims.claim import (
     Claim,
     Exhibit,
     between,
-    jointly,
     table,
 )
 from analysis.claims.intriguing.runs import JUDGED, FloatArray, Ladder, Model, Point
-from analysis.claims.intriguing.seeds import HOW, LEAST_SEEDS, LEVEL, no_verdict, t_interval
+from analysis.claims.intriguing.seeds import (
+    HOW,
+    LEAST_SEEDS,
+    LEVEL,
+    no_verdict,
+    over_sizes,
+    t_interval,
+)
 
 ON_THE_WAY = (*JUDGED, "A8 static")
 
@@ -131,7 +137,7 @@ def _foretold(pairs: list[tuple[float, float]]) -> float:
 
 
 def _claim(title: str, source: str, says: str, cells: _Cells, told: str, how: str) -> Claim:
-    rows, verdicts, evidence = [], [], []
+    rows, judged, evidence = [], [], []
     for (size, dose), values in cells.items():
         low, high = t_interval(values)
         verdict = HOLDS if low > 0 else FAILS if high < 0 else UNRESOLVED
@@ -140,11 +146,10 @@ def _claim(title: str, source: str, says: str, cells: _Cells, told: str, how: st
         ends = between(low, high)
         rows.append([size, dose, str(len(values)), f"{values.mean():+.4f}", ends, verdict])
         if dose in JUDGED:
-            verdicts.append(verdict)
+            judged.append((len(values), verdict))
             evidence.append(f"{size} {dose} {told.format(mean=values.mean())}")
-    verdict = verdicts[0] if len(set(verdicts)) == 1 else jointly(verdicts)
     body: list[Block] = [
         f"{how} The verdict is that of {' and '.join(JUDGED)}, by the rules under “{HOW}”.",
         table(["Size", "Dose", "Seeds", "Mean", f"{LEVEL:.0%} over seeds", "Verdict"], rows, 2),
     ]
-    return Claim(title, source, says, verdict, "; ".join(evidence), body)
+    return Claim(title, source, says, over_sizes(judged), "; ".join(evidence), body)

@@ -1,11 +1,12 @@
 """Differences over seeds: paired by seed, with an interval, and what the design could have seen."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
-from analysis.claims.claim import FAILS, HOLDS, UNRESOLVED
+from analysis.claims.claim import FAILS, HOLDS, UNRESOLVED, jointly
 from analysis.claims.intriguing.runs import FloatArray
 from analysis.noise.means import margin
 
@@ -17,8 +18,11 @@ RULE = (
     f"Intervals are {LEVEL:.0%}: over seeds by Student's t on the differences of runs of one seed, "
     "over items likewise on the windows' differences, averaged over seeds. A comparison holds if "
     "both lie above 0, does not hold if both lie below, and is not resolved otherwise. From fewer "
-    f"than {LEAST_SEEDS} seeds there is no verdict. Power: the true difference that this many "
-    f"seeds with this spread would resolve {POWER:.0%} of the time."
+    f"than {LEAST_SEEDS} seeds there is no verdict; a size that has fewer is listed and does not "
+    "take part in a claim's. Power: the true difference that this many "
+    f"seeds with this spread would resolve {POWER:.0%} of the time. Nothing is corrected for the "
+    "number of comparisons: where a choice makes no difference, each of a claim's comparisons (a "
+    f"dose at a size) lies wholly on a given side {(1 - LEVEL) / 2:.0%} of the time or less."
 )
 
 
@@ -92,6 +96,14 @@ def effect_seen(n: int) -> float:
 
 def no_verdict(n: int) -> str:
     return f"no verdict from {n} seed{'s' * (n != 1)}"
+
+
+def over_sizes(found: Sequence[tuple[int, str]]) -> str:
+    """One verdict from (seeds, verdict) by size and dose: of those that have seeds enough."""
+    enough = [verdict for n, verdict in found if n >= LEAST_SEEDS]
+    if not enough:
+        return no_verdict(max((n for n, _ in found), default=0))
+    return enough[0] if len(set(enough)) == 1 else jointly(enough)
 
 
 def t_interval(values: FloatArray) -> tuple[float, float]:

@@ -11,11 +11,19 @@ from analysis.claims.claim import FAILS, HOLDS, UNRESOLVED, Claim
 from analysis.claims.intriguing import published
 from analysis.claims.intriguing.axes import SAME, axis_claims
 from analysis.claims.intriguing.control import control_exhibit
+from analysis.claims.intriguing.figures import by_variant
 from analysis.claims.intriguing.growth import growth_claims
 from analysis.claims.intriguing.matched import read_at
 from analysis.claims.intriguing.paper import PAPER, claims
 from analysis.claims.intriguing.runs import BASELINE, DOSES, Point, read_ladder
-from analysis.claims.intriguing.seeds import LEVEL, POWER, SeedDifference, effect_seen, t_interval
+from analysis.claims.intriguing.seeds import (
+    LEVEL,
+    POWER,
+    SeedDifference,
+    effect_seen,
+    over_sizes,
+    t_interval,
+)
 from analysis.claims.paper import Study
 from analysis.curves.metrics import COLUMNS, RUN_COLUMNS
 from analysis.documents.study import study_document
@@ -102,6 +110,23 @@ def test_fewer_than_three_seeds_are_refused_and_counted() -> None:
     assert found.verdict == "no verdict from 2 seeds" and "2 of 2 seeds" in found.evidence
     one = claim_on(made_study(PAIR, more(0.5), seeds=[1]), "bf16 against fp16")
     assert one.verdict == "no verdict from 1 seed"
+
+
+def test_a_size_with_too_few_seeds_takes_no_part_in_the_verdict() -> None:
+    none = "no verdict from 1 seed"
+    assert over_sizes([(3, HOLDS), (3, HOLDS), (1, none)]) == HOLDS
+    assert over_sizes([(3, HOLDS), (3, UNRESOLVED), (1, none)]) == UNRESOLVED
+    assert over_sizes([(3, HOLDS), (5, FAILS)]) == FAILS
+    assert over_sizes([(1, none), (2, "no verdict from 2 seeds")]) == "no verdict from 2 seeds"
+
+
+def test_the_figure_names_what_its_axis_cannot_show() -> None:
+    def helped(variant: str, seed: int, step: int) -> float:
+        return -0.01 if variant == "dtype=fp16" else 0.05
+
+    title = by_variant(made_study(PAIR, helped)).layout.xaxis.title.text
+    assert "not drawn: 64x2 dtype=fp16 W4 -0.0100, A4 -0.0100" in title
+    assert "drawn" not in by_variant(made_study(PAIR, more(0))).layout.xaxis.title.text
 
 
 def test_less_trained_models_are_compared_at_their_own_loss() -> None:
