@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from quantizers.data_types import default_exponent_bits
@@ -17,19 +18,25 @@ def setting_of(row: pd.Series) -> Setting:
 
 def settings_of(rows: pd.DataFrame) -> list[Setting]:
     """The precision setting of every row of results; each distinct one is read once."""
-    if rows.empty:
-        return []
-    group = rows.groupby(list(SETTING_COLUMNS), dropna=False, sort=False).ngroup().to_numpy()
-    _, first = np.unique(group, return_index=True)
-    told = rows[list(SETTING_COLUMNS)].iloc[first].to_dict("records")
-    distinct = [Setting.from_row(row) for row in told]
-    return [distinct[i] for i in group]
+    distinct, which = _distinct(rows)
+    return [distinct[i] for i in which]
 
 
 def is_baseline(rows: pd.DataFrame) -> pd.Series:
     """Which rows of results are of the 16-bit model as it is: bool, with the index of `rows`."""
-    known = [setting.is_baseline for setting in settings_of(rows)]
-    return pd.Series(known, rows.index, dtype=bool)
+    distinct, which = _distinct(rows)
+    known = np.array([setting.is_baseline for setting in distinct], dtype=bool)
+    return pd.Series(known[which], rows.index)
+
+
+def _distinct(rows: pd.DataFrame) -> tuple[list[Setting], npt.NDArray[np.intp]]:
+    """The distinct settings of rows of results, and which of them each row has."""
+    if rows.empty:
+        return [], np.empty(0, dtype=np.intp)
+    which = rows.groupby(list(SETTING_COLUMNS), dropna=False, sort=False).ngroup().to_numpy()
+    _, first = np.unique(which, return_index=True)
+    told = rows[list(SETTING_COLUMNS)].iloc[first].to_dict("records")
+    return [Setting.from_row(row) for row in told], which
 
 
 _CHOSEN = ("bits", "data_type", "exponent_bits", "block_size", "by_row")  # by a plain setting
