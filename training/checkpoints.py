@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from quantizers.plain import plain
 from training.errors import DiskFull
 from training.recipe import Recipe
 
@@ -26,7 +27,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         kept = "the one before is kept" if path.exists() else "there is none yet"
-        reason = " ".join(str(error.__cause__ or error.__context__ or error).split())
+        reason = plain(error.__cause__ or error.__context__ or error)
         raise DiskFull(f"{path}: checkpoint not written ({reason}); {kept}") from error
 
 

@@ -22,6 +22,7 @@ DTYPES = ("fp32", "bf16", "fp16")
 SCHEDULES = ("cosine", "constant", "constant-decay")
 
 ClipNorm = float | dict[str, float] | None
+_TAKES = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,18 @@ class Recipe:
     loss_scale_growth: int = 200  # good steps after which it doubles
 
     def __post_init__(self) -> None:
-        for problem in self._problems():
+        for problem in self._mistyped() or self._problems():
             raise ValueError(problem)
+
+    def _mistyped(self) -> list[str]:
+        """Values of another type than their field's: true is no number, nor is infinity."""
+        problems = []
+        for field in fields(self):
+            value, kind = getattr(self, field.name), str(field.type).removesuffix(" | None")
+            unset = value is None and kind != field.type
+            if kind in _TAKES and not unset and not _is_of(kind, value):
+                problems.append(f"{field.name}: takes {_TAKES[kind]}, not {value!r}")
+        return problems
 
     def _problems(self) -> list[str]:
         heads = self.n_heads
@@ -83,8 +94,10 @@ class Recipe:
                 f"architecture {self.architecture!r} is not one of {list(ARCHITECTURES)}",
             ),
             (self.context >= 2, "context: must be at least 2 tokens"),
+            (self.seed >= 0, "seed: must be 0 or more"),
             (0 <= self.warmup_steps <= self.steps, "warmup_steps: must be 0 ... steps"),
             (self.weight_decay >= 0, "weight_decay: must be 0 or more"),
+            (_can_average(self.betas), "betas: two numbers from 0 on, below 1"),
             (
                 0 <= self.dropout < 1,
                 "dropout: must be 0 or more and below 1, where nothing is left",
@@ -143,7 +156,7 @@ class Recipe:
         known = {f.name for f in fields(cls)}
         if unknown := set(values) - known:
             raise ValueError(f"unknown field {sorted(unknown)[0]!r}; known: {', '.join(known)}")
-        if "betas" in values:
+        if isinstance(values.get("betas"), list):
             values["betas"] = tuple(values["betas"])
         try:
             return cls(**values)
@@ -154,4 +167,18 @@ class Recipe:
 def _can_clip(clip: ClipNorm) -> bool:
     if isinstance(clip, dict):
         return list(clip) == ["median"] and _can_clip(clip["median"])
-    return clip is None or (isinstance(clip, int | float) and 0 < clip < math.inf)
+    return clip is None or (_is_of("float", clip) and clip > 0)
+
+
+def _can_average(betas: Any) -> bool:
+    two = isinstance(betas, tuple) and len(betas) == 2
+    return two and all(_is_of("float", beta) and 0 <= beta < 1 for beta in betas)
+
+
+def _is_of(kind: str, value: Any) -> bool:
+    """Whether a value is of the type of this name, a whole number being a number too."""
+    if isinstance(value, bool) or kind == "bool":
+        return isinstance(value, bool) and kind == "bool"
+    if kind == "float":
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, {"int": int, "str": str}[kind])

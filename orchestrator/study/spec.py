@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
     ByteSize,
     ConfigDict,
     Field,
@@ -26,6 +25,7 @@ from orchestrator.errors import InputError
 from orchestrator.study.calibrations import Calibration
 from orchestrator.study.models import ModelEntry, load_yaml
 from orchestrator.study.problem import first_problem
+from orchestrator.study.strict import Strict
 from quantizers.data_types import base_type
 from quantizers.recipes import RECIPES
 from quantizers.setting import BESIDE_16_BIT, Setting
@@ -49,11 +49,7 @@ def _are_16(given: dict[str, Any]) -> bool:
     return "bits" in given and all(bits == 16 for bits in _as_list(given["bits"]))
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Grid(BaseModel):
+class Grid(Strict):
     """Every combination of the listed factors; a single value needs no brackets.
 
     Factors are those of `Setting.make`. `exponent_bits` is `default` (appendix C.4's heuristic), a
@@ -62,7 +58,7 @@ class Grid(BaseModel):
     factors (see quantizers.recipes), over which the grid's own factors go.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
     models: list[str] | None = None
     recipe: list[str] = []
 
@@ -141,10 +137,10 @@ class Grid(BaseModel):
 
 def _absolute(path: str | None) -> str | None:
     """What a worker in another folder can open."""
-    return None if path is None else str(Path(path).expanduser().resolve())
+    return None if path is None else str(Path(os.path.expanduser(path)).resolve())
 
 
-class TaskEntry(_Strict):
+class TaskEntry(Strict):
     """A zero-shot task, task set or group, its data from the hub or from `data_files`: a file, or
     a folder with a file for each task (air-gapped clusters)."""
 
@@ -156,7 +152,7 @@ class TaskEntry(_Strict):
         return _absolute(self.data_files)
 
 
-class Corpus(_Strict):
+class Corpus(Strict):
     """A perplexity corpus: a name, with `data_files` a local copy of it, or a path to a text or
     JSONL file. `bos`: whether windows begin with BOS; auto: for models that need it (Gemma)."""
 
@@ -175,7 +171,7 @@ class Corpus(_Strict):
         return self.name if self.name in CORPORA else str(_absolute(self.name))
 
 
-class Compute(_Strict):
+class Compute(Strict):
     """How the work is laid out; nothing here changes what is measured, except `device`."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -188,7 +184,7 @@ class Compute(_Strict):
     hidden_memory: ByteSize | None = None  # that then waits between blocks; beyond it: on disk
 
 
-class Sweep(_Strict):
+class Sweep(Strict):
     """A validated sweep file."""
 
     name: str

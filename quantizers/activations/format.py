@@ -99,10 +99,10 @@ class Activations:
 
     @classmethod
     def _of(cls, name: str, options: Mapping[str, Any]) -> Activations:
-        unknown = sorted(map(str, set(options) - {"bits", *NAMES.get(name, options)}))
-        if unknown:
+        unknown = sorted(map(str, set(options) - {"bits", *NAMES.get(name, ())}))
+        if unknown and name in NAMES:
             raise ValueError(f"activations: {name} has no option {', '.join(unknown)}")
-        return cls(name, **options)
+        return cls(name, **({} if unknown else options))
 
 
 def activations_text(spelled: Any) -> str:

@@ -1,7 +1,8 @@
 """Recipes as values: what cannot be trained is refused, identity, the schedule of every step."""
 
 import json
-from dataclasses import replace
+import math
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from training.ladder import LADDER, ladder_recipe
 from training.loop import TrainingRun, clip_limit
 from training.recipe import Recipe
 from training.schedule import batch_at, learning_rate_at
+
+REALS = {f.name for f in fields(Recipe) if f.type in ("float", "ClipNorm")}
 
 
 @pytest.mark.parametrize(
@@ -35,6 +38,28 @@ from training.schedule import batch_at, learning_rate_at
 def test_a_variant_that_cannot_be_is_refused_by_name(tiny_recipe, field, value):
     with pytest.raises(ValueError, match=field):
         replace(tiny_recipe, **{field: value})
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Recipe)])
+def test_a_value_of_another_type_is_refused_by_name(tiny_recipe, name):
+    """True is no number, nor is infinity; what takes true or false takes no number."""
+    wrong = [
+        True,
+        math.nan,
+        math.inf,
+        -math.inf,
+        "x",
+        [],
+        {},
+        {"median": True},
+        {"median": math.inf},
+    ]
+    allowed = {"decay_norms": [True]}.get(name, [])
+    for value in (*wrong, 1.5 if name not in REALS else None):
+        if value in allowed or (value is None and name in ("clip_norm", "heads", "kv_heads")):
+            continue
+        with pytest.raises(ValueError, match=name):
+            Recipe.from_dict({**tiny_recipe.as_dict(), name: value})
 
 
 def test_half_precision_norms_are_no_field(tiny_recipe):

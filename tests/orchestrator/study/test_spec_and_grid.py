@@ -147,8 +147,8 @@ def test_exponent_bits_by_precision(tmp_path):
         (("[sotu-neox-32x2]", "[]"), r"models: "),
         (("grids:", "grids: []\nother:"), r"grids: "),
         (("grids:", "grids: ["), r"not valid YAML"),
-        (("limit: 10", "10: limit"), r"study\.yaml: 10: Keys should be strings"),
-        (("block_size: 64", "64: block_size"), r"grids\.0\.64: Keys should be strings"),
+        (("limit: 10", "10: limit"), r"study\.yaml: 10: a key is text"),
+        (("block_size: 64", "64: block_size"), r"grids\.0\.64: a key is text"),
     ],
 )
 def test_mistakes_are_one_line_with_file_key_and_reason(tmp_path, change, message):
