@@ -6,53 +6,25 @@ import numpy as np
 
 TILE = 64  # rows, the lanes
 _LANES = np.uintp(TILE)
-BLOCK = 32  # columns that share a pass over the errors before them; a multiple of 8
+BLOCK = 32  # columns that share a pass over the errors before them
 LINEAR = 16  # midpoints up to which comparing with all of them is fastest
 
 FP32, FP16 = 0, 1  # as in kernels/cpu_packed.py; else bf16
 LEAST_NORMAL, LARGEST = np.float32(2.0**-14), np.float32(65504)  # of fp16
 
 
-def add_up(ratios, begin, errors, sums):  # type: ignore[no-untyped-def]
-    """sums[j] = what the columns before `begin`, a multiple of 8, take off column begin + j.
-
-    ratios: fp32 [n, n], [i, k] of Factor; errors: fp32 [n * TILE]; sums: fp32 [BLOCK * TILE], rows
-    after one another. Two columns and eight errors at a time: what is loaded serves several sums.
-    Rows of one array lie a constant apart, which tells the compiler that none of them overlap, and
-    indices are unsigned, as signed ones are tested for being negative: both let it use vectors.
-    """
-    sums[:] = 0
-    last = len(ratios) - 1
-    for k in range(0, begin, 8):
-        p0 = np.uintp(k) * _LANES
-        p1, p2, p3 = p0 + _LANES, p0 + np.uintp(2 * TILE), p0 + np.uintp(3 * TILE)
-        p4, p5 = p0 + np.uintp(4 * TILE), p0 + np.uintp(5 * TILE)
-        p6, p7 = p0 + np.uintp(6 * TILE), p0 + np.uintp(7 * TILE)
-        for j in range(0, min(BLOCK, len(ratios) - begin), 2):
-            one, two = ratios[begin + j], ratios[min(begin + j + 1, last)]  # beyond: not read
-            a, b, c, d = one[k], one[k + 1], one[k + 2], one[k + 3]
-            e, f, g, h = one[k + 4], one[k + 5], one[k + 6], one[k + 7]
-            aa, bb, cc, dd = two[k], two[k + 1], two[k + 2], two[k + 3]
-            ee, ff, gg, hh = two[k + 4], two[k + 5], two[k + 6], two[k + 7]
-            to = np.uintp(j) * _LANES
-            for r in range(_LANES):
-                p, q, u, v = errors[p0 + r], errors[p1 + r], errors[p2 + r], errors[p3 + r]
-                w, x, y, z = errors[p4 + r], errors[p5 + r], errors[p6 + r], errors[p7 + r]
-                first, second = sums[to + r], sums[to + _LANES + r]
-                first = first + a * p + b * q + c * u + d * v + e * w + f * x + g * y + h * z
-                second = second + aa * p + bb * q + cc * u + dd * v
-                second = second + ee * w + ff * x + gg * y + hh * z
-                sums[to + r], sums[to + _LANES + r] = first, second
-
-
 def round_block(weight, shared, constants, tables, place, results, scratch):  # type: ignore[no-untyped-def]
     """Round up to BLOCK columns of a tile, from step `begin` on.
 
-    weight: fp32 [rows, n]; shared: (order, ratios, weights) of Factor; constants: (absmax, mean or
-    nothing) of the whole matrix; tables: (midpoints, codebook), of more than LINEAR midpoints
-    2^k - 1; place: begin, the tile's first row, columns that are rounded to codes, weights of a row
-    and of a block, what they are stored as, and the other columns; results: (codes, kept, losses)
-    of the tile; scratch: (errors, sums), as add_up has them.
+    weight: fp32 [n * TILE], by step, rows that are not there 0; shared: (order, ratios, weights) of
+    Factor; constants: (absmax, mean or nothing) of the whole matrix; tables: (midpoints, codebook),
+    of more than LINEAR midpoints 2^k - 1; place: begin, the tile's first row, columns that are
+    rounded to codes, weights of a row and of a block, what they are stored as, and the other
+    columns; results: (codes [n * TILE] by step, kept [rows, c], losses [rows]) of the tile;
+    scratch: (errors, sums), as add_up has them.
+
+    Rows of one array lie a constant apart, which tells the compiler that none of them overlap, and
+    indices are unsigned, as signed ones are tested for being negative: both let it use vectors.
     """
     order, ratios, costs = shared
     absmax, mean = constants
@@ -60,7 +32,7 @@ def round_block(weight, shared, constants, tables, place, results, scratch):  # 
     begin, first_row, body, row, block, stored, stored_kept = place
     codes, kept, losses = results
     errors, sums = scratch
-    rows, n = weight.shape
+    rows, n = len(losses), len(order)
     # From a row to the next: so many blocks on, and so many weights further within one.
     by_row = row == body
     blocks_on = (row + block - 1) // block if by_row else body // block
@@ -87,8 +59,8 @@ def round_block(weight, shared, constants, tables, place, results, scratch):  # 
             for r in range(_LANES):
                 sums[total + r] += a * errors[first + r]
             k += 1
-        for r in range(np.uintp(rows)):
-            w[r] = weight[r, column] - sums[total + r]
+        for r in range(_LANES):
+            w[r] = weight[now + r] - sums[total + r]
         kind = stored
         if column >= body:  # it stays in 16 bit
             kind = stored_kept
@@ -151,5 +123,15 @@ def round_block(weight, shared, constants, tables, place, results, scratch):  # 
             for r in range(rows):
                 kept[r, column - body] = value[r]
         else:
-            for r in range(rows):
-                codes[r, column] = code[r]
+            for r in range(_LANES):
+                codes[now + r] = code[r]
+
+
+def put_in_place(order, by_step, codes):  # type: ignore[no-untyped-def]
+    """codes[r, order[step]] = by_step[step * TILE + r] of all columns that have codes."""
+    rows, body = codes.shape
+    for r in range(np.uintp(rows)):
+        row = codes[r]
+        for step in range(np.uintp(len(order))):
+            if order[step] < body:
+                row[order[step]] = by_step[step * _LANES + r]
