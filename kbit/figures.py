@@ -96,6 +96,7 @@ def write_figures(draw: Mapping[str, Callable[[], go.Figure]], folder: Path, suf
                 list(figures.values()),
                 list(figures),
                 width=WIDTH,
+                height=[figure.layout.height for figure in figures.values()],  # else 500 for all
                 scale=2 if suffix == "png" else 1,
             )
     except (RuntimeError, ValueError, OSError) as error:

@@ -8,15 +8,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from kbit.study_file import OpenedStudy, open_study
+from kbit.study_looks import look_at, scored_rows
 from orchestrator.errors import InputError
 from orchestrator.paths import find_sweep
 from orchestrator.study.models import ModelEntry
 
 if TYPE_CHECKING:
-    from orchestrator.store.store import Store
     from training.study import Run
 
 EXAMPLE = (
@@ -48,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     for sweep in (*study.ladder, *study.others):
         if not sweep.exists():
             raise InputError(f"{args.study}: {sweep}: no such file")
-    scored = _scored(study.results)
+    scored = scored_rows(study.results)
     left = [run for run in study.runs if run.name not in scored["run"].to_list()]
     trained = [run for run in left if is_complete(run, study.place)]
     print(f"{len(study.runs)} runs: {len(study.runs) - len(left)} scored, {len(trained)} to score, "
@@ -68,19 +66,6 @@ def run(args: argparse.Namespace) -> int:
         codes = [_score_others(study, path, args.executor) for path in study.others]
         worst = max([worst, *codes])
     return worst
-
-
-def _scored(folder: Path) -> pd.DataFrame:
-    """The rows that are stored; none where there is no study yet."""
-    from analysis.curves.metrics import COLUMNS, RUN_COLUMNS
-    from analysis.documents.study_data import read_study
-
-    try:
-        return read_study(folder)[0]
-    except FileNotFoundError:
-        return pd.DataFrame(columns=[*COLUMNS, *RUN_COLUMNS])
-    except ValueError as error:
-        raise InputError(str(error)) from None
 
 
 def _score_run(study: OpenedStudy, run: Run, executor: str) -> int:
@@ -150,41 +135,7 @@ def _add(study: OpenedStudy, entries: Sequence[ModelEntry], analyzed: Sequence[M
 
     with closing(Store.create(database_url(str(_database(study))))) as store:
         for entry in analyzed:
-            _analyze(study, entry, store)
+            look_at(study, entry, store, scored_rows(study.results))
         rows = read_results(store)
         mine = rows["model"].isin([entry.name for entry in entries])
         add_to_study(study.results, rows[mine], item_scores_of(store))
-
-
-def _analyze(study: OpenedStudy, entry: ModelEntry, store: Store) -> None:
-    """What a model's weights and activations look like, as measurements of it at 16 bit."""
-    import torch
-
-    from evaluation.statistics.model_analysis import ModelAnalysis
-    from evaluation.statistics.outlier_dimensions import WINDOWS
-    from kbit.analyze import as_measurement
-    from kbit.model_windows import model_and_windows
-    from kbit.record import store_measurements
-    from quantizers.setting import Setting
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, windows, protocol = model_and_windows(entry, _corpus(study), device, windows=WINDOWS)
-    threshold = _searched_threshold(study.results, entry)
-    measured = as_measurement(ModelAnalysis(model, windows), protocol, threshold)
-    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    store_measurements(store, entry, Setting.make(16), device, name, [measured])
-
-
-def _corpus(study: OpenedStudy) -> str:
-    """The text that the ladder scores."""
-    from orchestrator.study.spec import load_sweep
-
-    return next(c.source for path in study.ladder for c in load_sweep(path).corpora)
-
-
-def _searched_threshold(folder: Path, entry: ModelEntry) -> float | None:
-    """That of the smallest model of the control with this model's seed, if it is stored."""
-    rows = _scored(folder)
-    control = (rows["variant"] == "control") & (rows["seed"] == entry.seed)
-    found = rows[control & (rows["metric"] == "outlier_threshold_searched")]
-    return None if found.empty else float(found.sort_values("n_params")["value"].iloc[0])

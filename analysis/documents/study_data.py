@@ -120,7 +120,15 @@ def _replace(path: Path, content: bytes) -> None:
 def write_table(folder: Path, name: str, rows: pd.DataFrame) -> None:
     """Keep `rows` beside a study's results, as read_tables finds them."""
     text = rows.to_csv(index=False, float_format="%.6g").encode()
-    (folder / f"{name}.csv.gz").write_bytes(gzip.compress(text, mtime=0))
+    _replace(folder / f"{name}.csv.gz", gzip.compress(text, mtime=0))
+
+
+def add_to_table(folder: Path, name: str, rows: pd.DataFrame, key: str) -> None:
+    """Add rows to a table, in the place of those with the same `key`."""
+    before = read_tables(folder).get(name)
+    if before is not None:
+        rows = pd.concat([before[~before[key].isin(rows[key])], rows], ignore_index=True)
+    write_table(folder, name, rows)
 
 
 def _intact(read: Callable[[Path], _T], path: Path) -> _T:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,7 @@ from quantizers.wiring import Site, wiring_of
 KINDS = ("qkv", "attention_output", "up", "down")
 # The inputs that outlier dimensions are counted in, three a block; all of the model's width.
 SCANNED = ("qkv", "attention_output", "up")
+QUANTILES = (0.0, 0.001, 0.01, 0.25, 0.5, 0.75, 0.99, 0.999, 1.0)  # of weights and gains
 BITS = 8  # of the quantization that errors are stated for: a row of X, a row of W
 # Metrics of a site's input, as means over windows; the others are of weights and norms.
 ACTIVATION_METRICS = (
@@ -77,6 +79,17 @@ class ModelAnalysis:
             }
             for site in self._sites
         ]
+
+    def distributions(self) -> list[dict[str, Any]]:
+        """A row a site as in `sites`: QUANTILES of its weights and of the gain of the norm that it
+        reads (`weight_q0.5`, `gain_q0.5`; no gain where it reads none)."""
+        rows = []
+        for site in self._sites:
+            row = {"site": site.name, **_quantiles("weight", site.weight)}
+            if site.norm is not None:
+                row |= _quantiles("gain", self._model.get_submodule(site.norm).weight)
+            rows.append(row)
+        return rows
 
     def outliers(self, searched_threshold: float | None = None) -> dict[str, OutlierCount]:
         """Outlier dimensions by each rule. The searched threshold is that of the smallest model of
@@ -140,6 +153,11 @@ def vectorwise(rows: Tensor, bits: int = BITS) -> Tensor:
     scale = rows.abs().amax(dim=1, keepdim=True) / levels
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
     return (rows / scale).round() * scale
+
+
+def _quantiles(name: str, values: Tensor) -> dict[str, float]:
+    found = np.quantile(values.detach().float().cpu().numpy(), QUANTILES)
+    return {f"{name}_q{q:g}": float(value) for q, value in zip(QUANTILES, found, strict=True)}
 
 
 def _block(name: str) -> int | None:

@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import plotly.graph_objects as go
 import pytest
 from choreographer.browsers.chromium import Chromium
 
+from kbit.figures import write_figures
 from tests.analysis.rich import rich_results
 from tests.kbit.command import kbit
 
@@ -85,6 +88,18 @@ def test_pictures(database: Path, tmp_path: Path, suffix: str, start: bytes) -> 
     assert code == 0, err
     picture = (tmp_path / f"figure-13-total-bits-loss.{suffix}").read_bytes()
     assert picture.startswith(start) and len(picture) > 10_000
+
+
+def test_a_picture_is_as_high_as_its_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """plotly's own default is 500 pixels for all of them, whatever their layouts say."""
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("plotly.io.write_images", lambda *_, **options: asked.append(options))
+    tall, plain = go.Figure(layout={"height": 900}), go.Figure()
+    draw = {"tall": lambda: tall, "plain": lambda: plain}
+    assert write_figures(draw, tmp_path, "svg") == 2
+    assert asked[0]["height"] == [900, None]
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(database: Path, tmp_path: Path) -> None:

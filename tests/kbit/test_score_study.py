@@ -8,7 +8,7 @@ import yaml
 
 from analysis.claims.intriguing.runs import is_planted
 from analysis.curves.scaling import scaling_curves
-from analysis.documents.study_data import read_study
+from analysis.documents.study_data import read_study, read_tables
 from kbit.cli import main
 
 LADDER = {
@@ -67,6 +67,14 @@ def test_runs_are_scored_once_and_never_share_a_curve(trained, tmp_path, capsys)
     found = results[results["metric"] == "outlier_threshold_searched"]
     assert len(found) == 2 and found["value"].nunique() == 1
     assert set(found["step"]) == {12}
+    # What a matrix looks like, and how its weights are distributed, of every last model.
+    matrices = read_tables(tmp_path / "kept")["matrices"]
+    assert set(matrices["model"]) == set(found["model"]) | {"neox-32x1-control-s0 planted 2x16"}
+    means = matrices[matrices["kind"] == "qkv"].groupby("model")["rmse"].mean()
+    stored = everything[everything["metric"] == "rmse_qkv"].set_index("model")["value"]
+    assert means.to_dict() == pytest.approx(stored.to_dict(), rel=1e-4)
+    assert (matrices["weight_q0"] < matrices["weight_q0.5"]).all()
+    assert matrices["gain_q1"].notna().tolist() == matrices["gain_std"].notna().tolist()
 
     capsys.readouterr()
     asked = ["results", "--db", str(tmp_path / "out/scores.db"), "--format", "csv"]

@@ -171,7 +171,8 @@ def _claim(axis: Axis, ladder: Ladder, pair: tuple[str, str]) -> Claim:
                 matched = ways["matched"]
                 n = ways["the end"].n
                 judged.append((n, _judged(matched, n)))
-                evidence.append(f"{size} {dose} {_told(matched, n)}")
+                if n or len(ladder.sizes) == 1:
+                    evidence.append(f"{size} {dose} {_told(matched, n)}")
     same = ladder.same_models(*pair)
     body: list[Block] = [
         f"The paper: {axis.published}. Here: `{pair[0]}` against `{pair[1]}`, nats a token that "

@@ -16,7 +16,7 @@ SHOWN = tuple(dose for dose in DOSES if dose in ("W4", "A4", "W3", "W4 tensor"))
 def by_variant(study: Study) -> go.Figure:
     """What doses add to the loss at the end, a marker a variant: mean and interval over seeds."""
     ladder = _there(study)
-    figure = _rows_of(ladder, "Damage by variant", ["What quantization adds"], 60, 26)
+    figure = _rows_of(ladder, "Damage by variant", ["what quantization adds"], 60, 22)
     unseen: dict[str, list[str]] = {}
     for row, size in enumerate(ladder.sizes, start=1):
         for i, dose in enumerate(SHOWN):
@@ -52,7 +52,9 @@ def by_variant(study: Study) -> go.Figure:
         title=f"{title}<br>not above 0, not drawn: {told}" if told else title,
         row=len(ladder.sizes),
     )
-    figure.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=ladder.variants)
+    figure.update_yaxes(
+        autorange="reversed", categoryorder="array", categoryarray=ladder.variants, dtick=1
+    )
     return figure
 
 
@@ -95,7 +97,7 @@ def _rows_of(ladder: Ladder, title: str, columns: list[str], row: int, variant: 
         len(columns),
         subplot_titles=[f"{size}: {name}" for size in sizes for name in columns],
         horizontal_spacing=0.09,
-        vertical_spacing=0.12 / len(sizes),
+        vertical_spacing=0.16 / len(sizes),
     )
     height = 200 + len(sizes) * (row + variant * len(ladder.variants))
     return figure.update_layout(template=template(), title=title, legend=LEGEND, height=height)

@@ -92,8 +92,8 @@ def _prediction(trained: pd.DataFrame, ladder: Ladder) -> Iterator[Exhibit]:
             [
                 "Spearman's correlation over the variants of a seed between a metric (mean over "
                 "the four kinds of matrices) and what a dose adds to the loss: mean over seeds "
-                f"({LEVEL:.0%} over seeds). Variants with the same weights count once. The metrics "
-                f"are of 8-bit vector-wise rounding whatever the dose. {NOTE}",
+                f"({LEVEL:.0%} over seeds, cut at 1). Variants with the same weights count once. "
+                f"The metrics are of 8-bit vector-wise rounding whatever the dose. {NOTE}",
                 table(["Metric", *PREDICTED], rows),
             ],
         )
@@ -111,7 +111,7 @@ def _correlation(trained: pd.DataFrame, ladder: Ladder, size: str, metric: str, 
                 pairs.add((float(np.nanmean(values)), point.added))
         if len(pairs) >= 5:
             by_seed.append(stats.spearmanr(*np.array(sorted(pairs)).T).statistic)
-    return _mean(np.array(by_seed), "+.2f")
+    return _told(np.array(by_seed))
 
 
 def _ratios(trained: pd.DataFrame, others: pd.DataFrame) -> Exhibit:
@@ -183,8 +183,9 @@ def _outliers(trained: pd.DataFrame, ladder: Ladder) -> Exhibit:
     )
 
 
-def _mean(values: FloatArray, spec: str) -> str:
-    if not len(values):
+def _told(correlations: FloatArray) -> str:
+    """Mean and interval over seeds; Student's interval of a few can pass 1, which none can."""
+    if not len(correlations):
         return ""
-    ends = between(*t_interval(values), spec)
-    return f"{values.mean():{spec}}" + (f" ({ends})" if ends else "")
+    ends = between(*np.clip(t_interval(correlations), -1, 1), "+.2f")
+    return f"{correlations.mean():+.2f}" + (f" ({ends})" if ends else "")

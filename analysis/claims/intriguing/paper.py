@@ -3,6 +3,7 @@
 from analysis.claims.claim import Claim, Exhibit
 from analysis.claims.intriguing import figures
 from analysis.claims.intriguing.axes import axis_claims
+from analysis.claims.intriguing.blocks import blocks_exhibit, by_block, distributions
 from analysis.claims.intriguing.control import control_exhibit
 from analysis.claims.intriguing.growth import growth_claims, growth_exhibit
 from analysis.claims.intriguing.looks import look_exhibits
@@ -26,6 +27,7 @@ def exhibits(study: Study) -> list[Exhibit]:
         *growth_exhibit(ladder),
         *task_exhibits(study, ladder),
         *look_exhibits(ladder, study.results),
+        *blocks_exhibit(study),
         *control_exhibit(study),
         disagreements(),
     ]
@@ -38,5 +40,10 @@ PAPER = Paper(
     folder="training-study",
     claims=claims,
     exhibits=exhibits,
-    figures={"figure-02-variants": figures.by_variant, "figure-03-over-steps": figures.over_steps},
+    figures={
+        "figure-02-variants": figures.by_variant,
+        "figure-03-over-steps": figures.over_steps,
+        "figure-04-distributions": distributions,
+        "figure-10-blocks": by_block,
+    },
 )

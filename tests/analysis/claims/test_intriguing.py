@@ -10,6 +10,14 @@ import pytest
 from analysis.claims.claim import FAILS, HOLDS, UNRESOLVED, Claim
 from analysis.claims.intriguing import published
 from analysis.claims.intriguing.axes import SAME, axis_claims
+from analysis.claims.intriguing.blocks import (
+    HALF,
+    LINES,
+    blocks_exhibit,
+    by_block,
+    comparisons,
+    distributions,
+)
 from analysis.claims.intriguing.control import control_exhibit
 from analysis.claims.intriguing.figures import by_variant
 from analysis.claims.intriguing.growth import growth_claims
@@ -28,6 +36,7 @@ from analysis.claims.paper import Study
 from analysis.curves.metrics import COLUMNS, RUN_COLUMNS
 from analysis.documents.study import study_document
 from analysis.documents.study_data import read_study, read_tables
+from evaluation.statistics.model_analysis import QUANTILES
 
 FOLDER = Path(__file__).parents[3] / "docs" / "training-study"
 STEPS = (150, 300, 450, 600)
@@ -207,6 +216,43 @@ def test_metrics_are_held_against_planted_outliers() -> None:
     assert told["relative output error"] == told["largest / median feature"] == "follows"
     assert told["relative RMSE"] == told["spectral norm*"] == "does not"
     assert list(control_exhibit(made_study(PAIR, more(0)))) == []
+
+
+def made_matrices() -> pd.DataFrame:
+    """Two blocks a model: bf16 and fp16 at two sizes and seeds, one pair whole at 64x4; and
+    families, of which one lacks the largest size."""
+    names = [
+        ("neox-64x2-b-s1", "neox-64x2-b-s1", HALF[0], 1),
+        ("neox-64x2-h-s1", "neox-64x2-h-s1", HALF[1], 1),
+        ("neox-64x4-b-s1", "neox-64x4-b-s1", HALF[0], 1),
+        ("neox-64x4-b-s2", "neox-64x4-b-s2", HALF[0], 2),
+        ("neox-64x4-h-s2", "neox-64x4-h-s2", HALF[1], 2),
+        *((f"sotu-{family}-32x2", None, None, None) for family in ("bloom", "neox", "opt")),
+        *((f"sotu-{family}-128x2", None, None, None) for family in ("bloom", "neox")),
+    ]
+    rows = []
+    for i, (model, run, variant, seed) in enumerate(names):
+        told = {"model": model, "run": run, "variant": variant, "seed": seed}
+        for block in (0, 1):
+            for part in range(2):  # Q and K of their own
+                values = {name: i + block + 0.5 * part for name in LINES}
+                quantiles = {f"{of}_q{q:g}": q + i for of in ("weight", "gain") for q in QUANTILES}
+                rows.append({**told, "kind": "qkv", "block": block, **values, **quantiles})
+        rows.append({**told, "kind": "up", "block": 0, **dict.fromkeys(LINES, 99.0)})
+    return pd.DataFrame(rows)
+
+
+def test_matrices_are_drawn_by_block_of_the_largest_size_that_has_all() -> None:
+    study = Study(pd.DataFrame(), tables={"matrices": made_matrices()})
+    half, families = comparisons(study)
+    assert half.title == "bf16 and fp16, 64x4, seed 2" and list(half.blocks) == list(HALF)
+    assert families.title == "families, 32x2"
+    assert list(families.blocks) == ["sotu-neox-32x2", "sotu-opt-32x2", "sotu-bloom-32x2"]
+    drawn = by_block(study).data
+    assert len(drawn) == 4 * 5 and list(drawn[0].y) == [3.25, 4.25]
+    boxes = distributions(study).data
+    assert list(boxes[0].median) == [3.5, 3.5] and list(boxes[0].upperfence) == [3.999, 3.999]
+    assert list(blocks_exhibit(Study(pd.DataFrame()))) == []
 
 
 def test_other_studies_have_none_of_these_claims() -> None:
