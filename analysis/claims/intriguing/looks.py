@@ -187,5 +187,6 @@ def _told(correlations: FloatArray) -> str:
     """Mean and interval over seeds; Student's interval of a few can pass 1, which none can."""
     if not len(correlations):
         return ""
-    ends = between(*np.clip(t_interval(correlations), -1, 1), "+.2f")
+    low, high = np.clip(t_interval(correlations), -1, 1)
+    ends = between(low, high, "+.2f")
     return f"{correlations.mean():+.2f}" + (f" ({ends})" if ends else "")
