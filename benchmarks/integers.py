@@ -3,10 +3,12 @@
     python benchmarks/integers.py [--json FILE]
 
 Without a GPU: beside the fp32 product, oneDNN's dynamic int8 linear (torch.ops.quantized) and
-torchao's where it is installed; "whole numbers in fp32" is the path of a CPU without integer
-instructions. With one: beside cuBLAS fp16, cold caches, our kernel and cuBLASLt's product apart on
-either side of the crossover; humming-kernels and Marlin are not run. Every figure is a median; on a
-CPU of the process's seconds on all cores, which a busy machine changes less than the clock's.
+torchao's where it is installed; once more as compiled for a CPU with AVX2 alone, which has no
+integer dot products (a process of its own, whose fp32 product is not held back); and what laying
+the weights out takes, once a setting. With one: beside cuBLAS fp16, cold caches, our kernel and
+cuBLASLt's product apart on either side of the crossover; humming-kernels and Marlin are not run.
+Every figure is a median; on a CPU of the process's seconds on all cores, which a busy machine
+changes less than the clock's.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -33,6 +37,8 @@ from benchmarks.kernels import Case, Report, copies, device_seconds, warm_up
 from quantizers.activations.products import integer_weight, packed_integers
 from quantizers.integers import Codes, IntegerWeight, PackedIntegers
 from quantizers.kernels import (
+    cpu_integers,
+    cpu_tile,
     gpu,
     integer_gpu,
     integer_product,
@@ -48,7 +54,7 @@ CPU_TOKENS = (1, 16, 256)
 GPU_SIDES = (4096, 8192)
 GPU_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 FORMATS = {"W8A8 row": (8, "row"), "W4A8 group 128": (4, {"group": 128}), "W4A8 row": (4, "row")}
-FLOAT = "for the benchmark"
+AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma"}
 
 
 def weights(side: int, device: str) -> dict[str, IntegerWeight | PackedIntegers]:
@@ -66,16 +72,6 @@ def weights(side: int, device: str) -> dict[str, IntegerWeight | PackedIntegers]
 
 def linear(x: Tensor, w: IntegerWeight | PackedIntegers) -> Tensor:
     return integer_product(round_rows(x, 127), w, None, x.dtype)
-
-
-def in_floats(x: Tensor, w: IntegerWeight | PackedIntegers) -> Tensor:
-    """As on a CPU without integer instructions."""
-    found = integer_products.cpu_unsupported
-    integer_products.cpu_unsupported = lambda: FLOAT  # type: ignore[assignment]
-    try:
-        return linear(x, w)
-    finally:
-        integer_products.cpu_unsupported = found
 
 
 # --- CPU ---
@@ -121,7 +117,7 @@ def core_seconds(cases: Sequence[Case], rounds: int = 9) -> list[float]:
     return [statistics.median(times) for times in taken]
 
 
-def cpu_table(report: Report) -> None:
+def cpu_table(report: Report, suffix: str) -> None:
     for side in CPU_SIDES:
         made = weights(side, "cpu")
         full = torch.randn(side, side).mul(0.02)
@@ -131,18 +127,34 @@ def cpu_table(report: Report) -> None:
             cases: dict[str, Case] = {"fp32 product": partial(torch.nn.functional.linear, x, full)}
             cases |= {name: partial(peer, x) for name, peer in peers.items() if peer is not None}
             cases |= {name: partial(linear, x, w) for name, w in made.items()}
-            cases |= {
-                f"{name}, whole numbers in fp32": partial(in_floats, x, w)
-                for name, w in made.items()
-            }
             with torch.inference_mode():
                 taken = dict(zip(cases, core_seconds([*cases.values()]), strict=True))
-            for name in cases:
-                if name.startswith("W"):
-                    for peer in ("fp32 product", *peers):
-                        if peer in taken:
-                            case = f"{name} M={tokens} {side}x{side}"
-                            report.add_time(case, taken[name], peer, taken[peer])
+            for name in made:
+                for peer in ("fp32 product", *peers):
+                    if peer in taken:
+                        case = f"{name}{suffix} M={tokens} {side}x{side}"
+                        report.add_time(case, taken[name], peer, taken[peer])
+        whole = partial(_laid_out, made["W8A8 row"])
+        product = partial(torch.nn.functional.linear, torch.randn(256, side), full)
+        once, peer_time = core_seconds([whole, product])
+        case = f"lay weights out once{suffix} {side}x{side}"
+        report.add_time(case, once, "fp32 product M=256", peer_time)
+
+
+def _laid_out(w: IntegerWeight | PackedIntegers) -> None:
+    assert isinstance(w, IntegerWeight)
+    fresh = IntegerWeight(w.values, w.scales, w.group, w.limit)
+    assert fresh.tiles.numel() and fresh.scales_of_panels.numel()
+
+
+def without_dot_products(report: Report) -> None:
+    """The table of a CPU with AVX2 alone, from a process that compiles for one."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "records.json"
+        command = [sys.executable, __file__, "--suffix", ", AVX2 alone", "--json", str(file)]
+        given = {**os.environ, **AVX2, "NUMBA_CACHE_DIR": folder}
+        subprocess.run(command, env=given, check=True)
+        report.records += json.loads(file.read_text())
 
 
 # --- GPU ---
@@ -209,6 +221,7 @@ def crossover(report: Report) -> int | None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="also write one record a case")
+    parser.add_argument("--suffix", default="", help="of the cases: one table alone, on a CPU")
     args = parser.parse_args(argv)
     today = datetime.date.today()
     if torch.cuda.is_available():
@@ -222,9 +235,12 @@ def main(argv: list[str] | None = None) -> int:
         load = os.getloadavg()[0]
         cores = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores, load {load:.1f}"
         report = Report(f"CPU {platform.processor() or platform.machine()}, {cores}, {today}")
-        print(f"integer instructions: {integer_products.cpu_unsupported() or 'used'}")
-        cpu_table(report)
-        print("no GPU here: its figures are left empty")
+        why = cpu_integers.unsupported()
+        print(f"int8 products: {why or cpu_tile.instructions()}")
+        cpu_table(report, args.suffix)
+        if not args.suffix:
+            without_dot_products(report)
+            print("no GPU here: its figures are left empty")
     if args.json:
         args.json.write_text(json.dumps(report.records, indent=1) + "\n")
     return 0

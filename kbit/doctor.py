@@ -137,10 +137,13 @@ def _integers() -> list[Finding]:
     """What computes products of rounded activations: integer instructions, or why they do not."""
     import torch
 
-    from quantizers.kernels.integer_products import cpu_unsupported, library_unsupported
+    from quantizers.kernels import cpu_integers, cpu_tile
+    from quantizers.kernels.integer_products import library_unsupported
 
-    why = cpu_unsupported()
-    state = ("none", f"fp32 products of whole numbers: {why}") if why else (OK, "by oneDNN, exact")
+    why = cpu_integers.unsupported()
+    state = (OK, f"by {cpu_tile.instructions()}, exact")
+    if why is not None:
+        state = (PROBLEM, f"fp32 products of whole numbers: {why}")
     found = [("int8 on the CPU", *state)]
     if torch.cuda.is_available():
         why = library_unsupported(torch.device("cuda", 0))

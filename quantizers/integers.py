@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quantizers.packing import unpack
+
+PANEL = 64  # rows of W that lie together in a CPU's kernel
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,19 @@ class IntegerWeight:
         return self.values.shape
 
     @cached_property
-    def floats(self) -> Tensor:
-        """The values in fp32, kept: for CPUs whose products are of floats."""
-        return self.values.float()
+    def tiles(self) -> Tensor:
+        """The values + 128, kept as a CPU's kernel reads them: uint8, flat, [panels, d_in / 4,
+        PANEL rows, 4 columns]. Rows and columns beyond the last are zeros, that is 128."""
+        rows, columns = self.shape
+        beyond = (0, -columns % 4, 0, -rows % PANEL)
+        padded = nn.functional.pad(self.values.view(torch.uint8) ^ 128, beyond, value=128)
+        words = padded.contiguous().view(torch.int32).view(-1, PANEL, -(-columns // 4))
+        return words.transpose(1, 2).contiguous().view(torch.uint8).flatten()
 
     @cached_property
-    def scales_of_groups(self) -> Tensor:
-        """[groups, d_out], contiguous."""
-        return self.scales.T.contiguous()
+    def scales_of_panels(self) -> Tensor:
+        """fp32 [groups, rows of all panels]."""
+        return nn.functional.pad(self.scales.T, (0, -len(self.scales) % PANEL)).contiguous()
 
 
 @dataclass(frozen=True)

@@ -119,8 +119,7 @@ def integer_product(
         y = integer_gpu.integer_product(x, w, bias, dtype)
         if y is not None:
             return y
-    result = integer_products.integer_product(x, w)
-    return (result if bias is None else result + bias).to(dtype)
+    return integer_products.integer_product(x, w, bias).to(dtype)
 
 
 def token_logprobs(logits: Tensor, targets: Tensor, greedy: bool) -> tuple[Tensor, Tensor | None]:

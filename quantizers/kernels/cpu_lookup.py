@@ -11,14 +11,14 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
 from quantizers.kernels.cpu_packed import FP16, FP32, KINDS, Arrays, bits_of, typed
 from quantizers.kernels.cpu_threads import in_threads
-from quantizers.kernels.jit import compiled
+from quantizers.kernels.jit import compiled, features
 
 LOOKUP_BITS = 8
 _STRIP = 2048  # elements taken through each step at a time
@@ -29,7 +29,7 @@ def runs_here() -> bool:
     """Whether the processor rounds to fp16 by itself: all but x86 from before 2013."""
     if platform.machine() in ("aarch64", "arm64"):
         return True
-    return bool(binding.get_host_cpu_features().get("f16c"))
+    return "f16c" in features()
 
 
 def decode(packed: Arrays, out: Tensor, done: int) -> None:

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
@@ -21,7 +21,7 @@ from torch import Tensor
 from quantizers.granularity import Blocks
 from quantizers.kernels.cpu_packed import BF16, FP16, KINDS, Arrays, bits_of, typed
 from quantizers.kernels.cpu_threads import in_threads
-from quantizers.kernels.jit import compiled
+from quantizers.kernels.jit import compiled, features
 
 GROUP = 64  # codes taken at once
 _LOADED = 64  # bytes read for a group, whatever the width: masked loads are slow
@@ -32,8 +32,7 @@ _BYTES, _INTS, _FLOATS = (ir.VectorType(t, n) for t, n in ((_BYTE, 64), (_INT, 1
 
 @cache
 def runs_here() -> bool:
-    features = binding.get_host_cpu_features()
-    return all(features.get(name) for name in ("avx512f", "avx512bw", "avx512vbmi"))
+    return {"avx512f", "avx512bw", "avx512vbmi"} <= features()
 
 
 def decode(packed: Arrays, out: Tensor) -> int:

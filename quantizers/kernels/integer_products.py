@@ -1,13 +1,12 @@
 """Products of integer activations and integer weights, whose sums are exact on every path.
 
-Sums come from the integer instructions of the machine where torch reaches them: VNNI and AMX on a
-CPU (oneDNN), cuBLASLt on a GPU; elsewhere from floating-point products of whole numbers that are
-short enough to be exact. The results have the same bits, so which path is taken is only speed.
+Sums come from integer instructions where there are any: our own kernel on a CPU, cuBLASLt on a GPU;
+elsewhere from floating-point products of whole numbers that are short enough to be exact. The
+results have the same bits, so which path is taken is only speed.
 """
 
 from __future__ import annotations
 
-import platform
 from functools import cache
 
 import torch
@@ -21,45 +20,34 @@ _SHORTEST = 128  # columns; below, fp64 is as fast, and TF32 would not hold the 
 _INT32 = 2**31 - 1
 
 
-def integer_product(x: Codes, w: IntegerWeight | PackedIntegers) -> Tensor:
+def integer_product(
+    x: Codes, w: IntegerWeight | PackedIntegers, bias: Tensor | None = None
+) -> Tensor:
     """fp32 [tokens, d_out]: see `kernels.integer_product`. Packed weights are unpacked first."""
     w = w.unpacked() if isinstance(w, PackedIntegers) else w
-    on_cpu, groups = x.values.device.type == "cpu", w.scales.shape[1]
-    if on_cpu and _takes_few(x, w):
-        return cpu_integers.multiply(x, w).mul_(x.scale)
+    on_cpu = x.values.device.type == "cpu"
+    if on_cpu and cpu_integers.covers(x, w) and cpu_integers.unsupported() is None:
+        return cpu_integers.multiply(x, w, bias)
     result = torch.zeros(len(x.values), len(w.values), device=x.values.device)
     for g, begin in enumerate(range(0, w.values.shape[1], w.group)):
         columns = slice(begin, begin + w.group)
-        sums = exact_sums(x.values[:, columns], w, columns, x.limit * w.limit)
-        if on_cpu and sums.dtype == torch.int32 and groups == 1:
-            return cpu_integers.scale(sums, x, w)
-        if on_cpu and sums.dtype == torch.int32:
-            cpu_integers.fold(sums, w.scales_of_groups[g], result)
-        else:
-            result.addcmul_(sums.float(), w.scales_of_groups[g].expand_as(sums))
-    return result.mul_(x.scale)
+        sums = exact_sums(x.values[:, columns], w.values[:, columns], x.limit * w.limit)
+        result.addcmul_(sums.float(), w.scales[:, g].expand_as(sums))
+    result.mul_(x.scale)
+    return result if bias is None else result.add_(bias)
 
 
-def _takes_few(x: Codes, w: IntegerWeight) -> bool:
-    """Whether our own loop is the fastest: for few rows of x that the library has no call for."""
-    exact = w.values.dtype == torch.int8 and w.shape[1] * x.limit * w.limit <= _INT32
-    apart = w.scales.shape[1] > 1 or cpu_unsupported() is not None
-    return exact and apart and len(x.values) <= cpu_integers.FEW_TOKENS
+def exact_sums(x: Tensor, w: Tensor, largest: int) -> Tensor:
+    """x w^T of whole numbers: x int8 [tokens, K], w int8 or int16 [d_out, K], |x_i w_j| <= largest.
 
-
-def exact_sums(x: Tensor, weight: IntegerWeight, columns: slice, largest: int) -> Tensor:
-    """x w^T of whole numbers: x int8 [tokens, K], w the K `columns` of the weights, |x_i w_j| <=
-    largest.
-
-    Exact, in int32, fp32 or fp64: by integer instructions, else in fp32 products short enough that
-    no sum passes 2^24 (K <= 1040 for int8 x int8), added in fp64.
+    Exact, in int32, fp32 or fp64: by integer instructions of a GPU, else in fp32 products short
+    enough that no sum passes 2^24 (K <= 1040 for int8 x int8), added in fp64.
     """
-    w, n = weight.values[:, columns], x.shape[1]
+    n = x.shape[1]
     if w.dtype == torch.int8 and n * largest <= _INT32 and _takes_integers(x, w):
         # Its second matrix must be a column-major view of contiguous rows.
         return torch._int_mm(x.contiguous(), w.contiguous().T)
-    longest, x = _EXACT // largest, x.float()
-    w = weight.floats[:, columns] if x.device.type == "cpu" else w.float()
+    longest, x, w = _EXACT // largest, x.float(), w.float()
     if n <= longest and longest >= _SHORTEST:
         return x @ w.T
     if longest < _SHORTEST:
@@ -78,24 +66,8 @@ def library_takes(x: Tensor, w: Tensor) -> bool:
 
 def _takes_integers(x: Tensor, w: Tensor) -> bool:
     """Whether `torch._int_mm` computes this by integer instructions, and rightly."""
-    if x.device.type == "cpu":
-        return cpu_unsupported() is None
     cuda = x.device.type == "cuda" and library_takes(x, w)
     return cuda and library_unsupported(x.device) is None
-
-
-@cache
-def cpu_unsupported() -> str | None:
-    """Why int8 products on this CPU are computed in fp32; None where they are not."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return f"torch multiplies int8 by a plain loop on {platform.machine()}"
-    from llvmlite import binding
-
-    if not binding.get_host_cpu_features().get("avx512vnni"):
-        return "the CPU has no AVX-512 VNNI"
-    if not torch.backends.mkldnn.is_available():
-        return "torch is built without oneDNN"
-    return library_unsupported(torch.device("cpu"))
 
 
 @cache

@@ -37,3 +37,16 @@ def _empty_cache(dispatcher: Any) -> None:
     """Forget all that is kept of a function, without reading it."""
     dispatcher.enable_caching()
     dispatcher._cache.flush()
+
+
+@cache
+def features() -> frozenset[str]:
+    """Of the processor that Numba compiles for: this one, unless its variables name another."""
+    import numba.core.config
+    from llvmlite import binding
+
+    config: Any = numba.core.config
+    given = config.CPU_FEATURES
+    if config.CPU_NAME is None and given is None:
+        given = binding.get_host_cpu_features().flatten()
+    return frozenset(name[1:] for name in (given or "").split(",") if name.startswith("+"))

@@ -10,7 +10,7 @@ from kbit import bench
 from kbit.cli import main
 from kbit.doctor import PROBLEM
 from orchestrator.study.models import load_models
-from quantizers.kernels import build, cpu, cpu_vector, integer_products, reference
+from quantizers.kernels import build, cpu, cpu_integers, cpu_vector, reference
 from quantizers.linear import KBitLinear
 from quantizers.setting import Setting
 
@@ -28,12 +28,18 @@ def test_doctor_says_what_runs_here(capsys, tmp_path, monkeypatch):
     assert found["torch"]["found"] == torch.__version__
     assert "agree with plain torch" in found["CPU path"]["found"]
     integers = found["int8 on the CPU"]
-    why = integer_products.cpu_unsupported()
-    assert (why or "exact") in integers["found"] and integers["state"] == ("none" if why else "ok")
+    assert integers["state"] == "ok" and "exact" in integers["found"]
     assert str(tmp_path) in found["cache"]["found"]
     assert {f"kernel {family}" for family in build.FAMILIES} <= set(found)
     if not torch.cuda.is_available():
         assert all("no CUDA device" in found[f"kernel {f}"]["found"] for f in build.FAMILIES)
+
+
+def test_doctor_says_why_integers_are_multiplied_as_floats(capsys, monkeypatch):
+    monkeypatch.setattr(cpu_integers, "unsupported", lambda: "sums are not exact here")
+    code, found = doctor(capsys)
+    integers = found["int8 on the CPU"]
+    assert code == 0 and integers["state"] == PROBLEM and "not exact" in integers["found"]
 
 
 def test_doctor_says_why_nvrtc_and_the_cache_are_not_usable(capsys, tmp_path, monkeypatch):
