@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from kbit.model_windows import model_and_windows
     from kbit.record import store_measurements
     from orchestrator.store.store import Store
+    from quantizers.plain import plain
     from quantizers.plant import plant
     from quantizers.setting import Setting
 
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
                 plant(model, *planted, args.seed or 0)
             analysis = ModelAnalysis(model, windows)
         except (OSError, ValueError) as error:
-            raise InputError(f"{entry.name}: {' '.join(str(error).split())}") from None
+            raise InputError(f"{entry.name}: {plain(error)}") from None
         rows = outlier_rows(analysis) if args.outliers else analysis.sites()
         tables.append(pd.DataFrame(rows).assign(model=entry.name))
         if store is not None:

@@ -11,12 +11,12 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 
 from kbit import sources
 from orchestrator.arguments import Parser
-from orchestrator.errors import InputError, SweepStopped
-from orchestrator.run.interrupt import run_program, say_interrupted
+from orchestrator.run.interrupt import run_program
 
 # Subcommand -> (module with add_arguments and run, one-line help). Modules are imported when used:
 # `kbit --help` must not wait for torch.
@@ -85,27 +85,20 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     assert run is not None
 
-    from quantizers.checkpoint import UnusableModel
+    from orchestrator.run.endings import ending
 
     try:
-        code = run(args)
-        for url in dict.fromkeys(sources.databases):
-            print(f"database: {url}", file=sys.stderr)
-        return code
-    except (InputError, UnusableModel) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except SweepStopped as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt as error:
-        return say_interrupted(error)
-    except BrokenPipeError:  # e.g. `kbit results | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return ending(partial(_answer, run, args))
     finally:
         sources.databases.clear()
         gc.enable()
+
+
+def _answer(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    code = run(args)
+    for url in dict.fromkeys(sources.databases):
+        print(f"database: {url}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

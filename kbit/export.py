@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -163,7 +164,7 @@ def _answer(args: argparse.Namespace) -> _Choice:
 def _entry(name: str, models: Path | None) -> ModelEntry:
     from kbit.chosen_models import chosen_model
 
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         does_nothing_beside(f"the folder {name}", {"--models": models})
         folder = Path(name).resolve()
         return ModelEntry(family=folder.name, name=folder.name, path=str(folder))
@@ -171,10 +172,16 @@ def _entry(name: str, models: Path | None) -> ModelEntry:
 
 
 def _calibration(args: argparse.Namespace) -> Any:
+    from pydantic import ValidationError
+
     from orchestrator.study.calibrations import Calibration
+    from orchestrator.study.problem import first_problem
 
     given = args.calibration
-    return Calibration.model_validate(given if isinstance(given, dict) else {"corpus": given})
+    try:
+        return Calibration.model_validate(given if isinstance(given, dict) else {"corpus": given})
+    except ValidationError as error:
+        raise InputError(f"--calibration: {first_problem(error)}") from None
 
 
 def _statistics(

@@ -20,12 +20,13 @@ def model_and_windows(
     from lm_eval.models.utils import resolve_max_length
 
     from evaluation.protocols import perplexity_protocol
-    from evaluation.text.corpora import load_corpus
+    from evaluation.text.corpora import check_corpus, load_corpus
     from evaluation.text.perplexity import token_stream
     from orchestrator.run.worker import quiet_libraries
     from quantizers.loading import load_model
 
     quiet_libraries()
+    check_corpus(corpus)  # before a model is loaded
     loaded, tokenizer = load_model(entry.checkpoint, device)
     model: Any = loaded.to(torch.float32) if device == "cpu" else loaded
     context = entry.context or resolve_max_length(model.config, tokenizer)

@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from kbit.database import store_to_extend
     from kbit.model_windows import model_and_windows
     from kbit.record import store_measurements
+    from quantizers.plain import plain
     from quantizers.setting import Setting
 
     entries = chosen_models(args.model, args.models)
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
             )
             found = outlier_correlations(model, _magnitudes(model, windows))
         except (OSError, ValueError) as error:
-            raise InputError(f"{entry.name}: {' '.join(str(error).split())}") from None
+            raise InputError(f"{entry.name}: {plain(error)}") from None
         tables.append(summary(found).assign(family=entry.family, model=entry.name))
         if store is not None:
             name = torch.cuda.get_device_name() if device == "cuda" else "CPU"

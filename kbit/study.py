@@ -16,7 +16,7 @@ from kbit.figures import need_renderer, write_figures
 from kbit.sites import QUANTITIES
 from orchestrator.errors import InputError
 from orchestrator.outputs import file_to_write, folder_to_fill, writing
-from orchestrator.paths import IS_CHECKOUT, ROOT, results_dir
+from orchestrator.paths import IS_CHECKOUT, ROOT, real, results_dir
 
 EXAMPLE = (
     "example: kbit study docs/embedded-study --db results/embedded.db\n"
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     # What a database holds must not replace a committed study unless that is asked for by name.
     kept = ROOT / "docs" if IS_CHECKOUT and not args.db else results_dir()
     usual = kept / paper.folder
-    folder: Path = (args.folder or usual).resolve()
+    folder = real(args.folder or usual)
     folder_to_fill(folder, "FOLDER")
     document = file_to_write(folder.with_suffix(".md"), "document")
     if not args.text_only:

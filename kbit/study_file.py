@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import InputError
-from orchestrator.paths import writable
+from orchestrator.paths import real, writable
 from orchestrator.study.models import load_yaml
 from orchestrator.study.problem import first_problem
 
@@ -41,14 +42,14 @@ def open_study(path: Path, text: str | None = None) -> OpenedStudy:
     study = _load(path)
 
     def resolved(value: str) -> Path:
-        return writable((path.resolve().parent / Path(value).expanduser()).resolve())
+        return writable(real(real(path).parent / os.path.expanduser(value)))
 
     try:
         runs = expand(study)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
     if text is not None:
-        text = str(Path(text).expanduser().resolve())
+        text = str(real(text))
     else:
         text = study.text if study.text == "sotu" else str(resolved(study.text))
     place = Place(text, resolved(study.tokenizer), resolved(study.output))

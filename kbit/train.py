@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from orchestrator.errors import InputError
 from orchestrator.outputs import folder_to_fill
 from orchestrator.paths import SHIPPED
+from quantizers.plain import plain
 
 EXAMPLE = (
     "example: kbit train sotu-neox-32x2 --output /tmp/sotu-neox-32x2\n"
@@ -47,11 +49,12 @@ def run(args: argparse.Namespace) -> int:
         else:
             recipe = ladder_recipe(args.model)
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{args.model}: no usable recipe: {error}") from None
+        raise InputError(f"{args.model}: no usable recipe: {plain(error)}") from None
     try:
         text = load_text(args.text)
-        if not (args.tokenizer / "tokenizer.json").exists():
-            train_tokenizer(text.training, args.tokenizer, recipe.vocab_size, recipe.context)
+        if not os.path.exists(args.tokenizer / "tokenizer.json"):
+            made = folder_to_fill(args.tokenizer, "--tokenizer")
+            train_tokenizer(text.training, made, recipe.vocab_size, recipe.context)
         tokenizer = load_tokenizer(args.tokenizer)
         train(recipe, tokenizer, output, text, log=lambda line: print(line, flush=True))
     except (ValueError, DiskFull) as error:

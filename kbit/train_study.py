@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kbit.study_file import open_study
 from orchestrator.errors import InputError, SweepStopped
 from orchestrator.paths import find_sweep
+from quantizers.plain import plain
 
 if TYPE_CHECKING:
     from training.run_study import Outcome, Place
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise InputError(f"{args.study}: {error}") from None
     except OSError as error:
-        raise InputError(f"{args.study}: {error.filename}: {error.strerror}") from None
+        raise InputError(f"{args.study}: {plain(error)}") from None
     print(f"{table.path} has all runs; {count} models in {place.output / 'models.yaml'}")
     return 0
 

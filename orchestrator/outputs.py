@@ -10,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.errors import InputError
 from orchestrator.paths import results_dir
+from quantizers.plain import plain
 
 
 def file_to_write(path: Path, option: str = "--output") -> Path:
@@ -18,7 +19,7 @@ def file_to_write(path: Path, option: str = "--output") -> Path:
     Raises InputError: a folder of that name, a folder that is not there (a slip of the pen makes no
     tree; the results folder is made) or that nothing can be written in.
     """
-    path = path.expanduser().absolute()
+    path = Path(os.path.expanduser(path)).absolute()
     if path.is_dir():
         raise InputError(f"{option} {path}: is a folder; give a file in it")
     if path.exists() and not os.access(path, os.W_OK):
@@ -32,7 +33,7 @@ def folder_to_fill(path: Path, option: str = "--output", *, new: bool = False) -
 
     Raises InputError as `file_to_write` does.
     """
-    path = path.expanduser().absolute()
+    path = Path(os.path.expanduser(path)).absolute()
     if new and path.exists():
         raise InputError(f"{option} {path}: is there already; give a new one")
     if path.exists() and not path.is_dir():
@@ -50,7 +51,7 @@ def writing(path: Path, option: str = "--output") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())
+        reason = error.strerror or plain(error)
         raise InputError(f"{option} {path}: cannot be written: {reason}") from None
 
 

@@ -13,6 +13,11 @@ IS_CHECKOUT = (ROOT / "models.yaml").is_file()
 SHIPPED = ROOT if IS_CHECKOUT else ROOT / "kbit" / "shipped"
 
 
+def real(path: Path | str) -> Path:
+    """The absolute path, links followed: one that leads to itself stays, and is none to open."""
+    return Path(os.path.realpath(os.path.expanduser(path)))
+
+
 def runs_from_ray_package() -> bool:
     """True inside the copy that `ray job submit --working-dir` unpacks and later deletes."""
     return "runtime_resources" in ROOT.parts and "working_dir_files" in ROOT.parts
@@ -25,7 +30,7 @@ def results_dir() -> Path:
     In Ray's unpacked copy that folder would be lost with the job: there it is ~/kbit-results.
     """
     if configured := os.environ.get("KBIT_RESULTS"):
-        return Path(configured).expanduser().resolve()
+        return real(configured)
     if runs_from_ray_package():
         return Path.home() / "kbit-results"
     return (ROOT if IS_CHECKOUT else Path.cwd()) / "results"
@@ -33,7 +38,7 @@ def results_dir() -> Path:
 
 def find_sweep(named: Path) -> Path:
     """A sweep file as it is named, else the shipped one of that name: demo, sweeps/demo.yaml."""
-    shipped = SHIPPED / "sweeps" / Path(named.name).with_suffix(".yaml")
+    shipped = SHIPPED / "sweeps" / f"{named.stem}.yaml"
     unnamed = named.parent in (Path("."), Path("sweeps")) and named.suffix in ("", ".yaml")
     return shipped if unnamed and not named.is_file() and shipped.is_file() else named
 
@@ -67,8 +72,8 @@ def database_url(db: str | None, name: str = "kbit") -> str:
             return db
         if url.database in (None, "", ":memory:"):
             raise InputError(f"--db {db}: results belong in a file; give a path")
-    path = Path(str(url.database)).expanduser()
+    path = Path(os.path.expanduser(str(url.database)))
     if not path.is_absolute():
         path = (results_dir() if runs_from_ray_package() else Path.cwd()) / path
-    url = url.set(drivername="sqlite", database=str(path.resolve()))
+    url = url.set(drivername="sqlite", database=str(real(path)))
     return url.render_as_string(hide_password=False)

@@ -36,7 +36,8 @@ if __name__ == "__main__":  # started as a script: the sibling packages lie one 
 from orchestrator.arguments import Parser, belongs_to
 from orchestrator.errors import InputError, Rescued, SweepStopped
 from orchestrator.paths import database_url, find_sweep
-from orchestrator.run.interrupt import Stopped, current, run_program, say_interrupted
+from orchestrator.run.endings import ending
+from orchestrator.run.interrupt import Stopped, current, run_program
 from orchestrator.study.grid import Plan, as_stored, check_study, drop_unavailable, expand
 from orchestrator.study.models import load_models
 from orchestrator.study.refusals import refusal_lines
@@ -194,16 +195,8 @@ def main(argv: list[str] | None = None, worker: Callable[[], Any] | None = None)
         formatter_class=argparse.RawTextHelpFormatter,
     )
     add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv), worker)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except SweepStopped as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt as error:
-        return say_interrupted(error)
+    args = parser.parse_args(argv)
+    return ending(lambda: run(args, worker))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quantizers.plain import plain
+
 STEMS = {"safetensors": "model.safetensors", "bin": "pytorch_model.bin"}
 # What the quantizers of other projects leave beside the weights.
 _QUANTIZER_FILES = {
@@ -157,7 +159,8 @@ def _json_object(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise UnusableModel(f"{file} cannot be read as JSON: {error}") from None
+        reason = getattr(error, "strerror", None) or plain(error)
+        raise UnusableModel(f"{file} cannot be read as JSON: {reason}") from None
     if not isinstance(content, dict):
         raise UnusableModel(f"{file} is not a JSON object")
     return content

@@ -6,6 +6,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from quantizers.plain import plain
 from training.recipe import CONTEXT, VOCAB_SIZE
 
 END_OF_TEXT = "<|endoftext|>"
@@ -39,4 +40,8 @@ def train_tokenizer(
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast.from_pretrained(path)
+    """Raises ValueError where there is none that can be read."""
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(path)
+    except Exception as error:  # whatever the library makes of a damaged file
+        raise ValueError(f"tokenizer {path}: cannot be loaded: {plain(error)[:200]}") from None

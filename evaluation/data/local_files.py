@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from evaluation.data.errors import DataError
+from quantizers.plain import plain
 
 ROW_FILES = (".jsonl", ".jsonl.gz", ".json.gz", ".json", ".csv", ".tsv", ".parquet")
 
@@ -53,7 +54,8 @@ def iter_rows(path: Path) -> Iterator[dict[str, Any]]:
     except UnicodeDecodeError as error:
         raise DataError(f"data file {path} is not UTF-8 text: {error}") from None
     except (OSError, EOFError, zlib.error, csv.Error, RecursionError) as error:
-        raise DataError(f"data file {path} cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or plain(error)
+        raise DataError(f"data file {path} cannot be read: {reason}") from None
 
 
 def content_version(*paths: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def local_files(name: str, data_files: str) -> tuple[Path, ...]:
 
     Raises ValueError where there is none.
     """
-    path = Path(data_files).expanduser()
+    path = Path(os.path.expanduser(data_files))
     try:
         path.stat()
     except FileNotFoundError:

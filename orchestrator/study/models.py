@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from orchestrator.errors import InputError
-from orchestrator.paths import SHIPPED
+from orchestrator.paths import SHIPPED, real
 from orchestrator.study.problem import first_problem
 from orchestrator.study.strict import Strict
 from quantizers.checkpoint import Checkpoint
@@ -153,5 +153,5 @@ def load_models(path: Path | None = None) -> dict[str, list[ModelEntry]]:
 
 def _absolute(value: str, base: Path, key: str) -> str:
     """Local paths made absolute; a tokenizer that is no local path stays a hub id."""
-    candidate = (base / os.path.expanduser(value)).resolve()
+    candidate = real(base / os.path.expanduser(value))
     return str(candidate) if key == "path" or candidate.exists() else value

@@ -22,6 +22,7 @@ from pydantic import (
 from evaluation.tasks.index import task_names
 from evaluation.text.corpora import CORPORA
 from orchestrator.errors import InputError
+from orchestrator.paths import real
 from orchestrator.study.calibrations import Calibration
 from orchestrator.study.models import ModelEntry, load_yaml
 from orchestrator.study.problem import first_problem
@@ -137,7 +138,7 @@ class Grid(Strict):
 
 def _absolute(path: str | None) -> str | None:
     """What a worker in another folder can open."""
-    return None if path is None else str(Path(os.path.expanduser(path)).resolve())
+    return None if path is None else str(real(path))
 
 
 class TaskEntry(Strict):
