@@ -24,6 +24,7 @@ from quantizers.checkpoint import (
     check_names,
 )
 from quantizers.hub import HubUnreachable, Repository, find_repository, hub_problem
+from quantizers.sharding import device_map, hand_on
 from quantizers.soundness import check_causal, check_vocabulary, key_problem, not_finite
 
 
@@ -124,9 +125,13 @@ def _read(
     from transformers import AutoModelForCausalLM
 
     options = _options(checkpoint)
-    if device == "cuda":
-        options["device_map"] = "auto" if checkpoint.gpus > 1 else {"": 0}
+    shared = device == "cuda" and checkpoint.gpus > 1
     with in_one_line(_weights_of(checkpoint)):
+        if device == "cuda":
+            devices = gpus_of(checkpoint)
+            options["device_map"] = (
+                device_map(skeleton(checkpoint), devices) if shared else {"": devices[0]}
+            )
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.source,
             dtype=dtype,
@@ -135,7 +140,42 @@ def _read(
             output_loading_info=True,
             **options,
         )
+    if shared:
+        _without_hooks(loaded[0])
+        hand_on(loaded[0])
     return loaded
+
+
+def gpus_of(checkpoint: Checkpoint) -> list[torch.device]:
+    """Those that hold a model. Raises UnusableModel where this process does not see as many."""
+    seen = torch.cuda.device_count()
+    if seen < checkpoint.gpus:
+        raise UnusableModel(f"it needs {checkpoint.gpus} GPUs, this process sees {seen}")
+    return [torch.device("cuda", number) for number in range(checkpoint.gpus)]
+
+
+def skeleton(checkpoint: Checkpoint) -> Any:
+    """The model with parameters on the meta device; buffers are real."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(checkpoint.source, **_options(checkpoint))
+    trusted = {"trust_remote_code": checkpoint.trust_remote_code}
+    dtype = getattr(torch, checkpoint.dtype)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, **trusted)
+    model.tie_weights()  # what was tied as it was made is not, on the meta device
+    return model
+
+
+def _without_hooks(model: nn.Module) -> None:
+    """Accelerate's take the place of every module's `forward`, where settings put theirs."""
+    from accelerate.hooks import remove_hook_from_submodules
+
+    hooked = [module for module in model.modules() if hasattr(module, "_hf_hook")]
+    remove_hook_from_submodules(model)
+    for module in hooked:
+        vars(module).pop("forward", None)  # its class has it
 
 
 def _weights_of(checkpoint: Checkpoint) -> str:

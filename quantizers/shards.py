@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from quantizers.checkpoint import Checkpoint, UnusableModel, check_folder
-from quantizers.loading import in_one_line, load_tokenizer, located
+from quantizers.loading import in_one_line, load_tokenizer, located, skeleton
 from quantizers.packed import sixteen_bit
 from quantizers.soundness import check_vocabulary, key_problem
 
@@ -105,9 +106,7 @@ def open_shards(checkpoint: Checkpoint) -> tuple[Any, Any, Shards]:
 
     Raises UnusableModel as `load_model` does, as far as it can be told without reading weights.
     """
-    from accelerate import init_empty_weights
     from huggingface_hub import snapshot_download
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     dtype = getattr(torch, checkpoint.dtype)
     try:
@@ -118,11 +117,8 @@ def open_shards(checkpoint: Checkpoint) -> tuple[Any, Any, Shards]:
                 folder = Path(snapshot_download(checkpoint.source, revision=checkpoint.revision))
         files = check_folder(folder, checkpoint.weights)
         tokenizer = load_tokenizer(checkpoint)
-        trusted = {"trust_remote_code": checkpoint.trust_remote_code}
-        with in_one_line(str(folder)), init_empty_weights(include_buffers=False):
-            config = AutoConfig.from_pretrained(folder, **trusted)
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype, **trusted)
-        model.tie_weights()  # what was tied as it was made is not, on the meta device
+        with in_one_line(str(folder)):
+            model = skeleton(replace(checkpoint, source=str(folder), revision=None))
         check_vocabulary(model, tokenizer)
         return model.eval(), tokenizer, Shards(model, files, dtype)
     except UnusableModel as error:

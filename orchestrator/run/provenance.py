@@ -59,18 +59,21 @@ def reset_peak_memory(device: str) -> None:
     if device == "cuda":
         import torch
 
-        torch.cuda.reset_peak_memory_stats()
+        for number in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(number)
     else:
         with suppress(OSError):  # Linux alone has it
             Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory(device: str) -> int:
-    """Bytes: allocated on the GPU, else resident in the process, at most since the reset."""
+    """Bytes: allocated on the GPUs (the most on each), else resident in the process, at most since
+    the reset."""
     if device == "cuda":
         import torch
 
-        return torch.cuda.max_memory_allocated()
+        seen = range(torch.cuda.device_count())
+        return sum(torch.cuda.max_memory_allocated(number) for number in seen)
     with suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024

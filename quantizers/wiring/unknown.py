@@ -27,13 +27,8 @@ def sites_of_unknown(model: Any) -> list[Site]:
     would be left out lie in them: a model is never quantized in part.
     """
     prefix, root = language_part(model)
-    n_layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     stacks = list(_outermost_lists(root, prefix))
-    if not any(len(stack) == n_layers for _, stack in stacks):
-        raise ValueError(
-            f"architecture {model.config.model_type!r}: found no list of "
-            f"{n_layers} decoder blocks, so no matrices to quantize"
-        )
+    decoder_blocks(model)
     sites: list[Site] = []
     routers: set[str] = set()
     heads = {id(model.get_output_embeddings())}
@@ -49,6 +44,19 @@ def sites_of_unknown(model: Any) -> list[Site]:
         elif inside and not isinstance(module, nn.Embedding):
             _refuse_weights(name, module, model.config.model_type)
     return sites + [router_site(model, name) for name in sorted(routers)]
+
+
+def decoder_blocks(model: Any) -> list[str]:
+    """Names of the decoder blocks, in forward order. Raises ValueError where none can be found."""
+    prefix, root = language_part(model)
+    n_layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    for name, stack in _outermost_lists(root, prefix):
+        if len(stack) == n_layers:
+            return [f"{name}.{i}" for i in range(len(stack))]
+    raise ValueError(
+        f"architecture {model.config.model_type!r}: found no list of "
+        f"{n_layers} decoder blocks, so no matrices to quantize"
+    )
 
 
 def _outermost_lists(root: nn.Module, prefix: str) -> Iterator[tuple[str, nn.ModuleList]]:

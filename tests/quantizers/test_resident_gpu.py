@@ -36,6 +36,6 @@ def test_weights_and_bits_are_those_of_the_cpu(name, load_dtype):
         own = parameters(there.model)
         for key, expected in parameters(here.model).items():
             assert torch.equal(own[key], expected), key
-    there.restore()
+    there.undo()
     assert all(torch.equal(p, original[key]) for key, p in parameters(there.model).items())
     assert gpu.failures() == {}
