@@ -25,6 +25,7 @@ from orchestrator.store.store import Store
 from orchestrator.study.outcome import Stage, Status
 from quantizers.setting import SETTING_COLUMNS
 
+_ORDER = ("family", "n_params", "model", "bits", "data_type", "experiment_id")
 _IDS_A_QUERY = 500  # SQLite allows 32,766 parameters, other databases fewer
 
 
@@ -33,8 +34,10 @@ def read_results(
 ) -> pd.DataFrame:
     """The rows of the flat view with one of the `wanted` (task, metric); None is any task, or all.
 
-    Columns and dtypes are those of `Store.results`. The tables are joined here, each experiment's
-    settings read once: on a large database several times faster than the view.
+    Columns and dtypes are those of `Store.results`. Experiments lie by family, size and setting, in
+    whatever order they were done: an answer does not depend on who was first. The tables are joined
+    here, each experiment's settings read once: on a large database several times faster than the
+    view.
     """
     measurements = select(MeasurementRow.__table__)
     with store.reading() as connection:
@@ -48,7 +51,10 @@ def read_results(
         query = select(ExperimentRow.number, ExperimentRow.id.label("experiment_id"), *settings)
         experiments = pd.read_sql(query, connection)
     experiments, protocols = typed(experiments), typed(protocols)
+    experiments = experiments.sort_values(list(_ORDER), ignore_index=True)
     place = pd.Index(experiments["number"]).get_indexer(rows["experiment"])
+    order = np.argsort(place, kind="stable")
+    rows, place = rows.iloc[order].reset_index(drop=True), place[order]
     frame = experiments.take(place).reset_index(drop=True)
     place = pd.Index(protocols["number"]).get_indexer(rows["protocol"])
     for column in ("task", "protocol", *PROTOCOL_COLUMNS):

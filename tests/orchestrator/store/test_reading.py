@@ -1,6 +1,6 @@
 """Bulk reads: what is compared item by item was measured in one way."""
 
-from orchestrator.store.reading import read_item_scores
+from orchestrator.store.reading import read_item_scores, read_results
 from orchestrator.store.store import Store
 from orchestrator.study.experiment import Protocol
 from tests.orchestrator.store.test_store import PROTOCOL, experiment, result
@@ -33,3 +33,13 @@ def test_items_of_a_model_are_of_one_protocol(tmp_path):
     assert {ids.index(id_) for id_ in newest} == {1, 2}
     older = read_item_scores(store, ids, "sotu_blank", "acc", PROTOCOL.id)
     assert {ids.index(id_) for id_ in older} == {0, 1}
+
+
+def test_rows_lie_alike_whoever_was_done_first(tmp_path):
+    frames = []
+    for name, order in (("a", (3, 4, 16)), ("b", (16, 3, 4))):
+        store = Store.create(f"sqlite:///{tmp_path}/{name}.db")
+        for bits in order:
+            store.record(result(bits))
+        frames.append(read_results(store))
+    assert len(frames[0]) == 3 and frames[0].equals(frames[1])
