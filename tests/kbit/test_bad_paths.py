@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import orchestrator.run.worker  # noqa: F401  keeps the loader that it imports, not the stand-in
 from kbit.cli import COMMANDS
 from tests.kbit.command import kbit
 

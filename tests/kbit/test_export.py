@@ -99,13 +99,7 @@ def test_the_model_must_be_what_was_measured(database: Path, tmp_path: Path) -> 
         (["sotu-llama-32x2", "--budget", "1MiB"], "goes with --from-answer"),
         (["sotu-llama-32x2", "--rounding", "gptq"], "name it by --calibration"),
         (
-            [
-                "sotu-llama-32x2",
-                "--rounding",
-                "gptq",
-                "--calibration",
-                "{corpus: sotu, windows: 0}",
-            ],
+            ["sotu-llama-32x2", "--rounding", "gptq", "--calibration", "{corpus: sotu, seed: -1}"],
             "--calibration: seed: takes numbers from 0 on, not -1",
         ),
         (["sotu-llama-32x2", "--format", "compressed-tensors"], "only data type int"),
