@@ -25,6 +25,7 @@ from analysis.curves.scaling import AXES
 from analysis.findings.finding import find
 from analysis.findings.wording import (
     CALIBRATED,
+    LEADS,
     answer_sentence,
     certainty_sentence,
     headline,
@@ -231,6 +232,8 @@ def _overview(results: pd.DataFrame, scores: ItemScores, args: argparse.Namespac
         print(f"probability: {CALIBRATED}\n" if shown["probability"].notna().any() else "")
     finding = find(results, args.metric, args.axis, args.task, scores)
     print(headline(finding))
+    if finding.unknown < 1:  # there are leads, with errors
+        print(f"leads: {LEADS}")
     _, claim = certain_shares(results, args.metric, args.axis, args.task, scores)
     if claim is not None:
         print(verdict_sentence(claim, name_metric(args.metric, finding.tasks)))

@@ -15,7 +15,7 @@ import pandas as pd
 from analysis.curves.metrics import chance_level
 from analysis.curves.panel import Panel, make_panel, precisions_reaching, read_errors, run_ends
 from analysis.curves.remembering import once
-from analysis.curves.scaling import SAME_PLACE, Curve, FloatArray, scaling_curves
+from analysis.curves.scaling import Curve, FloatArray, scaling_curves
 from analysis.noise.bootstrap import ItemScores, no_item_scores
 from analysis.noise.errors import Errors, covariance
 from analysis.noise.means import is_clear, margin
@@ -23,6 +23,8 @@ from analysis.noise.means import is_clear, margin
 N_BUDGETS = 200
 DROPPED = "dropped by screening: on this axis, settings that were not scored could lead"
 NEAR_CHANCE = 0.02  # above guessing, where no error is known
+ONE_SIZE = 0.01  # sizes that differ by less, in log(bits), are one: its budgets are no range
+AT_CHANCE = "no setting can be told from guessing"
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.intp]
@@ -33,7 +35,7 @@ class Contest:
     """One family by one metric, task and axis, at `budgets` (bits, [m]).
 
     value: [S, m], of every curve of `panel`, NaN where it does not reach. met: two or more
-    precisions reach, so there is a contest; at_chance: there is, but none is better than guessing
+    precisions reach, so there is a contest; at_chance: there is, but none can be told from guessing
     (its 95 % interval holds it). winner, rival: the best curve, and the best of another precision;
     -1 without a contest. lead: of the winner over the rival, positive; error: its own, NaN where it
     is not known, paired by the items both were scored on, else as if independent, which overstates
@@ -70,9 +72,18 @@ class Contest:
         """Whether the lead's 95 % interval leaves out 0; False where the error is not known.
 
         It is said of each budget by itself, and of the best there against the best of another
-        precision, both picked for looking best.
+        precision, both picked for looking best: see wording.LEADS.
         """
         return self.decided & is_clear(self.lead, self.error.stderr, self.error.df)
+
+    @property
+    def compared(self) -> float:
+        """The part of the (log) range of all the family's sizes that has a winner."""
+        if not self.decided.any():
+            return 0.0
+        sizes = self.panel.log_bits[np.isfinite(self.panel.value)]
+        at = np.log(self.budgets[[0, -1]])
+        return float(np.ptp(at) / np.ptp(sizes) * self.decided.mean())
 
     @property
     def why_undecided(self) -> str:
@@ -82,12 +93,12 @@ class Contest:
         if self.screened:
             return DROPPED
         if self.at_chance.any():
-            return "all of it is at chance: no setting is better than guessing"
+            return f"all of it is at chance: {AT_CHANCE}"
         if len(self.panel.models) < 2:
             return f"one model ({self.panel.models[0]}): a curve needs two sizes"
         if len(np.unique(self.panel.precisions)) < 2:
             return "one precision: nothing to compare it with"
-        return "the sizes of two precisions never overlap"
+        return "the sizes of two precisions overlap nowhere, or at one size alone"
 
 
 def contests(
@@ -210,7 +221,7 @@ def _at_chance(panel: Panel, budgets: FloatArray, best: FloatArray, winner: IntA
 def shared_budgets(curves: Sequence[Curve]) -> FloatArray:
     """N_BUDGETS evenly spaced in log(bits) where two or more precisions have values.
 
-    Empty with one model, and where precisions meet at one size at most.
+    Empty with one model, and where precisions meet at one size (ONE_SIZE) at most.
     """
     panel = make_panel(curves)
     places = run_ends(panel)
@@ -220,6 +231,6 @@ def shared_budgets(curves: Sequence[Curve]) -> FloatArray:
     if met.sum() < 2:
         return np.empty(0)
     low, high = places[met][[0, -1]]
-    if np.log(high / low) <= SAME_PLACE:
+    if np.log(high / low) <= ONE_SIZE:
         return np.empty(0)
     return np.geomspace(low, high, N_BUDGETS)

@@ -10,9 +10,16 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.answers.contest import N_BUDGETS, BoolArray, IntArray, competitors, lead_error
+from analysis.answers.contest import (
+    N_BUDGETS,
+    ONE_SIZE,
+    BoolArray,
+    IntArray,
+    competitors,
+    lead_error,
+)
 from analysis.curves.panel import Panel, make_panel, run_ends
-from analysis.curves.scaling import SAME_PLACE, Curve, FloatArray
+from analysis.curves.scaling import Curve, FloatArray
 from analysis.noise.bootstrap import ItemScores, no_item_scores
 from analysis.noise.means import is_clear
 from quantizers.setting import Setting
@@ -135,7 +142,7 @@ def _shared_budgets(curves: Sequence[Curve]) -> FloatArray:
     places = run_ends(panel)
     read = np.isfinite(panel.read(places))
     met = places[_both(read, alone)]
-    if len(met) < 2 or np.log(met[-1] / met[0]) <= SAME_PLACE:
+    if len(met) < 2 or np.log(met[-1] / met[0]) <= ONE_SIZE:
         return np.empty(0)
     budgets = np.geomspace(met[0], met[-1], N_BUDGETS)
     return budgets[_both(np.isfinite(panel.read(budgets)), alone)]

@@ -7,6 +7,7 @@ from analysis.answers.contest import DROPPED, competitors
 from analysis.answers.optimal import check_family
 from analysis.curves.budget import format_bits
 from analysis.curves.metrics import larger_is_better
+from analysis.curves.names import name_metric
 from analysis.curves.points import curve_points
 from analysis.curves.scaling import AXES, Curve
 from analysis.curves.settings import settings_of
@@ -26,8 +27,13 @@ def smallest_budget(
     target wins. Columns: family, reached, budget_bits and budget (of the winner), bits, setting,
     model_at_or_below, model_above (None on a point), runner_up, runner_up_bits, best_value (the
     family's best experiment, for targets out of reach), and where what was dropped by screening
-    could come first, reason (`reached` is None then). Raises ValueError as optimal does.
+    could come first, reason (`reached` is None then). Raises ValueError as optimal does, and for a
+    target that nothing can have.
     """
+    possible = {"zero_shot": (0.0, 1.0), "perplexity": (1.0, np.inf)}.get(metric, (0.0, np.inf))
+    if not possible[0] <= target <= possible[1]:
+        what = "a fraction, 1 at most" if metric == "zero_shot" else f"{possible[0]:g} at least"
+        raise ValueError(f"{target:g} to reach: {name_metric(metric, [])} is {what}")
     if family is not None:
         check_family(results, family)
         results = results[results["family"] == family]

@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.answers.answer import Candidate, Optimum
 from analysis.answers.certainty import with_certainty
-from analysis.answers.contest import DROPPED, Contest, competitors, contest
+from analysis.answers.contest import AT_CHANCE, DROPPED, Contest, competitors, contest
 from analysis.curves.budget import format_bits
 from analysis.curves.metrics import larger_is_better
 from analysis.curves.scaling import Curve
@@ -84,7 +84,7 @@ def _answer(asked: Contest, j: int) -> Optimum:
     if asked.screened:
         return replace(answer, reason=DROPPED)
     if asked.at_chance[j]:
-        return replace(answer, reason="at chance: no setting is better there than guessing")
+        return replace(answer, reason=f"at chance: {AT_CHANCE}")
     if not asked.met[j]:
         return replace(answer, reason=_why_undetermined(curves, covering, budget))
     winner, rival = curves[asked.winner[j]], curves[asked.rival[j]]

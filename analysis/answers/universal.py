@@ -138,16 +138,8 @@ def _outcomes(contest: Contest, scores: ItemScores, bits: float) -> _Family:
         known,
         np.quantile(lead, (1 - INTERVAL) / 2, axis=0, method="lower") <= 0,
         budgets,
-        _of_range(contest),
+        contest.compared / max(1, len(budgets)),
     )
-
-
-def _of_range(contest: Contest) -> float:
-    """The part of a family's (log) range of sizes that one of the contest's budgets stands for."""
-    panel = contest.panel
-    sizes = panel.log_bits[np.isfinite(panel.value)]
-    log_range = np.log(contest.budgets[[0, -1]])
-    return float(np.ptp(log_range) / np.ptp(sizes) / len(contest.budgets))
 
 
 def _outcome(panel: Panel, read: FloatArray, bits: float) -> _Outcome:

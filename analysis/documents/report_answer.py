@@ -10,7 +10,7 @@ from analysis.curves.settings import main_settings, settings_of, with_settings
 from analysis.documents.markup import escape
 from analysis.documents.page import dot
 from analysis.findings.finding import Finding, by_precision, find
-from analysis.findings.wording import clear_part, list_shares, range_part, why_undecided
+from analysis.findings.wording import LEADS, clear_part, list_shares, range_part, why_undecided
 from analysis.noise.bootstrap import ItemScores, no_item_scores
 
 
@@ -37,7 +37,7 @@ def answer_cards(
         "two or more precisions can be compared; over several families, means over them. “Clear” "
         "means that the lead over the best setting of another precision has a 95% interval that "
         "leaves out 0, paired over the items that both were scored on; it is said of each budget "
-        "by itself.</p>",
+        f"by itself. {LEADS}</p>",
     ]
 
 
@@ -45,7 +45,7 @@ def _card(results: pd.DataFrame, finding: Finding, scores: ItemScores) -> str:
     name = f'<p class="muted small">By {escape(name_metric(finding.metric, finding.tasks))}</p>'
     if finding.shares.empty:
         why = escape(why_undecided(finding))
-        what = "At chance" if finding.at_chance else "Undetermined"
+        what = "Not clear of chance" if finding.at_chance else "Undetermined"
         return f'<div class="card">{name}<p class="big">{what}</p><p>{why}.</p></div>'
     best = finding.by_precision
     rest = f"Then {list_shares(best.iloc[1:])}." if len(best) > 1 else "It wins everywhere."

@@ -44,7 +44,8 @@ def how_to_read(
         "<li>Bit-optimal at a budget is the setting whose curve is best there; 16-bit competes as "
         "well. A budget usually falls between two real models, both named in the table.</li>",
         "<li>“Undetermined” means that fewer than two precisions have a value at the budget, so "
-        "there is nothing to compare; “at chance”, that no setting is better there than guessing. "
+        "there is nothing to compare; “at chance”, that none can be told "
+        "from guessing there, as of few items none can. "
         "The runner-up is the best setting of another precision.</li>",
         "<li>Near the ends of the range few settings have models of the right size, and the "
         "winner may only lack rivals: see “Compared”, and whether a smaller experiment "

@@ -10,8 +10,10 @@ from analysis.curves.points import curve_points
 from analysis.curves.scaling import Curve, FloatArray, scaling_curves
 from analysis.curves.settings import is_baseline, main_settings, settings_of
 from analysis.noise.bootstrap import ItemScores, item_noise, no_item_scores
+from analysis.noise.errors import means_of
 from analysis.noise.means import margin
 from analysis.noise.spread import INTERVAL, interval
+from evaluation.tasks.sets import SIZE_WEIGHTED
 
 _N_BUDGETS = 60
 RANDOM_LOSS = np.log(100.0)  # nats: the paper takes perplexities above 100 for random performance
@@ -78,7 +80,8 @@ def lead_replicates(
 def quantization_loss(results: pd.DataFrame, metric: str = "zero_shot") -> pd.DataFrame:
     """What each precision loses against 16 bit: per model of the main settings.
 
-    Columns: family, model, n_params, bits, loss (positive is worse), stderr (as if independent).
+    Columns: family, model, n_params, bits, loss (positive is worse), stderr (as if independent);
+    task, parts, experiment, base: what both were scored on, and the two by id.
     """
     better = 1.0 if larger_is_better(metric) else -1.0
     rows = []
@@ -86,27 +89,37 @@ def quantization_loss(results: pd.DataFrame, metric: str = "zero_shot") -> pd.Da
         full = next((c for c in curves if c.setting.is_baseline), None)
         if full is None:
             continue
-        base = dict(zip(full.models, zip(full.value, full.stderr, strict=True), strict=True))
+        base = {model: i for i, model in enumerate(full.models)}
         for curve in curves:
             for i, model in enumerate(curve.models):
                 if curve is not full and model in base:
-                    value, error = base[model]
-                    loss = better * (value - curve.value[i])
-                    stderr = np.hypot(error, curve.stderr[i])
-                    rows.append(
-                        [family, model, curve.n_params[i], curve.setting.bits, loss, stderr]
-                    )
-    columns = ["family", "model", "n_params", "bits", "loss", "stderr"]
-    return pd.DataFrame(rows, columns=columns)
+                    j = base[model]
+                    loss = better * (full.value[j] - curve.value[i])
+                    stderr = np.hypot(full.stderr[j], curve.stderr[i])
+                    place = [family, model, curve.n_params[i], curve.setting.bits]
+                    known = [_experiment(curve, i), _experiment(full, j)]
+                    rows.append([*place, loss, stderr, curve.task, curve.parts, *known])
+    columns = ["family", "model", "n_params", "bits", "loss", "stderr", "task", "parts"]
+    return pd.DataFrame(rows, columns=[*columns, "experiment", "base"])
+
+
+def _experiment(curve: Curve, i: int) -> str:
+    return curve.experiments[i] if curve.experiments else ""
 
 
 def compare_families(
-    results: pd.DataFrame, first: str = "bloom", second: str = "bloomz", metric: str = "zero_shot"
+    results: pd.DataFrame,
+    first: str = "bloom",
+    second: str = "bloomz",
+    metric: str = "zero_shot",
+    scores: ItemScores = no_item_scores,
 ) -> pd.DataFrame:
     """Does fine-tuning change what quantization does? (C.1: BLOOM and BLOOMZ behave alike.)
 
     Models are paired by their number of parameters. Columns: bits, first_loss, second_loss,
-    difference, low, high (90%, from the stored errors), n_models. Empty without pairs.
+    difference, low, high (90%), errors ("paired" over the items that all four experiments of every
+    pair were scored on, else "independent", from the stored errors, which overstates them),
+    n_models. Empty without pairs.
     """
     loss = quantization_loss(results, metric)
     loss = loss[np.isfinite(loss["loss"].astype(float))]
@@ -115,12 +128,33 @@ def compare_families(
     rows = []
     for bits, part in pairs.groupby("bits"):
         mean = part[["loss_first", "loss_second"]].mean()
-        error = np.hypot(part["stderr_first"], part["stderr_second"])
-        reach = float(margin(np.sqrt((error**2).sum()) / len(part), level=INTERVAL))
+        error, df, kind = _error_between(part, metric, scores)
+        reach = float(margin(error, df, level=INTERVAL))
         change = mean["loss_second"] - mean["loss_first"]
-        rows.append([bits, *mean, change, change - reach, change + reach, len(part)])
-    columns = ["bits", "first_loss", "second_loss", "difference", "low", "high", "n_models"]
-    return pd.DataFrame(rows, columns=columns)
+        rows.append([bits, *mean, change, change - reach, change + reach, kind, len(part)])
+    columns = ["bits", "first_loss", "second_loss", "difference", "low", "high", "errors"]
+    return pd.DataFrame(rows, columns=[*columns, "n_models"])
+
+
+def _error_between(
+    pairs: pd.DataFrame, metric: str, scores: ItemScores
+) -> tuple[float, float, str]:
+    """Of the mean difference of two families' losses: error, degrees of freedom, kind."""
+    weight: dict[str, float] = {}
+    for family, sign in (("first", -1.0), ("second", 1.0)):
+        for column, of in (("experiment", 1.0), ("base", -1.0)):
+            for id_ in pairs[f"{column}_{family}"]:
+                weight[id_] = weight.get(id_, 0.0) + sign * of / len(pairs)
+    parts = {*pairs["parts_first"], *pairs["parts_second"]}
+    means = None
+    if len(parts) == 1 and metric != "perplexity":  # which is no mean of its items
+        by_items = metric == "zero_shot" and pairs["task_first"].iloc[0] in SIZE_WEIGHTED
+        means = means_of(parts.pop(), list(weight), scores, by_items)
+    if means is not None:
+        variance, df = means.of_sum(np.array(list(weight.values())))
+        return float(np.sqrt(variance)), df, "paired"
+    error = np.hypot(pairs["stderr_first"], pairs["stderr_second"])
+    return float(np.sqrt((error**2).sum()) / len(pairs)), np.inf, "independent"
 
 
 def collapses(results: pd.DataFrame, bits: int = 3, metric: str = "zero_shot") -> pd.DataFrame:

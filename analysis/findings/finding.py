@@ -16,7 +16,8 @@ class Finding:
 
     tasks: what the metric was taken on; shares: as win_shares gives them, by setting, empty where
     nothing is decided; undecided: family -> why no budget has a winner; at_chance: family -> share
-    of its budgets at which no setting is better than guessing, where there are any; paired,
+    of its budgets at which no setting can be told from guessing, where there are any; compared: the
+    part of the (log) range of all sizes that has a winner, the mean over families; paired,
     unknown: shares of the budgets with a winner whose lead has a paired error, and none at all
     (means over families; NaN where nothing is decided); errorless: families none of whose leads has
     an error.
@@ -28,6 +29,7 @@ class Finding:
     shares: pd.DataFrame
     undecided: dict[str, str]
     at_chance: dict[str, float]
+    compared: float
     paired: float
     unknown: float
     errorless: tuple[str, ...]
@@ -60,6 +62,7 @@ def find(
         shares=win_shares(results, metric, axis, task, scores),
         undecided={name: why for name, c in found.items() if (why := c.why_undecided)},
         at_chance={family: share for family, share in chance.items() if share > 0},
+        compared=float(np.mean([c.compared for c in found.values()])) if found else 0.0,
         paired=_mean([c.error.paired[c.decided] for c in decided]),
         unknown=_mean([np.isnan(c.error.stderr[c.decided]) for c in decided]),
         errorless=tuple(c.family for c in decided if np.isnan(c.error.stderr[c.decided]).all()),

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from analysis.curves.panel import Panel
 from analysis.curves.scaling import FloatArray
 from analysis.noise.bootstrap import ItemScores
-from analysis.noise.means import covariance_of_means, pooled_df
+from analysis.noise.means import Means, covariance_of_means, pooled_df
 from evaluation.tasks.sets import SIZE_WEIGHTED
 
 
@@ -99,6 +99,18 @@ def covariance(panel: Panel, points: npt.NDArray[np.bool_], scores: ItemScores) 
     )
     parts = tuple((part * np.outer(slope, slope), df) for part, df in shared.parts)
     return Covariance(place, matrix, shared.items, parts, np.where(own, panel.df[points], np.inf))
+
+
+def means_of(
+    parts: Sequence[tuple[str, str, str | None]],
+    ids: Sequence[str],
+    scores: ItemScores,
+    by_items: bool = False,
+) -> Means | None:
+    """Of experiments over `parts` (over items where `by_items`); None where they were not all
+    scored on the same items."""
+    shared = _of_items(parts, ids, scores, by_items)
+    return Means(shared.matrix, shared.parts) if (shared.items == 0).all() else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ def claims(study: Study) -> list[Claim]:
         *factor_claims(linear, scores),
         *high_precision_claims(linear, scores),
         *addition_claims(results, scores),
-        *tuning_claims(linear),
+        *tuning_claims(linear, scores),
         *fit_claims(linear),
     ]
 

@@ -7,10 +7,11 @@ import pandas as pd
 from analysis.claims.claim import FAILS, HOLDS, PARTLY, Claim, between, judged, sign, table
 from analysis.claims.four_bit.figures import LOSS
 from analysis.findings.families import compare_families
+from analysis.noise.bootstrap import ItemScores
 
 
-def tuning_claims(results: pd.DataFrame) -> Iterator[Claim]:
-    found = compare_families(results, metric=LOSS)
+def tuning_claims(results: pd.DataFrame, scores: ItemScores) -> Iterator[Claim]:
+    found = compare_families(results, metric=LOSS, scores=scores)
     if found.empty:
         return
     signs = [sign(row.low, row.high) for row in found.itertuples()]
@@ -19,7 +20,7 @@ def tuning_claims(results: pd.DataFrame) -> Iterator[Claim]:
         + [between(r.low, r.high), str(r.n_models)]
         for r in found.itertuples()
     ]
-    same = signs.count(0)
+    same, paired = signs.count(0), (found["errors"] == "paired").all()
     verdict = HOLDS if same == len(signs) else PARTLY if 2 * same >= len(signs) else FAILS
     yield Claim(
         "Fine-tuning does not change what quantization costs",
@@ -29,7 +30,8 @@ def tuning_claims(results: pd.DataFrame) -> Iterator[Claim]:
         f"no clear difference at {same} of {len(signs)} precisions",
         [
             "What each precision adds to the loss of 16 bit, the mean over sizes that both "
-            "families have, main settings; errors as if independent. The claim holds if the two "
+            "families have, main settings; errors "
+            f"{'paired over items' if paired else 'as if independent'}. The claim holds if the two "
             "differ clearly at no precision, in part if at no more than half.",
             table(
                 ["Precision", "BLOOM (nats)", "BLOOMZ", "Difference", "90 % interval", "Sizes"],

@@ -175,17 +175,19 @@ def test_a_cost_is_paired_over_items() -> None:
     assert paired["clear"] and not alone["clear"]
 
 
-def test_single_precisions_meeting_at_one_size_are_no_contest() -> None:
-    """4 bit of 2n parameters and 8 bit of n are of one size: one budget is no range."""
+@pytest.mark.parametrize("size", [8000, 8040])
+def test_single_precisions_meeting_at_one_size_are_no_contest(size: int) -> None:
+    """4 bit of 2n parameters and 8 bit of n are of one size, or nearly: one budget is no range."""
     results = rows(
-        """
+        f"""
 a 8 int 8000 cross_entropy 3.0 100
 b 8 int 16000 cross_entropy 2.8 100
 a 4 int 4000 cross_entropy 3.1 100
-b 4 int 8000 cross_entropy 2.9 100
+b 4 int {size} cross_entropy 2.9 100
 """
     )
-    assert find(results, "cross_entropy").shares.empty
+    finding = find(results, "cross_entropy")
+    assert finding.shares.empty and "at one size alone" in headline(finding)
     (answer,) = optimal(results, 8000, metric="cross_entropy")
     assert answer.setting and answer.setting.bits == 4  # asked of that very size
 
@@ -237,14 +239,14 @@ def test_shares_of_counted_items_have_binomial_errors() -> None:
     assert 0 < curve.stderr[2] < 0.01  # all right: still not exact
 
 
-@pytest.mark.parametrize("n", [0, 200])
+@pytest.mark.parametrize("n", [0, 8, 200])
 def test_at_chance_nobody_wins(n: int, tmp_path: Path) -> None:
     results = rows(SHARES.format(0.49, 0.51, 0.505, n=n))
     finding = find(results)
     assert finding.shares.empty and finding.at_chance == {"f": 1.0}
-    assert "at chance" in headline(finding)
-    assert "at chance" in str(optimal(results, 2e4)[0].reason)
-    assert ">At chance<" in write_report(results, tmp_path / "r.html").read_text()
+    assert "at chance: no setting can be told from guessing" in headline(finding)
+    assert "can be told from guessing" in str(optimal(results, 2e4)[0].reason)
+    assert ">Not clear of chance<" in write_report(results, tmp_path / "r.html").read_text()
 
 
 def test_what_is_partly_at_chance_says_so_and_what_chance_is() -> None:
@@ -275,6 +277,7 @@ e 4 int 400000 cross_entropy 2.0 100
     said = verdict_sentence(claim, "cross-entropy")
     assert "cannot be judged from so small a part of the sizes" in said and "holds" not in said
     assert "15% of the (log) range of all sizes" in said
+    assert "only 15% of the range of all sizes)" in headline(find(results, "cross_entropy"))
 
 
 # Case 20: bits are a number.

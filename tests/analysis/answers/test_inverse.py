@@ -35,6 +35,24 @@ def test_a_target_met_by_the_smallest_model_and_one_out_of_reach(results: pd.Dat
         smallest_budget(results, 1.0, "gpt")
 
 
+@pytest.mark.parametrize(
+    ("metric", "target", "said"),
+    [
+        ("zero_shot", 2.0, "2 to reach: mean zero-shot accuracy is a fraction, 1 at most"),
+        ("zero_shot", 62.0, "62 to reach: mean zero-shot accuracy is a fraction, 1 at most"),
+        ("perplexity", 0.5, "0.5 to reach: perplexity is 1 at least"),
+        ("cross_entropy", -1.0, "-1 to reach: cross-entropy is 0 at least"),
+    ],
+)
+def test_what_nothing_can_reach_is_no_question(
+    results: pd.DataFrame, metric: str, target: float, said: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        smallest_budget(results, target, metric=metric)
+    possible = {"zero_shot": 1.0, "perplexity": 1.0, "cross_entropy": 0.0}[metric]
+    assert not smallest_budget(results, possible, metric=metric)["reached"].any()
+
+
 def test_a_target_is_not_reached_inside_a_gap(results: pd.DataFrame) -> None:
     keep = results[(results["bits"] == 4) & (results["scope"] == "linear")].copy()
     keep = keep[keep["family"] == "sotu-opt"]

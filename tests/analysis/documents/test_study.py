@@ -128,6 +128,9 @@ def test_the_document_says_what_the_results_hold(stored: Path) -> None:
         assert anchor and anchor[1] == claim.lower().replace(" ", "-")
     assert f"| sotu-neox | 4-bit | {4 * BLOCK_GAIN:+.4f} |" in text
     assert f"{OUTLIER_GAIN:+.4f} | +0.26 |" in text and "![figure-02-total-bits](a/b.svg)" in text
+    assert "; counted from blocks of 1024 " in text and "“from 1024”: of what it gains in" in text
+    assert "the claim holds if attention output → FFN1 clearly exceeds 0.5" in text
+    assert "GPT-NeoX computes attention and FFN in parallel" in text
     assert f"{results['experiment_id'].nunique():,} experiments: 12 models" in text
     assert "nan" not in text.replace("nance", "")
 

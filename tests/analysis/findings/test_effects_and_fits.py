@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t as student
 
 from analysis.curves.scaling import scaling_curves
 from analysis.curves.slices import level, vary
@@ -200,7 +201,38 @@ def test_families_that_lose_alike(results: pd.DataFrame) -> None:
     row = compare_families(worse, "sotu-neox", "sotu-opt", "cross_entropy").set_index("bits").loc[3]
     assert row["low"] < 0.2 < row["high"] and row["low"] > 0
     assert compare_families(results).empty  # neither BLOOM nor BLOOMZ
+    assert row["errors"] == "independent"
     assert len(quantization_loss(results)) == 2 * 6 * 6
+
+
+def test_families_are_compared_over_the_items_that_they_share(results: pd.DataFrame) -> None:
+    """The error is that of the mean over sizes of four windows' scores each, window by window."""
+    losses = results[results["metric"] == "cross_entropy"].set_index("experiment_id")["value"]
+    rng = np.random.default_rng(0)
+    luck = rng.normal(0, 0.3, 50)
+    items = {id_: value + luck + rng.normal(0, 0.01, 50) for id_, value in losses.items()}
+
+    def scores(ids, task, metric, protocol=None):
+        return {i: items[i] for i in ids if metric == "cross_entropy"}
+
+    asked = ("sotu-neox", "sotu-opt", "cross_entropy")
+    paired = compare_families(results, *asked, scores=scores).set_index("bits")
+    alone = compare_families(results, *asked).set_index("bits")
+    assert set(paired["errors"]) == {"paired"} and set(alone["errors"]) == {"independent"}
+    change = np.zeros(50)
+    for size in {model.removeprefix("sotu-opt") for model in results["model"] if "opt" in model}:
+        for family, sign in (("sotu-opt", 1), ("sotu-neox", -1)):
+            model = f"{family}{size}"
+            change += sign * (items[f"{model}-3-linear"] - items[f"{model}-16-linear"]) / 6
+    reach = student.ppf(0.95, 49) * change.std(ddof=1) / np.sqrt(50)
+    row = paired.loc[3]
+    assert (row["high"] - row["low"]) / 2 == pytest.approx(reach)
+    assert row["difference"] == pytest.approx(alone.loc[3, "difference"])
+    one = {k: v for k, v in items.items() if "neox-64x2-3" not in k}
+    lost = compare_families(
+        results, *asked, scores=lambda ids, *_: {i: one[i] for i in ids if i in one}
+    )
+    assert lost.set_index("bits").loc[3, "errors"] == "independent"
 
 
 def test_collapse_to_chance_is_seen_by_size(results: pd.DataFrame) -> None:

@@ -1,12 +1,13 @@
 """Settings with a known truth and normal noise: what picking the best of them does to its numbers.
 
-The figures that wording.SELECTED and wording.CALIBRATED state come from this simulation, with more
-settings of it and 500 families each.
+The figures that wording.SELECTED and wording.CALIBRATED state come from the first simulation, with
+more settings of it and 500 families each; those of wording.LEADS from the second.
 """
 
 import numpy as np
 import pytest
 
+from analysis.noise.means import is_clear
 from analysis.noise.shrinkage import true_scores
 
 SHARED = 0.7  # of the noise's variance, as items shared by all settings make it
@@ -51,3 +52,44 @@ def test_probabilities_err_on_the_low_side_where_settings_differ(n: int) -> None
 def test_among_equals_the_stated_probability_is_too_high() -> None:
     found = simulate(5, 0.05)
     assert 0.3 < found["stated"] < 0.4 and found["right"] < found["stated"]
+
+
+def leads(counts: list[int], spread: float, apart: float) -> tuple[float, float, float]:
+    """At how many budgets of 20,000 the best of so many settings a precision has a clear lead over
+    the best of another; at how many it has one though that one is truly as good; and by how many
+    standard errors clear leads are stated too large.
+
+    True values differ by `spread` within a precision and by `apart` between precisions, in units of
+    what is left of a setting's noise when all share their items.
+    """
+    rng = np.random.default_rng(0)
+    precision = np.repeat(np.arange(len(counts)), counts)
+    truth = rng.normal(0, spread, (20_000, len(precision)))
+    truth += rng.normal(0, apart, (20_000, len(counts)))[:, precision]
+    score = truth + rng.normal(size=truth.shape)
+    budget, error = np.arange(len(score)), np.sqrt(2)
+    winner = score.argmax(axis=1)
+    own = precision == precision[winner][:, None]
+    rival = np.where(own, -np.inf, score).argmax(axis=1)
+    lead = score[budget, winner] - score[budget, rival]
+    clear = is_clear(lead, np.full(len(lead), error))
+    true_lead = truth[budget, winner] - truth[budget, rival]
+    best_other = np.where(own, -np.inf, truth).max(axis=1)
+    false = clear & (truth[budget, winner] <= best_other)
+    too_large = (lead - true_lead)[clear].mean() / error if clear.any() else np.nan
+    return float(clear.mean()), float(false.mean()), float(too_large)
+
+
+@pytest.mark.parametrize("counts", [[1, 1], [1] * 6, [3] * 6, [10] * 6, [10, 1, 1, 1, 1, 1]])
+def test_few_leads_are_clear_where_there_is_none(counts: list[int]) -> None:
+    """Picking the winner helps it, picking the rival as much: at 95 % each, 5 % at most."""
+    for spread, apart in ((0.0, 0.0), (0.5, 0.0), (1.0, 1.0), (2.0, 2.0)):
+        clear, false, too_large = leads(counts, spread, apart)
+        assert false <= 0.055 and not too_large < 0.15 and not too_large > 2.45
+    assert clear > 2 * false  # true leads are found
+
+
+def test_ten_settings_against_a_single_one_lead_too_often() -> None:
+    clear, false, too_large = leads([10, 1], 0.0, 0.0)
+    assert 0.12 < clear == false < 0.16 and too_large == pytest.approx(2.4, abs=0.1)
+    assert leads([10, 1], 1.0, 1.0)[1] < 0.05
