@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 _BASE = 256  # triangles up to this size are inverted directly
+_COLUMNS = 128  # of an error whose cost is added up at a time
 _RAISES = 3  # tries with ten times the damping of the one before
 
 
@@ -34,9 +35,15 @@ class Factor:
     def cost(self, hessian: Tensor, error: Tensor) -> float:
         """tr(D H D^T) of an error D, fp32 [d_out, d_in - c], with the damped H, fp32: what GPTQ
         makes small; c columns at the end have none."""
-        n = error.shape[1]
-        outputs = (error @ hessian[:n, :n]).mul_(error).sum(dtype=torch.float64)
-        return float(outputs + (error.double().square().sum(0) * self.added[:n]).sum())
+        total = (error.double().square().sum(0) * self.added[: error.shape[1]]).sum()
+        for begin in range(0, error.shape[1], _COLUMNS):
+            block = error[:, begin : begin + _COLUMNS]
+            end = begin + block.shape[1]
+            # H is symmetric: what earlier columns have in common with these counts twice.
+            outputs = block @ hessian[begin:end, begin:end]
+            outputs.addmm_(error[:, :begin], hessian[:begin, begin:end], alpha=2)
+            total += outputs.mul_(block).sum(dtype=torch.float64)
+        return float(total)
 
 
 def factor(
