@@ -16,13 +16,16 @@ from quantizers.setting import Setting
 EXAMPLE = (
     "example: kbit sites --db results/demo.db --model sotu-neox-64x4\n"
     "format: what the policy chose. range: the largest magnitude in calibration; range_read: that\n"
-    "after folding. levels: the steps of the scale that the median channel reaches; a static one\n"
-    "collapses where they are few. clamped: the share of scored elements beyond the range.\n"
+    "after folding. median_channel, median_channel_read: the median channel's. median_token,\n"
+    "token_99: what half and 99 % of the tokens stay within, before folding. levels: the steps of\n"
+    "the scale that the median channel reaches; a static one collapses where they are few.\n"
+    "clamped: the share of scored elements beyond the range.\n"
     "keys, values: the ranges of a static key-value cache; keys_clamped, values_clamped: the\n"
     "share of them beyond it."
 )
 QUANTITIES = (
-    *("format", "range", "range_read", "levels", "clamped"),
+    *("format", "range", "range_read", "median_channel", "median_channel_read"),
+    *("median_token", "token_99", "levels", "clamped"),
     *("keys", "values", "keys_clamped", "values_clamped"),
 )
 _BLOCK = re.compile(r"\.\d+\.")

@@ -41,6 +41,13 @@ class Statistics:
         """The largest |x_j| of all."""
         return float(self.channel_max.max())
 
+    def token_range(self, share: float) -> float:
+        """What max |x_j| is not above in this share of the tokens, 0 < share <= 1, told to a
+        sixteenth of an octave: the upper end of a bin."""
+        tokens = self.token_max.cumsum(0)
+        last = int((tokens < share * tokens[-1]).sum())
+        return min(2.0 ** (_LOWEST + (last + 1) / _BINS_AN_OCTAVE), self.maximum)
+
 
 def token_max_bin(maximum: Tensor) -> Tensor:
     """The bin of each token maximum: int64, a sixteenth of an octave wide, ends included."""

@@ -44,7 +44,8 @@ class Paper:
 
     title: the heading of its document; folder: where below docs/ its study's results lie;
     claims: those that a study can test, in the paper's order; exhibits: its tables and what it
-    says in prose; figures: name -> figure, which claims and exhibits refer to.
+    says in prose; figures: name -> figure, which claims and exhibits refer to; rule: how verdicts
+    are made of what all of its claims have in common, a paragraph.
     """
 
     name: str
@@ -54,3 +55,4 @@ class Paper:
     claims: Callable[[Study], Sequence[Claim]]
     figures: Mapping[str, Figure] = field(default_factory=dict)
     exhibits: Callable[[Study], Sequence[Exhibit]] = nothing
+    rule: str = ""

@@ -13,8 +13,10 @@ Record = dict[str, float | str]
 def input_record(
     site: Site, layer: QuantizedInput, seen: Statistics | None, folding: Fold
 ) -> Record:
-    """`format` (what a policy chose); of calibration: `range`, the largest magnitude, `range_read`,
-    the same after folding, `levels`, how many steps of a static scale the median channel reaches.
+    """`format` (what a policy chose); of calibration: `range`, the largest magnitude, and
+    `median_channel`, that of the median channel; `range_read` and `median_channel_read`, the same
+    after folding; `median_token` and `token_99`, what half and 99 % of the tokens stay within
+    before it; `levels`, how many steps of a static scale the median channel reaches.
 
     A static scale collapses where levels are few: all but some channels round to a handful of
     values (FPTQ's 2^8 m_i / m, section 3.3.1). seen: None where the setting reads none.
@@ -24,10 +26,17 @@ def input_record(
     if seen is None:
         return record
     channels = folding.channel_max(site, seen)
-    maximum = float(channels.max())
+    maximum, median = float(channels.max()), float(channels.median())
     limit = 2 ** (chosen.bits - 1) - 1
-    levels = limit * float(channels.median()) / maximum if maximum else 0.0
-    return record | {"range": seen.maximum, "range_read": maximum, "levels": levels}
+    return record | {
+        "range": seen.maximum,
+        "range_read": maximum,
+        "median_channel": float(seen.channel_max.median()),
+        "median_channel_read": median,
+        "median_token": seen.token_range(0.5),
+        "token_99": seen.token_range(0.99),
+        "levels": limit * median / maximum if maximum else 0.0,
+    }
 
 
 def clamped(layer: QuantizedInput) -> Record:

@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from quantizers.calibration import TOKEN_MAX_BINS, collect, site_inputs, token_max_bin
+from quantizers.calibration import (
+    TOKEN_MAX_BINS,
+    Statistics,
+    collect,
+    site_inputs,
+    token_max_bin,
+)
 from quantizers.wiring import wiring_of
 from tests.quantizers.tiny_models import CONFIGS, MIXTURES, VOCAB, tiny_model
 
@@ -49,6 +55,15 @@ def test_statistics_are_those_of_a_plain_reference(architecture):
         # A maximum on the edge of a bin may fall to either side.
         assert (statistics.token_max - torch.bincount(bins, minlength=640)).abs().sum() <= 4
         assert statistics.token_max.sum() == len(x)
+
+
+def test_what_a_share_of_the_tokens_stays_within():
+    maxima = torch.tensor([0.0] + [1.0] * 60 + [3.0] * 38 + [700.0])
+    histogram = torch.bincount(token_max_bin(maxima), minlength=TOKEN_MAX_BINS)
+    seen = Statistics(100, torch.tensor([2.0, 700.0]), torch.ones(2), histogram, torch.eye(2))
+    octave = 2 ** (1 / 16)  # a bin's width
+    assert 1 < seen.token_range(0.5) <= octave and 3 < seen.token_range(0.99) <= 3 * octave
+    assert seen.token_range(1.0) == seen.maximum == 700
 
 
 def test_histogram_of_token_maxima_covers_16_bit():

@@ -2,22 +2,14 @@
 
 from collections.abc import Iterator
 
-from analysis.claims.claim import (
-    JOINTLY,
-    Claim,
-    between,
-    jointly,
-    resolved,
-    table,
-)
-from analysis.claims.fptq.recipes import FULL, RANDOM, Measure, measures, versus
+from analysis.claims.claim import JOINTLY, Claim, jointly, table
+from analysis.claims.fptq.leads import COLUMNS, Lead, versus
+from analysis.claims.fptq.recipes import FULL, RANDOM, Measure, measures
 from analysis.claims.paper import Study
-from analysis.findings.duels import Duel
 
 A_PERCENT = 0.01  # of accuracy: the paper's "mere 1 % precision gap"
 NEGLIGIBLE = 0.1  # of what FPTQ costs against 16 bit
 COMPONENTS = ("sq-w4a8-tensor", "smoothquant-w4a8", "sq-w4a8-fine", "fptq")  # table 10
-_COLUMNS = ["By", "Lead", "90 % interval", "Models better"]
 
 
 def claims(study: Study) -> Iterator[Claim]:
@@ -25,15 +17,6 @@ def claims(study: Study) -> Iterator[Claim]:
     for make in (_lossless, _as_w8a8, _components, _trained, _random, _with_gptq, _alpha):
         if there and (claim := make(study, there)):
             yield claim
-
-
-def _cells(measure: Measure, found: Duel) -> list[str]:
-    spec = "+.2f" if measure.metric == "zero_shot" else "+.4f"
-    lead, low, high = (measure.unit * x for x in (found.lead, found.low, found.high))
-    return [measure.name, f"{lead:{spec}}", between(low, high, spec), found.score]
-
-
-_UNITS = "Leads in % of accuracy, or nats; the mean over models, intervals over items."
 
 
 def _within(study: Study, there: list[Measure], other: str) -> tuple[list, list] | None:
@@ -45,9 +28,9 @@ def _within(study: Study, there: list[Measure], other: str) -> tuple[list, list]
             continue
         verdict = ""
         if measure.metric == "zero_shot":
-            verdict = resolved(found.low, found.high, A_PERCENT)
+            verdict = found.verdict(A_PERCENT)
             verdicts.append(verdict)
-        rows.append([*_cells(measure, found), verdict])
+        rows.append([*found.cells, verdict])
     return (rows, verdicts) if verdicts else None
 
 
@@ -64,9 +47,9 @@ def _lossless(study: Study, there: list[Measure]) -> Claim | None:
         jointly(verdicts),
         "FPTQ's lead over 16 bit: " + ", ".join(f"{r[1]} ({r[0]})" for r in rows),
         [
-            f"{_UNITS} The claim holds by an accuracy if the whole interval is above "
-            f"-{A_PERCENT:.0%}. {JOINTLY} A loss has no such bound: it is shown, not judged.",
-            table([*_COLUMNS, "Claim"], rows),
+            f"The claim holds by an accuracy if the lead is above -{A_PERCENT:.0%}. {JOINTLY} A "
+            "loss has no such bound: it is shown, not judged.",
+            table([*COLUMNS, "Claim"], rows),
         ],
     )
 
@@ -84,8 +67,8 @@ def _as_w8a8(study: Study, there: list[Measure]) -> Claim | None:
         jointly(verdicts),
         "FPTQ's lead over SmoothQuant W8A8: " + ", ".join(f"{r[1]} ({r[0]})" for r in rows),
         [
-            f"{_UNITS} Judged as the claim above.",
-            table([*_COLUMNS, "Claim"], rows),
+            "Judged as the claim above.",
+            table([*COLUMNS, "Claim"], rows),
         ],
     )
 
@@ -99,10 +82,10 @@ def _components(study: Study, there: list[Measure]) -> Claim | None:
         known = [found for found in duels if found is not None]
         if len(known) < len(pairs):
             continue
-        verdicts = [resolved(found.low, found.high) for found in known]
+        verdicts = [found.verdict() for found in known]
         judged = judged or (measure, verdicts)
         for (better, worse), found, verdict in zip(pairs, known, verdicts, strict=True):
-            rows.append([f"{better} over {worse}", *_cells(measure, found), verdict])
+            rows.append([f"{better} over {worse}", *found.cells, verdict])
     if judged is None:
         return None
     measure, verdicts = judged
@@ -114,17 +97,16 @@ def _components(study: Study, there: list[Measure]) -> Claim | None:
         jointly(verdicts),
         f"by {measure.name}: " + ", ".join(f"{r[0]} {r[2]}" for r in rows[: len(pairs)]),
         [
-            f"{_UNITS} Judged by {measure.name}: a step holds if the whole interval is above 0. "
-            f"{JOINTLY}",
-            table(["Step", *_COLUMNS, "Claim"], rows, text=2),
+            f"Judged by {measure.name}: a step holds if its lead is above 0. {JOINTLY}",
+            table(["Step", *COLUMNS, "Claim"], rows, text=2),
         ],
     )
 
 
 def _trained(study: Study, there: list[Measure]) -> Claim | None:
-    both = [(m, versus(m, study, m.of("fptq"), m.trained)) for m in there]
+    both = [versus(m, study, m.of("fptq"), m.trained) for m in there]
     return _first_judges(
-        [(measure, made) for measure, made in both if made is not None],
+        [lead for lead in both if lead is not None],
         "FPTQ beats LLM-QAT, which is trained",
         "section 4.5, table 5",
         "Without any training FPTQ yields better results than quantization-aware training.",
@@ -133,22 +115,23 @@ def _trained(study: Study, there: list[Measure]) -> Claim | None:
 
 
 def _first_judges(
-    found: list[tuple[Measure, Duel]], title: str, source: str, claim: str, lead: str
+    found: list[Lead], title: str, source: str, claim: str, whose: str
 ) -> Claim | None:
     """A claim that one recipe is ahead of another, judged by the first measure that has both."""
     if not found:
         return None
-    (measure, judged), rows = found[0], [_cells(*pair) for pair in found]
+    judge, name = found[0], found[0].measure.name
+    _, shown, over_text, over_models, _ = judge.cells
     return Claim(
         title,
         source,
         claim,
-        resolved(judged.low, judged.high),
-        f"lead of {lead}, by {measure.name}: {rows[0][1]} ({rows[0][2]})",
+        judge.verdict(),
+        f"lead of {whose}, by {name}: {shown} ({over_text} over text, {over_models or 'unknown'} "
+        "over models)",
         [
-            f"{_UNITS} Judged by {measure.name}: the claim holds if the whole interval is above 0, "
-            "and does not if it is below.",
-            table(_COLUMNS, rows),
+            f"Judged by {name}: the claim holds if the lead is above 0.",
+            table(COLUMNS, [lead.cells for lead in found]),
         ],
     )
 
@@ -161,11 +144,11 @@ def _random(study: Study, there: list[Measure]) -> Claim | None:
             found = versus(measure, study, measure.of(recipe, RANDOM), measure.of(recipe))
             if found is None or cost is None:
                 continue
-            margin = A_PERCENT if measure.metric == "zero_shot" else NEGLIGIBLE * abs(cost.lead)
-            verdict = resolved(found.low, found.high, margin)
+            margin = A_PERCENT if measure.metric == "zero_shot" else NEGLIGIBLE * abs(cost.value)
+            verdict = found.verdict(margin)
             by = by or measure.name
             verdicts += [verdict] if measure.name == by else []
-            rows.append([recipe, *_cells(measure, found), verdict])
+            rows.append([recipe, *found.cells, verdict])
     if not rows:
         return None
     return Claim(
@@ -177,18 +160,18 @@ def _random(study: Study, there: list[Measure]) -> Claim | None:
         f"lead of random tokens, by {by}: "
         + ", ".join(f"{r[0]} {r[2]}" for r in rows if r[1] == by),
         [
-            f"{_UNITS} As well is a loss below {A_PERCENT:.0%} of accuracy, or below "
+            f"As well is a loss below {A_PERCENT:.0%} of accuracy, or below "
             f"{NEGLIGIBLE:.0%} of what FPTQ loses against 16 bit in nats. Judged by {by}. "
             f"{JOINTLY}",
-            table(["Recipe", *_COLUMNS, "Claim"], rows, text=2),
+            table(["Recipe", *COLUMNS, "Claim"], rows, text=2),
         ],
     )
 
 
 def _with_gptq(study: Study, there: list[Measure]) -> Claim | None:
-    both = [(m, versus(m, study, m.of("fptq"), m.of("fptq-gptq"))) for m in there]
+    both = [versus(m, study, m.of("fptq"), m.of("fptq-gptq")) for m in there]
     return _first_judges(
-        [(measure, made) for measure, made in both if made is not None],
+        [lead for lead in both if lead is not None],
         "GPTQ on top of FPTQ does not help",
         "section 5.2, table 7",
         "Rounding the equalized weights by GPTQ generally makes the model worse.",
@@ -204,9 +187,9 @@ def _alpha(study: Study, there: list[Measure]) -> Claim | None:
             if found is None:
                 continue
             by = by or measure.name
-            verdict = resolved(found.low, found.high)
+            verdict = found.verdict()
             verdicts += [verdict] if measure.name == by else []
-            rows.append([f"{alpha:g}", *_cells(measure, found), verdict])
+            rows.append([f"{alpha:g}", *found.cells, verdict])
     if not rows:
         return None
     return Claim(
@@ -217,8 +200,7 @@ def _alpha(study: Study, there: list[Measure]) -> Claim | None:
         f"lead of alpha 1, by {by}: "
         + ", ".join(f"over {r[0]} {r[2]}" for r in rows if r[1] == by),
         [
-            f"{_UNITS} Judged by {by}: holds if alpha 1 is clearly ahead of each other one. "
-            f"{JOINTLY}",
-            table(["Other alpha", *_COLUMNS, "Claim"], rows, text=2),
+            f"Judged by {by}: holds if alpha 1 is ahead of each other one. {JOINTLY}",
+            table(["Other alpha", *COLUMNS, "Claim"], rows, text=2),
         ],
     )

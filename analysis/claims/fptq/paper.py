@@ -2,6 +2,7 @@
 
 from analysis.claims.claim import Claim, Exhibit
 from analysis.claims.fptq import accuracy, answer, figures, planted, ranges, tables
+from analysis.claims.fptq.leads import MULTIPLICITY, RULE
 from analysis.claims.paper import Paper, Study
 
 
@@ -34,4 +35,5 @@ PAPER = Paper(
         "figures-03-05-to-10-ranges": figures.kinds_figure,
     },
     exhibits=exhibits,
+    rule=f"{RULE} {MULTIPLICITY}",
 )

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.claims.claim import JOINTLY, Claim, between, jointly, resolved, table
-from analysis.claims.fptq.recipes import FULL, PLANTED, Measure, measures, versus
+from analysis.claims.claim import JOINTLY, Claim, jointly, table
+from analysis.claims.fptq.leads import COLUMNS, versus
+from analysis.claims.fptq.recipes import FULL, PLANTED, Measure, measures
 from analysis.claims.paper import Study
 from quantizers.setting import Setting
 
@@ -47,10 +48,8 @@ def _recover(study: Study, measure: Measure) -> Claim | None:
             left = versus(one, study, remedy, one.of(FULL))
             if found is None or lost is None or left is None:
                 continue
-            verdicts.append(resolved(found.low, found.high))
-            cells = [f"{measure.unit * x.lead:+.4f}" for x in (lost, left, found)]
-            interval = between(measure.unit * found.low, measure.unit * found.high)
-            rows.append([kind, name, *cells, interval, found.score, verdicts[-1]])
+            verdicts.append(found.verdict())
+            rows.append([kind, name, lost.shown, left.shown, *found.cells[1:], verdicts[-1]])
     if not rows:
         return None
     return Claim(
@@ -68,7 +67,7 @@ def _recover(study: Study, measure: Measure) -> Claim | None:
             f"{JOINTLY}",
             table(
                 ["Planted", "Remedy", "Static loses", "Remedy loses", "Remedy's lead",
-                 "90 % interval", "Models better", "Claim"],
+                 *COLUMNS[2:], "Claim"],
                 rows,
                 text=2,
             ),

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.claims.claim import Claim, Exhibit, between, jointly, resolved, table
-from analysis.claims.fptq.sites import KINDS, as_they_are, before_and_after, ranges
+from analysis.claims.fptq.sites import KINDS, as_they_are, before_and_after, by_block, ranges
 from analysis.claims.paper import Study
-from analysis.noise.bootstrap import N_REPLICATES, SEED
-from analysis.noise.spread import interval
+from analysis.noise.means import margin
+from analysis.noise.spread import INTERVAL
 
 # Model -> layer -> smallest and largest range over its blocks, as printed.
 TABLE_8 = {
@@ -68,8 +68,11 @@ def _table(
 
 def _wide_down(found: pd.DataFrame) -> Claim | None:
     """Inputs of the down projection span more than those of the attention output."""
-    one = found.groupby(["model", "kind", "block"], as_index=False)["range"].max()
-    wide = one.pivot_table(index=["model", "block"], columns="kind", values="range").reset_index()
+    wide = (
+        by_block(found)
+        .pivot_table(index=["model", "block"], columns="kind", values="range")
+        .reset_index()
+    )
     if not {"Dense", "FC2"} <= set(wide):
         return None
     wide = wide[(wide["Dense"] > 0) & (wide["FC2"] > 0)]
@@ -78,8 +81,9 @@ def _wide_down(found: pd.DataFrame) -> Claim | None:
         ratio = np.log2(part["FC2"] / part["Dense"]).to_numpy(dtype=np.float64)
         if len(ratio) < 2:
             continue
-        drawn = np.random.default_rng(SEED).integers(len(ratio), size=(N_REPLICATES, len(ratio)))
-        low, high = interval(ratio[drawn].mean(axis=1))
+        error = ratio.std(ddof=1) / np.sqrt(len(ratio))
+        reach = float(margin(error, len(ratio) - 1, INTERVAL))
+        low, high = ratio.mean() - reach, ratio.mean() + reach
         verdicts.append(resolved(low, high))
         cells = [f"{2 ** ratio.mean():.2f}", between(2**low, 2**high, ".2f"), str(len(ratio))]
         rows.append([str(model), *cells, verdicts[-1]])
@@ -93,9 +97,10 @@ def _wide_down(found: pd.DataFrame) -> Claim | None:
         jointly(verdicts),
         "its range over the attention output's: " + ", ".join(f"{r[1]} ({r[0]})" for r in rows),
         [
-            "Geometric mean over blocks of the ratio of ranges; the intervals redraw blocks. The "
-            "claim holds if in every model the whole interval is above 1, does not hold if in one "
-            "it is below, and is not resolved otherwise.",
+            "Geometric mean over blocks of the ratio of ranges; the intervals are Student's over "
+            "blocks, n - 1 degrees of freedom. The claim holds if in every model the whole "
+            "interval is above 1, does not hold if in one it is below, and is not resolved "
+            "otherwise.",
             table(["Model", "Ratio", "90 % interval", "Blocks", "Claim"], rows),
         ],
         ["figures-03-05-to-10-ranges"],

@@ -10,7 +10,6 @@ from analysis.claims.paper import Study
 from analysis.curves.metrics import ACCURACIES, accuracy_of
 from analysis.curves.points import comparable_rows, curve_points
 from analysis.curves.settings import settings_of
-from analysis.findings.duels import Duel, duel, pair_up
 from evaluation.tasks.sets import TASK_SETS
 from quantizers.activations.format import NONE
 from quantizers.recipes import RECIPES
@@ -86,13 +85,6 @@ def measures(study: Study, planted: bool = False) -> list[Measure]:
     made += [_measure(results, "zero_shot", task, f"{task} (acc)") for task in LAST_WORD]
     made += [_measure(results, "zero_shot", task, task) for task in ("csqa", "mmlu", "sotu")]
     return [measure for measure in made if measure is not None]
-
-
-def versus(
-    measure: Measure, study: Study, first: pd.DataFrame, second: pd.DataFrame
-) -> Duel | None:
-    """Who is ahead on the models that both have."""
-    return duel(pair_up(first, second, ["model"]), measure.metric, study.scores)
 
 
 def recipe_labels(results: pd.DataFrame) -> dict[str, str]:

@@ -21,31 +21,42 @@ def kind_of(site: str) -> str | None:
     return next((kind for kind, end in ends if site.endswith(end)), None)
 
 
+RANGES = (
+    *("range", "range_read", "median_channel", "median_channel_read"),
+    *("median_token", "token_99"),
+)
+"""What calibration recorded of an input: the largest magnitude of all and of the median channel, as
+they are and (`_read`) after folding; what half and 99 % of the tokens stay within."""
+_PLACE = ["model", "folding", "kind", "block"]
+
+
 def ranges(study: Study) -> pd.DataFrame:
-    """One row an input and block of an experiment: model, folding, kind, block, range (the largest
-    magnitude in calibration), range_read (that after folding). Matrices that read one input (q, k
-    and v; gate and up) are one. Empty where nothing was recorded.
+    """One row an input and block of an experiment: experiment_id, model, folding, kind, block, and
+    those of RANGES, NaN where they were not recorded. Matrices that read one input (q, k and v;
+    gate and up) are one. Empty where nothing was recorded.
     """
-    columns = ["model", "folding", "kind", "block", "range", "range_read"]
+    columns = ["experiment_id", *_PLACE, *RANGES]
     sites = study.tables.get("sites", pd.DataFrame(columns=["site", "quantity"]))
-    sites = sites[sites["quantity"].isin(["range", "range_read"])]
+    sites = sites[sites["quantity"].isin(RANGES)]
     if sites.empty:
         return pd.DataFrame(columns=columns)
     block = sites["site"].str.extract(r"\.(\d+)\.")[0].astype("Int64")
     sites = sites.assign(kind=sites["site"].map(kind_of), block=block).dropna(subset=["kind"])
-    key = ["experiment_id", *columns[:4]]
-    wide = sites.pivot_table(index=key, columns="quantity", values="value", aggfunc="max")
-    wide = wide.reset_index()
-    missing = {name: float("nan") for name in ("range", "range_read") if name not in wide}
-    return wide.assign(**missing)[["experiment_id", *columns]]
+    wide = sites.pivot_table(
+        index=["experiment_id", *_PLACE], columns="quantity", values="value", aggfunc="max"
+    )
+    return wide.reset_index().reindex(columns=columns)
 
 
 def before_and_after(found: pd.DataFrame, folding: str = "logarithmic 1.0") -> pd.DataFrame:
     """Of `ranges`, a row a model, kind and block: the widest of the experiments with a folding."""
-    folded = found[found["folding"] == folding]
-    return folded.groupby(["model", "kind", "block"], sort=False, as_index=False)[
-        ["range", "range_read"]
-    ].max()
+    return by_block(found[found["folding"] == folding])
+
+
+def by_block(found: pd.DataFrame) -> pd.DataFrame:
+    """Of `ranges`, a row a model, kind and block: the widest of all experiments."""
+    place = ["model", "kind", "block"]
+    return found.groupby(place, sort=False, as_index=False)[list(RANGES)].max()
 
 
 def as_they_are(study: Study) -> pd.DataFrame:

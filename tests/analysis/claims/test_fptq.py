@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.claims.claim import FAILS, HOLDS, UNRESOLVED, Exhibit, Table
+from analysis.claims.claim import FAILS, HOLDS, UNKNOWN, UNRESOLVED, Exhibit, Table
+from analysis.claims.fptq.leads import Lead
 from analysis.claims.fptq.paper import PAPER
 from analysis.claims.fptq.planted import REMEDIES
-from analysis.claims.fptq.recipes import accuracies
+from analysis.claims.fptq.recipes import Measure, accuracies
 from analysis.claims.fptq.sites import kind_of, ranges
 from analysis.claims.paper import Study
+from analysis.findings.duels import Duel
 from quantizers.recipes import RECIPES
 from quantizers.setting import Setting
 from tests.analysis.claims.made import made_study, made_verdict, verdicts
@@ -38,6 +40,25 @@ LOSSLESS = "FPTQ's W4A8 is within one percent of 16 bit"
 AS_W8A8 = "FPTQ's W4A8 is within one percent of SmoothQuant's W8A8"
 PLANTED = "Under planted outliers static scales lose what the remedies keep"
 RANGES = "Inputs of the down projection span more than those of the attention output"
+
+
+def lead(leads: Sequence[float], error: float = 1e-4) -> Lead:
+    """Of these models, each known over text to `error`."""
+    pairs = pd.DataFrame({"lead": leads})
+    found = Duel(float(np.mean(leads)), error, np.inf, pairs, 0)
+    return Lead(Measure("cross-entropy", "cross_entropy", pd.DataFrame()), found)
+
+
+def test_a_lead_is_judged_over_text_and_over_models() -> None:
+    alike, apart = [0.01, 0.011, 0.012, 0.011], [0.05, -0.03, 0.06, -0.02]
+    assert lead(alike).verdict() == HOLDS and lead([-x for x in alike]).verdict() == FAILS
+    assert lead(apart).value > 0 and lead(apart).over_text[0] > 0
+    assert lead(apart).verdict() == lead([-x for x in apart]).verdict() == UNRESOLVED
+    assert lead(alike, 0.1).verdict() == UNRESOLVED and lead(alike, np.nan).verdict() == UNKNOWN
+    assert lead([0.01]).verdict() == UNRESOLVED  # one model says nothing of others
+    assert lead([-0.001, -0.0012]).verdict(0.01) == HOLDS
+    low, high = lead([1.0, 2.0, 3.0]).over_models  # 2 -+ 2.92 / sqrt(3), of two degrees of freedom
+    assert (round(low, 3), round(high, 3)) == (0.314, 3.686)
 
 
 def components(fptq: float) -> dict[Setting, float]:
@@ -171,8 +192,9 @@ def test_remedies_of_planted_outliers() -> None:
     assert PARTS not in verdicts(PAPER.claims(planted(0.01)))  # planted models are no others
 
 
-def recorded(down: Sequence[float]) -> Study:
-    """Ranges of two blocks or more: QKV 100, attention output 10, FC1 50, the down projection's."""
+def recorded(down: Sequence[float], beside: Sequence[str] = ()) -> Study:
+    """Ranges of two blocks or more: QKV 100, attention output 10, FC1 50, the down projection's;
+    and of quantities `beside` them."""
     study = made_study({recipe("fptq"): 0.05}, families=["llama"])
     rows = [
         {"experiment_id": "e", "model": "llama-65b", "folding": "logarithmic 1.0",
@@ -182,7 +204,7 @@ def recorded(down: Sequence[float]) -> Study:
         for site, value in (("self_attn.q_proj", 100.0 + block), ("self_attn.k_proj", 90.0),
                             ("self_attn.o_proj", 10.0), ("mlp.gate_proj", 50.0),
                             ("mlp.down_proj", last))
-        for quantity in ("range", "range_read")
+        for quantity in ("range", "range_read", *beside)
     ]  # fmt: skip
     return Study(study.results, study.scores, {"sites": pd.DataFrame(rows)})
 
@@ -204,6 +226,9 @@ def shown(exhibits: Sequence[Exhibit], source: str) -> list[list[str]]:
     return [list(row) for row in tables[0].rows]
 
 
+RANGES_BESIDE = ["median_channel", "median_channel_read", "median_token", "token_99"]
+
+
 def test_tables_8_and_9_and_the_figures_are_of_recorded_ranges() -> None:
     study = recorded([800, 90, 400])
     assert len(ranges(study)) == 3 * 4
@@ -215,8 +240,13 @@ def test_tables_8_and_9_and_the_figures_are_of_recorded_ranges() -> None:
     assert ["LLaMA-65B*", "0.4927/22.51", "0.0518/17.40", "0.2856/27.07", "0.0485/887.5"] in shown(
         made, "table 8"
     )
-    for name, count in (("figure-01-equalization", 4), ("figures-03-05-to-10-ranges", 2)):
-        assert len(PAPER.figures[name](study).data) == count
+    all_of_it = recorded([800, 90, 400], RANGES_BESIDE)
+    for name, count, more in (
+        ("figure-01-equalization", 4, 8),
+        ("figures-03-05-to-10-ranges", 2, 6),
+    ):
+        assert len(PAPER.figures[name](study).data) == count  # of what was recorded
+        assert len(PAPER.figures[name](all_of_it).data) == more
         with pytest.raises(ValueError, match="recorded"):
             PAPER.figures[name](made_study(components(0.03)))
 

@@ -69,6 +69,11 @@ def test_a_sweep_of_folding_and_activations(tmp_path, capsys):
     reads_norm = ~folded["site"].str.endswith("attention.dense")
     assert (folded["range_read"] != folded["range"])[reads_norm].all() and reads_norm.sum() == 4
     assert static["levels"].between(1, 127).all()
+    assert (static["median_token"] <= static["token_99"]).all()
+    assert (static["token_99"] <= static["range"]).all() and (static["median_token"] > 0).all()
+    assert (static["median_channel"] < static["range"]).all()
+    expected = 127 * static["median_channel_read"] / static["range_read"]
+    assert static["levels"].to_numpy() == pytest.approx(expected.to_numpy(), rel=1e-4)
     assert kbit(["sites", "--db", str(tmp_path / "t.db")]) == 0
     shown = capsys.readouterr().out
     assert "gpt_neox.layers.*.attention.dense" in shown and "layers.0" not in shown
