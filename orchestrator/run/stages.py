@@ -113,21 +113,20 @@ class Stages:
         streamed = streamed_models(todo, compute, self.device)
         for name, why in streamed.items():
             print(f"{name} is read block by block: {why}", flush=True)
-        return stacked(
-            [
-                Job(
-                    e,
-                    p,
-                    self.device,
-                    compute.threads_per_worker,
-                    stage,
-                    sizes.get((e.model.name, e.compute_dtype)),
-                    streamed=e.model.name in streamed,
-                    hidden_memory=compute.hidden_memory,
-                )
-                for e, p in todo
-            ]
-        )
+        jobs = [
+            Job(
+                e,
+                p,
+                self.device,
+                compute.threads_per_worker,
+                stage,
+                sizes.get((e.model.name, e.compute_dtype)),
+                streamed=e.model.name in streamed,
+                hidden_memory=compute.hidden_memory,
+            )
+            for e, p in todo
+        ]
+        return jobs if compute.stacking is False else stacked(jobs)
 
     def _execute(self, jobs: list[Job]) -> None:
         """Run the jobs and store each result as it comes."""

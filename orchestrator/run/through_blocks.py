@@ -23,7 +23,6 @@ from quantizers.in_place import InPlace
 from quantizers.setting import NO_CACHE, NO_FOLDING, Setting
 from quantizers.size import StoredSize
 from quantizers.stack import Stack
-from quantizers.stackable import shared
 from quantizers.streamed_model import StreamedModel
 
 
@@ -108,9 +107,7 @@ class ThroughBlocks:
             [
                 c.setting
                 for c in self._running()
-                if c.result.job.experiment.calibration == calibration
-                and shared(c.setting) is not None
-                and not c.setting.is_sequential
+                if c.result.job.experiment.calibration == calibration and c.result.job.together
             ]
         )
 

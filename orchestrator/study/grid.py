@@ -20,6 +20,7 @@ from orchestrator.study.model_config import begins_with_bos, model_config, scori
 from orchestrator.study.models import ModelEntry
 from orchestrator.study.refusals import Refused, find_refusals
 from orchestrator.study.spec import FACTORS, Grid, Sweep, select_models
+from orchestrator.study.stacking_check import check_stacking
 from orchestrator.study.streaming_check import check_streaming
 from quantizers.data_types import base_type
 from quantizers.dimensions import groups_are_blocks
@@ -76,8 +77,8 @@ def grid_settings(grid: Grid, calibrations: Mapping[str, Calibration], where: st
                     )
                 if (a := setting.activation_format) is not None and not a.is_causal:
                     raise ValueError(
-                        f"activations: {a.name} scales a token by later ones, so no score of it "
-                        "counts; it is for latency alone: choose token or tensor"
+                        f"activations: {a.name} scales a token by later ones and by its batch, so "
+                        "no score of it counts; it is for latency alone: choose token or tensor"
                     )
                 settings[setting] = None
     except ValueError as error:
@@ -137,6 +138,8 @@ def expand(
     plan.refused = find_refusals(plan.feasible, where)
     if sweep.compute.streaming is True:
         check_streaming(plan.feasible, where)
+    if sweep.compute.stacking is True:
+        check_stacking((e.setting for e in plan.feasible), where)
     return plan
 
 

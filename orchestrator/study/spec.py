@@ -183,6 +183,8 @@ class Compute(Strict):
     # Models read block by block, through all their settings; auto: those that do not fit.
     streaming: Literal["auto"] | bool = "auto"
     hidden_memory: ByteSize | None = None  # that then waits between blocks; beyond it: on disk
+    # Settings of GPTQ rounded in one go; auto: those that can be; true: refused where one cannot.
+    stacking: Literal["auto"] | bool = "auto"
 
 
 class Sweep(Strict):

@@ -25,6 +25,8 @@ from orchestrator.study.spec import load_sweep
 from orchestrator.sweep import main
 from quantizers import kept_statistics
 from quantizers.calibration import collect
+from quantizers.rounding import one_shot
+from quantizers.rounding.gptq import gptq
 
 SWEEP = {
     "models": ["sotu-neox-32x2"],
@@ -129,6 +131,11 @@ def test_every_option_of_rounding_is_a_factor(tmp_path):
         ({"calibrations": {"own": {"corpus": "sotu", "windows": 0}}}, "calibrations.own.windows"),
         ({"calibrations": {"own": {"corpus": "scored.txt"}}, "corpora": ["scored.txt"]},
          "calibrations.own: "),
+        ({"grids": grid(rounding=["gptq", {"gptq": {"hessian": "sequential"}}]),
+          "compute": {"stacking": True}}, "with `hessian: sequential` its inputs depend on how it"),
+        ({"grids": grid(rounding="gptq", folding="awq"), "compute": {"stacking": True}},
+         "cannot be stacked: its folding, awq, may go by how weights are rounded"),
+        ({"compute": {"stacking": "always"}}, "compute.stacking: takes auto, true or false"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_before_any_model(tmp_path, capsys, monkeypatch, changes, said):
@@ -256,6 +263,27 @@ def test_one_pass_for_all_settings_and_workers(tmp_path, monkeypatch, workers):
     assert sweep_counted(log, *command(paths[0], "3.db")) == 0
     assert collected() == 2
     pd.testing.assert_series_equal(losses(tmp_path / "3.db"), first, check_exact=True)
+
+
+def test_stacking_is_only_how_the_work_is_laid_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("KBIT_CACHE", str(tmp_path / "cache"))
+    rounded: list[int] = []
+
+    def counted(problems, factor):
+        rounded.append(len(problems))
+        return gptq(problems, factor)
+
+    monkeypatch.setattr(one_shot, "gptq", counted)
+    grids = grid(rounding="gptq", block_size=[64, None], data_type=["int", "float"])
+    together = {}
+    for asked in (True, False):
+        rounded.clear()
+        path = written(tmp_path, grids=grids, compute={"stacking": asked})
+        db = tmp_path / f"{asked}.db"
+        assert main([str(path), "--db", str(db), "--executor", "local"]) == 0
+        together[asked] = losses(db), set(rounded)
+    pd.testing.assert_series_equal(together[True][0], together[False][0], check_exact=True)
+    assert (together[True][1], together[False][1]) == ({4}, {1})
 
 
 def test_what_is_lost_on_the_way_is_collected_of_the_16_bit_model(tmp_path, monkeypatch):

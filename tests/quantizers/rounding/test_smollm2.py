@@ -17,7 +17,8 @@ import torch
 from evaluation.calibration_text import CalibrationText, calibration_windows
 from evaluation.engine.engine import Engine
 from evaluation.text.perplexity import evaluate_perplexity
-from quantizers.calibration import collect
+from quantizers.calibration import collect, site_inputs
+from quantizers.kept_statistics import KeptStatistics
 from quantizers.resident import ResidentModel
 from quantizers.setting import Setting
 
@@ -65,7 +66,13 @@ def calibrated(tmp_path_factory):
     first.write_text(text[: len(text) // 4])
     later.write_text(text[len(text) // 2 :])
     windows = calibration_windows(CalibrationText(str(later), 64, 256), tokenizer, 0)
-    statistics = dict(collect(resident.model, resident.wiring, windows))
+    statistics = (
+        KeptStatistics(  # of the 16-bit model: collected when first read, not by sequential
+            folder / "statistics",
+            site_inputs(resident.wiring),
+            lambda: collect(resident.model, resident.wiring, windows),
+        )
+    )
 
     def losses(bits, rounding):
         """Of 16 windows of one length, in nats a token."""
