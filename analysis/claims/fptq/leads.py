@@ -76,7 +76,8 @@ class Lead:
         return "+.2f" if self.measure.metric == "zero_shot" else "+.4f"
 
     def _between(self, ends: tuple[float, float]) -> str:
-        return between(*(self.measure.unit * end for end in ends), self._spec)
+        low, high = (self.measure.unit * end for end in ends)
+        return between(low, high, self._spec)
 
 
 def versus(
