@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from orchestrator.outputs import folder_to_fill, writing
+from quantizers.gguf_file import check_gguf
 
 EXAMPLE = (
     "example: kbit convert model-Q8_0.gguf --output model-16-bit\n"
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     output = folder_to_fill(args.output, new=True)
+    check_gguf(args.file)
     import torch
 
     from orchestrator.run.worker import quiet_libraries

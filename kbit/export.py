@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answer.add_argument("--task", help="a task, task set or corpus")
     add_db(parser)
     parser.add_argument("--models", type=Path, help="another models.yaml")
-    parser.add_argument("--format", choices=FORMATS, default="kbit")
+    parser.add_argument("--format", choices=FORMATS, default="kbit", type=_format)
     parser.add_argument("--output", type=Path, required=True, help="a directory to be made")
 
 
@@ -73,6 +73,16 @@ def _yaml(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a value of YAML") from None
+
+
+def _format(name: str) -> str:
+    if name.lower() == "gguf":
+        raise argparse.ArgumentTypeError(
+            "GGUF is not written: Q4_0 and Q8_0 round a block's absmax / 8 or / 127 to fp16, so "
+            "weights there would be others than those that were scored; choose "
+            + " or ".join(FORMATS)
+        )
+    return name
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from quantizers.checkpoint import UnusableModel
+from quantizers.gguf_file import check_gguf
 from quantizers.loading import in_one_line
 from quantizers.soundness import check_vocabulary, not_finite
 
@@ -27,18 +27,10 @@ class Dequantized:
 def read_gguf(file: Path, dtype: torch.dtype) -> Dequantized:
     """Weights dequantized in fp32, then rounded to `dtype` (float16, bfloat16).
 
-    Raises UnusableModel for what is no GGUF file of a model that `transformers` knows, for weights
-    that overflow, and without the package.
+    Raises UnusableModel as `check_gguf` does, for what is no model that `transformers` knows, and
+    for weights that overflow.
     """
-    if not file.is_file():
-        raise UnusableModel(f"{file}: no such file")
-    with file.open("rb") as stream:
-        if stream.read(4) != b"GGUF":
-            raise UnusableModel(f"{file} is not a GGUF file")
-    if find_spec("gguf") is None:
-        raise UnusableModel(
-            "GGUF files are read by the package gguf: pip install 'kbit-scaling[gguf]'"
-        )
+    check_gguf(file)
     from gguf import GGUFReader
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

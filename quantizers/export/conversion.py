@@ -16,13 +16,14 @@ from torch import Tensor
 from quantizers.calibration import Statistics
 from quantizers.checkpoint import Checkpoint
 from quantizers.export.writer import ShardWriter
+from quantizers.loading import in_one_line, located, skeleton
 from quantizers.outliers import PackedMatrix
 from quantizers.plan import packed_sites
 from quantizers.proxies import Proxies
 from quantizers.setting import Setting
 from quantizers.shards import Shards, open_shards
 from quantizers.size import ModelBits, StoredSize
-from quantizers.wiring import Site, Wiring, wiring_of
+from quantizers.wiring import Site, wiring_of
 
 
 class Format(Protocol):
@@ -68,6 +69,7 @@ def export(
     output_format.check(setting)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} exists and is not an empty directory")
+    _refuse_experts(checkpoint)
     model, tokenizer, shards = open_shards(checkpoint)
     with _complete(output) as folder:
         writer = ShardWriter(folder)
@@ -92,7 +94,6 @@ def _write(
 ) -> ModelBits:
     """Every tensor of the model, once."""
     wiring = wiring_of(model)
-    _refuse_experts(wiring)
 
     def weight(site: Site) -> Tensor:
         stored = shards[site.weight_name]
@@ -115,9 +116,16 @@ def _write(
     return size.model_bits(sum(p.numel() for p in model.parameters()))
 
 
-def _refuse_experts(wiring: Wiring) -> None:
-    if any(site.expert is not None for site in wiring.linear):
-        raise ValueError(f"architecture {wiring.architecture!r}: its experts cannot be packed")
+def _refuse_experts(checkpoint: Checkpoint) -> None:
+    """Before weights are looked for: those of most mixtures are rearranged on loading."""
+    checkpoint = located(checkpoint)
+    with in_one_line(checkpoint.source):
+        model = skeleton(checkpoint)
+    if any(site.expert is not None for site in wiring_of(model).linear):
+        raise ValueError(
+            f"model {checkpoint.name}: export packs linear layers, not the experts of "
+            f"{model.config.model_type!r}; no part of a mixture is exported"
+        )
 
 
 @contextmanager

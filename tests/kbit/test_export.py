@@ -103,6 +103,7 @@ def test_the_model_must_be_what_was_measured(database: Path, tmp_path: Path) -> 
             "--calibration: seed: takes numbers from 0 on, not -1",
         ),
         (["sotu-llama-32x2", "--format", "compressed-tensors"], "only data type int"),
+        (["sotu-llama-32x2", "--format", "gguf"], "others than those that were scored"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list, message: str, database: Path, tmp_path) -> None:

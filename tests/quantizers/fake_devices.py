@@ -114,8 +114,10 @@ def _run(func: Any, args: Any, options: dict[str, Any]) -> Any:
             raise RuntimeError(f"{func}: expected all tensors on one device, found {found}")
     asked = options.get("device")
     if asked is not None:
-        where = {torch.device(asked)} if torch.device(asked).type == KIND else set()
-        inside_options["device"] = torch.device("cpu")
+        asked = torch.device(asked)
+        made_up = asked.type == KIND and asked.index is not None
+        where = {asked} if made_up else set()
+        inside_options["device"] = torch.device("cpu") if made_up else asked
     elif name == "copy_":
         where = {args[0].device} if isinstance(args[0], Elsewhere) else set()
     given = {id(x.held): x for x in tensors if isinstance(x, Elsewhere)}

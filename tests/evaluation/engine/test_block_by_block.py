@@ -49,8 +49,8 @@ def resident_scores(checkpoint, asked):
     return found, scorer
 
 
-def streamed_scores(checkpoint, asked, folder, budget):
-    streamed = StreamedModel(checkpoint, torch.float32, "cpu")
+def streamed_scores(checkpoint, asked, folder, budget, device="cpu"):
+    streamed = StreamedModel(checkpoint, torch.float32, device)
     scorer = Scorer(streamed.model, CONTEXT)
     states = HiddenStates(folder, budget)
     walk, around = BlockByBlock(scorer, streamed.passes, states), streamed.around()

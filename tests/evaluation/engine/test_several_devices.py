@@ -10,12 +10,18 @@ from torch.nn.attention import SDPBackend
 from evaluation.engine import abilities, scoring
 from evaluation.engine.scoring import Scorer
 from quantizers.calibration import collect
+from quantizers.loading import load_model
 from quantizers.resident import ResidentModel
 from quantizers.setting import Setting
 from quantizers.sharding import device_map, hand_on
-from tests.evaluation.engine.test_block_by_block import CONTEXT, sequences
+from tests.evaluation.engine.test_block_by_block import (
+    CONTEXT,
+    SETTINGS,
+    sequences,
+    streamed_scores,
+)
 from tests.quantizers.fake_devices import device, fake_devices, place
-from tests.quantizers.tiny_models import VOCAB, tiny_model
+from tests.quantizers.tiny_models import VOCAB, saved_checkpoint, tiny_model
 
 ROW = {"data_type": "int", "block_size": "row"}
 ANYWHERE = [
@@ -86,3 +92,24 @@ def test_without_handing_on_a_model_on_two_devices_fails():
         place(model, device_map(model, [device(0), device(1)]))
         with pytest.raises(RuntimeError, match="expected all tensors on one device"):
             model(torch.arange(8, device=device(0))[None])
+
+
+@pytest.mark.parametrize("name", ["opt-350m", "llama"])
+def test_a_streamed_model_on_a_device_has_the_scores_of_a_resident_one(tmp_path, monkeypatch, name):
+    """What waits between blocks leaves the device, and comes back to it."""
+    checkpoint, asked = saved_checkpoint(name, tmp_path / "model"), sequences(8)
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *n, pin_memory=False, **rest: empty(*n, **rest))
+    place_whole = device(0)
+    with fake_devices():
+        model, _ = load_model(checkpoint, "cpu")
+        place(model, {part: place_whole for part, _ in model.named_children()})
+        resident, scorer = ResidentModel(model), Scorer(model, CONTEXT)
+        expected = []
+        for setting in SETTINGS:
+            resident.apply(setting)
+            expected.append(scorer.score(asked))
+        found, _ = streamed_scores(checkpoint, asked, tmp_path / "states", 2000, str(place_whole))
+    for (scores, _), wanted in zip(found, expected, strict=True):
+        assert np.array_equal(scores.logprob, wanted.logprob)
+        assert np.array_equal(scores.greedy, wanted.greedy)
