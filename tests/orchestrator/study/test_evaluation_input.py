@@ -55,6 +55,40 @@ corpora:
     assert items["piqa"] == 5 and items["copa"] == 4 and items["c4"] > 1
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.txt", "café".encode("latin-1"), "is not UTF-8 text"),
+        ("a.txt", b"", "has no text"),
+        ("a.jsonl", b'{"content": "x"}', "no text in a field `text`"),
+        ("a.jsonl", b'{"text": "a \\ud83d b"}', "half of a surrogate pair"),
+        ("piqa.csv", b"goal,sol1\nx,y\n", "it lacks sol2"),
+    ],
+)
+def test_data_that_cannot_be_scored_is_told_before_any_work(
+    study, tmp_path, monkeypatch, capsys, name: str, content: bytes, reason: str
+):
+    """No model is loaded, no database made."""
+    monkeypatch.setattr("orchestrator.run.worker.load_model", lambda *_: pytest.fail("loaded"))
+    (tmp_path / name).write_bytes(content)
+    tasks = f"tasks: [{{name: piqa, data_files: {name}}}]"
+    data = tasks if name.startswith("piqa") else f"corpora: [{name}]"
+    study.write_text(study.read_text().split("tasks:")[0] + data)
+    assert sweep(study) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert reason in line and str(tmp_path / name) in line
+    assert not list(tmp_path.glob("t.db*"))
+
+
+def test_marks_and_long_fields_of_tables_are_no_mistakes(study, tmp_path):
+    (tmp_path / "piqa.csv").write_text(
+        f"\ufeffgoal,sol1,sol2,label\n{'long ' * 40_000},b,c,1\n", encoding="utf-8"
+    )
+    data = "tasks: [{name: piqa, data_files: piqa.csv}]"
+    study.write_text(study.read_text().split("tasks:")[0] + data)
+    assert main([str(study), "--db", str(tmp_path / "t.db"), "--dry-run"]) == 0
+
+
 def test_a_context_longer_than_the_models_is_a_stored_failure(study, monkeypatch):
     """Where the model's config was not known before, as one on the hub may not be."""
     monkeypatch.setattr("orchestrator.study.context_check.context_of", lambda entry: None)

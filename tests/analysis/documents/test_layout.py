@@ -1,0 +1,84 @@
+"""The report in a browser: it fits screens of any width and paper, and follows the dark mode."""
+
+import asyncio
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from choreographer import Browser
+from choreographer.browsers.chromium import Chromium
+
+from analysis.documents.report import Run, write_report
+from tests.analysis.conftest import make_results
+
+pytestmark = pytest.mark.skipif(
+    not Chromium.find_browser(skip_local=False), reason="no Chrome or Chromium on this machine"
+)
+PAPER = 688  # px: A4 less its margins
+# What sticks out of the page, or of the box that it scrolls in, by more than a pixel of rounding.
+OVERFLOW = """
+[...document.querySelectorAll('main *')].filter(e => e.getClientRects().length
+    && !e.closest('svg') && e.getBoundingClientRect().right > document.body.clientWidth + 1)
+  .map(e => e.tagName + '.' + e.className).concat(
+    [...document.querySelectorAll('.table')].filter(e => e.scrollWidth > e.clientWidth + 1)
+    .map(e => 'scrolls: ' + e.querySelector('thead').innerText)).join('; ')
+"""
+BACKGROUND = "getComputedStyle(document.body).backgroundColor"
+
+
+async def _look(page: Path, media: list[dict], asked: str) -> list[str]:
+    """The answers to `asked`, one for each way of looking at the page."""
+    answers = []
+    async with Browser(headless=True) as browser:
+        tab = await browser.create_tab("")
+        session = await tab.create_session()
+        await session.send_command("Page.enable")
+        for way in media:
+            size = {"height": 900, "deviceScaleFactor": 1, "mobile": False, "width": way["width"]}
+            await session.send_command("Emulation.setDeviceMetricsOverride", params=size)
+            features = [{"name": "prefers-color-scheme", "value": way.get("scheme", "light")}]
+            shown = {"media": way.get("media", "screen"), "features": features}
+            await session.send_command("Emulation.setEmulatedMedia", params=shown)
+            await session.send_command("Page.navigate", params={"url": page.as_uri()})
+            for _ in range(200):
+                told = await _ask(session, "document.readyState + ' ' + location.href")
+                if told == f"complete {page.as_uri()}":
+                    break
+                await asyncio.sleep(0.1)
+            answers.append(await _ask(session, asked))
+    return answers
+
+
+async def _ask(session, expression: str) -> str:
+    reply = await session.send_command("Runtime.evaluate", params={"expression": expression})
+    return str(reply["result"]["result"].get("value"))
+
+
+def look(page: Path, media: list[dict], asked: str) -> list[str]:
+    return asyncio.run(asyncio.wait_for(_look(page, media, asked), 100))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    failures = pd.DataFrame([{"model": "sotu-opt-256x8", "error": "no weights: " + "x" * 200}])
+    run = Run(failures, {"database": "d" * 120})
+    return write_report(make_results(), tmp_path_factory.mktemp("page") / "r.html", run=run)
+
+
+def test_nothing_sticks_out_on_screens_and_paper(page: Path) -> None:
+    media = [{"width": width} for width in (1280, 1000, 390)]
+    media.append({"width": PAPER, "media": "print"})
+    found = look(page, media, OVERFLOW)
+    assert dict(zip(map(str, media), found, strict=True)) == dict.fromkeys(map(str, media), "")
+    wide = page.with_name("wide.html")
+    box = '<div class="wide" style="width: 1010px">box</div></main>'
+    wide.write_text(page.read_text().replace("</main>", box))
+    assert look(wide, media[:2], OVERFLOW) == ["", "DIV.wide"]
+
+
+def test_it_is_dark_where_the_browser_wishes(page: Path) -> None:
+    media = [{"width": 1000, "scheme": scheme} for scheme in ("light", "dark")]
+    light, dark = (
+        [int(part) for part in colour[4:-1].split(",")] for colour in look(page, media, BACKGROUND)
+    )
+    assert min(light) > 200 and max(dark) < 60
