@@ -28,7 +28,8 @@ from orchestrator.paths import ROOT
 from orchestrator.run.connection import start_ray
 from orchestrator.run.freed_memory import resident_bytes
 from orchestrator.run.pool import Pool
-from orchestrator.store.store import Store, missing_protocols
+from orchestrator.store.measured import missing_protocols
+from orchestrator.store.store import Store
 from orchestrator.study.experiment import Protocol
 from orchestrator.study.grid import expand
 from orchestrator.study.job import Job, JobResult

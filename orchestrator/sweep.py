@@ -111,7 +111,7 @@ def _run(
     sweep: Sweep, plan: Plan, device: str, workforce: Workforce, args: argparse.Namespace
 ) -> int:
     from orchestrator.run.stages import Stages
-    from orchestrator.store.store import missing_protocols
+    from orchestrator.store.measured import missing_protocols
     from orchestrator.study.outcome import Cause
 
     interrupt = current()

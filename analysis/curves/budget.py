@@ -3,6 +3,8 @@
 import math
 import re
 
+from quantizers.units import format_bytes
+
 _BYTES = {"B": 1, "TB": 10**12, "GB": 10**9, "MB": 10**6, "KB": 10**3, "kB": 10**3}
 _BYTES |= {f"{p}iB": 1024**i for i, p in enumerate("KMGT", start=1)}
 _UNITS = {"": 1, "bit": 1, "bits": 1} | {unit: 8 * n for unit, n in _BYTES.items()}
@@ -30,13 +32,4 @@ def parse_budget(text: str) -> int:
 
 def format_bits(bits: float) -> str:
     """`bits` in binary byte units with three significant digits: 2457600 -> "300 KiB"."""
-    if not math.isfinite(bits):
-        return str(bits)
-    size, unit = bits / 8, "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1023.5 or unit == "TiB":
-            break
-        size /= 1024
-    digits = 0 if size >= 99.95 else 1 if size >= 9.995 else 2
-    number = f"{size:.{digits}f}"
-    return f"{number.rstrip('0').rstrip('.') if digits else number} {unit}"
+    return format_bytes(bits / 8)

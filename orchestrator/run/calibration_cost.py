@@ -16,6 +16,7 @@ from orchestrator.study.experiment import Experiment
 from orchestrator.study.model_config import context_of, model_config
 from orchestrator.study.models import ModelEntry
 from quantizers.dimensions import Dimensions, dimensions
+from quantizers.units import format_bytes
 
 FEW = 10  # tokens an input, below which GPTQ was seen to do worse than nearest (README)
 _TOKEN_MAXIMA = 640 * 8  # bytes of an input's histogram
@@ -74,8 +75,8 @@ def calibration_lines(
         blocks = [c.block for c in costs if c.block is not None]
         parts = [f"{sum(c.tokens for c in costs):,} tokens"]
         if known:
-            most, block = in_units(max(known)), in_units(max(blocks))
-            parts += [f"{in_units(sum(known))} of statistics, of one model at most {most}"]
+            most, block = format_bytes(max(known)), format_bytes(max(blocks))
+            parts += [f"{format_bytes(sum(known))} of statistics, of one model at most {most}"]
             parts[-1] += f" (a block after another, {block}, where half the free memory is less)"
         if seconds:
             parts += [f"about {sum(seconds):.2g} s"]
@@ -98,11 +99,3 @@ def _inputs(sizes: Dimensions) -> list[int]:
 
 def _length(calibration: Calibration, model: ModelEntry) -> int:
     return calibration.length or min(context_of(model) or MOST_BY_DEFAULT, MOST_BY_DEFAULT)
-
-
-def in_units(count: int) -> str:
-    """Bytes, with three digits."""
-    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count / 2**10:.3g} KiB"

@@ -13,7 +13,8 @@ from orchestrator.run.calibration_cost import calibration_lines
 from orchestrator.run.estimate import Rates, estimate, measured_rates, newest_dtype
 from orchestrator.run.streaming_choice import streamed_models
 from orchestrator.run.streaming_cost import streaming_lines
-from orchestrator.store.store import Store, missing_protocols
+from orchestrator.store.measured import missing_protocols
+from orchestrator.store.store import Store
 from orchestrator.study.grid import Plan, as_stored, count_table, expand
 from orchestrator.study.models import ModelEntry
 from orchestrator.study.refusals import refusal_lines

@@ -17,7 +17,8 @@ from orchestrator.run.progress import SweepProgress
 from orchestrator.run.provenance import here
 from orchestrator.run.stacking import stacked
 from orchestrator.run.streaming_choice import streamed_models
-from orchestrator.store.store import Store, missing_protocols
+from orchestrator.store.measured import missing_protocols
+from orchestrator.store.store import Store
 from orchestrator.study.data_check import check_hub
 from orchestrator.study.experiment import Asked
 from orchestrator.study.grid import Plan

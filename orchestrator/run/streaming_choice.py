@@ -9,6 +9,7 @@ from orchestrator.study.experiment import Asked
 from orchestrator.study.models import ModelEntry
 from orchestrator.study.spec import Compute
 from orchestrator.study.streaming_check import streaming_refusal
+from quantizers.units import format_bytes
 
 # Of a parameter: on a GPU 16 bit; on a CPU fp32, and its original in 16 bit to be put back.
 BYTES_RESIDENT = {"cpu": 6, "cuda": 2}
@@ -37,4 +38,4 @@ def _too_large(entry: ModelEntry, device: str, memory: int | None) -> str | None
     shares = entry.gpus / entry.per_gpu if device == "cuda" else 1
     if needed <= MOST_OF_MEMORY * memory * shares:
         return None
-    return f"takes {needed / 2**30:.3g} GiB, {memory * shares / 2**30:.3g} GiB are there"
+    return f"takes {format_bytes(needed)}, {format_bytes(memory * shares)} are there"

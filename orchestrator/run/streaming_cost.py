@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.run.calibration_cost import calibration_cost, in_units
+from orchestrator.run.calibration_cost import calibration_cost
 from orchestrator.run.estimate import Rates, tokens_of
 from orchestrator.study.experiment import Asked
 from orchestrator.study.model_config import model_config
 from quantizers.dimensions import dimensions
+from quantizers.units import format_bytes
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,10 @@ def streaming_lines(
             continue
         parts = [
             f"{len(mine)} settings through {cost.blocks} blocks",
-            f"{in_units(cost.around + cost.block)} of weights at a time beside a batch "
-            f"({in_units(cost.block)} of them a block)",
-            f"{in_units(cost.waiting)} of hidden states wait, {in_units(cost.moved)} of them moved",
+            f"{format_bytes(cost.around + cost.block)} of weights at a time beside a batch "
+            f"({format_bytes(cost.block)} of them a block)",
+            f"{format_bytes(cost.waiting)} of hidden states wait, "
+            f"{format_bytes(cost.moved)} of them moved",
         ]
-        parts += [f"{in_units(cost.hessians)} of Hessians"] if cost.hessians else []
+        parts += [f"{format_bytes(cost.hessians)} of Hessians"] if cost.hessians else []
         yield f"streaming {name}: {', '.join(parts)}"

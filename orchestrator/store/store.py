@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Connection, Engine, column, inspect, select, table
+from sqlalchemy import Connection, Engine, inspect
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator.errors import InputError, Rescued, SweepStopped
 from orchestrator.outputs import folder_of_database
+from orchestrator.store import measured
 from orchestrator.store.batch_sizes import batch_sizes, discard_larger
 from orchestrator.store.engine import (
     check_columns,
@@ -30,23 +31,14 @@ from orchestrator.store.engine import (
     schema_version,
     sqlite_file,
 )
-from orchestrator.store.frames import typed
 from orchestrator.store.guard import DatabaseLost
-from orchestrator.store.item_scores import unpack_scores
 from orchestrator.store.ledger import attempts, failures
 from orchestrator.store.lock import serialize_setup
 from orchestrator.store.migrate import migrate
 from orchestrator.store.recent import Recent
 from orchestrator.store.recording import write_results
 from orchestrator.store.revisions import note_revision, stored_revision
-from orchestrator.store.schema import (
-    RESULT_COLUMNS,
-    SCHEMA_VERSION,
-    ExperimentRow,
-    ItemScoresRow,
-    MeasurementRow,
-    ProtocolRow,
-)
+from orchestrator.store.schema import SCHEMA_VERSION
 from orchestrator.store.writing import Writer
 from orchestrator.study.outcome import Failure, Stage
 
@@ -208,14 +200,8 @@ class Store:
 
     def stored_measurements(self) -> set[tuple[str, str]]:
         """(experiment id, protocol id) of everything measured so far."""
-        pairs = select(MeasurementRow.experiment, MeasurementRow.protocol).distinct()
-        with self.reading() as connection:  # joined here: far fewer long ids to read
-            ids = {
-                table: dict(connection.execute(select(table.number, table.id)).tuples().all())
-                for table in (ExperimentRow, ProtocolRow)
-            }
-            experiments, protocols = ids[ExperimentRow], ids[ProtocolRow]
-            return {(experiments[e], protocols[p]) for e, p in connection.execute(pairs)}
+        with self.reading() as connection:
+            return measured.stored_measurements(connection)
 
     def failures(self) -> dict[tuple[str, str], Failure]:
         """(experiment id, protocol id) -> the newest failure, of what was not measured since."""
@@ -238,11 +224,7 @@ class Store:
         `value` is NaN for a diverged model. `block_size` is missing for whole-tensor blocks.
         """
         with self.reading() as connection:
-            frame = pd.read_sql(
-                select(*[column(name) for name in RESULT_COLUMNS]).select_from(table("results")),
-                connection,
-            )
-        return typed(frame)
+            return measured.results(connection)
 
     def attempts(self) -> pd.DataFrame:
         """Every attempt with its experiment's setting, oldest first.
@@ -255,30 +237,5 @@ class Store:
 
     def item_scores(self, experiment_id: str, task: str, metric: str) -> np.ndarray:
         """Per-item scores, float32 [n]. Raises KeyError when there are none."""
-        query = (
-            select(ItemScoresRow.scores)
-            .join(ExperimentRow, ExperimentRow.number == ItemScoresRow.experiment)
-            .join(ProtocolRow, ProtocolRow.number == ItemScoresRow.protocol)
-            .where(
-                ExperimentRow.id == experiment_id,
-                ProtocolRow.task == task,
-                ItemScoresRow.metric == metric,
-            )
-            .order_by(ProtocolRow.number.desc())
-        )
         with self.reading() as connection:
-            blob = connection.scalars(query).first()
-        if blob is None:
-            raise KeyError(f"no {metric} scores of {task} for experiment {experiment_id}")
-        return unpack_scores(blob)
-
-
-def missing_protocols(asked: Iterable[Asked], stored: set[tuple[str, str]]) -> list[Asked]:
-    """The experiments that lack measurements, with the protocols each lacks."""
-    missing = []
-    for experiment, protocols in asked:
-        id_ = experiment.id
-        lacking = [p for p in protocols if (id_, p.id) not in stored]
-        if lacking:
-            missing.append((experiment, lacking))
-    return missing
+            return measured.item_scores(connection, experiment_id, task, metric)

@@ -83,7 +83,7 @@ def test_models_that_do_not_fit_choose_it_by_themselves(asked, monkeypatch):
     monkeypatch.setattr(streaming_choice, "memory_of", lambda device: 6 * (largest - 1) / 0.9)
     [(name, why)] = streamed_models(asked, compute, "cpu").items()
     assert name in {e.model.name for e, _ in asked if e.model.n_params == largest}
-    assert "GiB are there" in why
+    assert why == "takes 2.74 MiB, 3.04 MiB are there"
     assert streamed_models(asked, Compute(device="cpu", streaming=False), "cpu") == {}
     assert len(streamed_models(asked, Compute(device="cpu", streaming=True), "cpu")) == 4
     monkeypatch.setattr(streaming_choice, "memory_of", lambda device: None)

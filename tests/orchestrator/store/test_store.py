@@ -15,9 +15,10 @@ from evaluation.measurement import Measurement, Metric
 from orchestrator.errors import InputError, SweepStopped
 from orchestrator.store import migrate
 from orchestrator.store.engine import connect, schema_version
+from orchestrator.store.measured import missing_protocols
 from orchestrator.store.reading import read_results, read_site_records
 from orchestrator.store.schema import RESULT_COLUMNS, MeasurementRow
-from orchestrator.store.store import Store, missing_protocols
+from orchestrator.store.store import Store
 from orchestrator.study.experiment import Experiment, Protocol
 from orchestrator.study.job import Job, JobResult
 from orchestrator.study.models import ModelEntry
