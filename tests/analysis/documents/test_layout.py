@@ -1,6 +1,9 @@
 """The report in a browser: it fits screens of any width and paper, and follows the dark mode."""
 
 import asyncio
+import csv
+import io
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -50,7 +53,8 @@ async def _look(page: Path, media: list[dict], asked: str) -> list[str]:
 
 
 async def _ask(session, expression: str) -> str:
-    reply = await session.send_command("Runtime.evaluate", params={"expression": expression})
+    asked = {"expression": expression, "awaitPromise": True}
+    reply = await session.send_command("Runtime.evaluate", params=asked)
     return str(reply["result"]["result"].get("value"))
 
 
@@ -82,3 +86,30 @@ def test_it_is_dark_where_the_browser_wishes(page: Path) -> None:
         [int(part) for part in colour[4:-1].split(",")] for colour in look(page, media, BACKGROUND)
     )
     assert min(light) > 200 and max(dark) < 60
+
+
+# Clicks the heading "Total size" of a table of experiments twice, then its download.
+SORTED = """
+(async () => {
+  const heading = [...document.querySelectorAll('th')].find(e => e.textContent === 'Total size');
+  const table = heading.closest('.table');
+  const column = () => [...table.querySelector('tbody').rows].map(
+    row => sizeOf(row.cells[heading.cellIndex].textContent.trim()));
+  heading.click(); const up = column();
+  heading.click(); const down = column();
+  let saved = null;
+  URL.createObjectURL = blob => { saved = blob.text(); return 'about:blank'; };
+  table.querySelector('.save').click();
+  return JSON.stringify({up, down, saved: await saved});
+})()
+"""
+
+
+def test_tables_are_sorted_by_a_click_and_saved_as_they_stand(page: Path) -> None:
+    found = json.loads(look(page, [{"width": 1280}], SORTED)[0])
+    assert found["up"] == sorted(found["up"]) and len(set(found["up"])) > 10
+    assert found["down"] == found["up"][::-1] or found["down"] == sorted(found["up"], reverse=True)
+    head, first, *rest = csv.reader(io.StringIO(found["saved"]))
+    assert "Total size" in head and len(rest) + 1 == len(found["down"])
+    largest = first[head.index("Total size")]
+    assert largest.endswith("iB") and float(largest.split()[0]) > 0

@@ -37,6 +37,7 @@ def test_the_answer_comes_first(
     assert page.index("-bit wins") < page.index("<h2>The figures")
     for text in ("Undetermined", "sotu-opt-128x4", "demo.db", "All experiments", "beats the curve"):
         assert text in page
+    assert "30,000 windows of text" in page and "30,000 tokens" not in page
     assert list(path.parent.iterdir()) == [path]  # no partial file is left
 
 
