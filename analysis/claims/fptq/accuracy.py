@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from analysis.claims.claim import JOINTLY, Claim, jointly, table
-from analysis.claims.fptq.leads import COLUMNS, Lead, versus
-from analysis.claims.fptq.recipes import FULL, RANDOM, Measure, measures
+from analysis.claims.fptq.recipes import FULL, RANDOM, Measure, measures, versus
+from analysis.claims.leads import COLUMNS, Lead
 from analysis.claims.paper import Study
 
 A_PERCENT = 0.01  # of accuracy: the paper's "mere 1 % precision gap"
@@ -30,7 +30,7 @@ def _within(study: Study, there: list[Measure], other: str) -> tuple[list, list]
         if measure.metric == "zero_shot":
             verdict = found.verdict(A_PERCENT)
             verdicts.append(verdict)
-        rows.append([*found.cells, verdict])
+        rows.append([measure.name, *found.cells, verdict])
     return (rows, verdicts) if verdicts else None
 
 
@@ -49,7 +49,7 @@ def _lossless(study: Study, there: list[Measure]) -> Claim | None:
         [
             f"The claim holds by an accuracy if the lead is above -{A_PERCENT:.0%}. {JOINTLY} A "
             "loss has no such bound: it is shown, not judged.",
-            table([*COLUMNS, "Claim"], rows),
+            table(["By", *COLUMNS, "Claim"], rows),
         ],
     )
 
@@ -68,7 +68,7 @@ def _as_w8a8(study: Study, there: list[Measure]) -> Claim | None:
         "FPTQ's lead over SmoothQuant W8A8: " + ", ".join(f"{r[1]} ({r[0]})" for r in rows),
         [
             "Judged as the claim above.",
-            table([*COLUMNS, "Claim"], rows),
+            table(["By", *COLUMNS, "Claim"], rows),
         ],
     )
 
@@ -85,7 +85,7 @@ def _components(study: Study, there: list[Measure]) -> Claim | None:
         verdicts = [found.verdict() for found in known]
         judged = judged or (measure, verdicts)
         for (better, worse), found, verdict in zip(pairs, known, verdicts, strict=True):
-            rows.append([f"{better} over {worse}", *found.cells, verdict])
+            rows.append([f"{better} over {worse}", measure.name, *found.cells, verdict])
     if judged is None:
         return None
     measure, verdicts = judged
@@ -98,7 +98,7 @@ def _components(study: Study, there: list[Measure]) -> Claim | None:
         f"by {measure.name}: " + ", ".join(f"{r[0]} {r[2]}" for r in rows[: len(pairs)]),
         [
             f"Judged by {measure.name}: a step holds if its lead is above 0. {JOINTLY}",
-            table(["Step", *COLUMNS, "Claim"], rows, text=2),
+            table(["Step", "By", *COLUMNS, "Claim"], rows, text=2),
         ],
     )
 
@@ -120,8 +120,8 @@ def _first_judges(
     """A claim that one recipe is ahead of another, judged by the first measure that has both."""
     if not found:
         return None
-    judge, name = found[0], found[0].measure.name
-    _, shown, over_text, over_models, _ = judge.cells
+    judge, name = found[0], found[0].name
+    shown, over_text, over_models, _ = judge.cells
     return Claim(
         title,
         source,
@@ -131,7 +131,7 @@ def _first_judges(
         "over models)",
         [
             f"Judged by {name}: the claim holds if the lead is above 0.",
-            table(COLUMNS, [lead.cells for lead in found]),
+            table(["By", *COLUMNS], [[lead.name, *lead.cells] for lead in found]),
         ],
     )
 
@@ -148,7 +148,7 @@ def _random(study: Study, there: list[Measure]) -> Claim | None:
             verdict = found.verdict(margin)
             by = by or measure.name
             verdicts += [verdict] if measure.name == by else []
-            rows.append([recipe, *found.cells, verdict])
+            rows.append([recipe, measure.name, *found.cells, verdict])
     if not rows:
         return None
     return Claim(
@@ -163,7 +163,7 @@ def _random(study: Study, there: list[Measure]) -> Claim | None:
             f"As well is a loss below {A_PERCENT:.0%} of accuracy, or below "
             f"{NEGLIGIBLE:.0%} of what FPTQ loses against 16 bit in nats. Judged by {by}. "
             f"{JOINTLY}",
-            table(["Recipe", *COLUMNS, "Claim"], rows, text=2),
+            table(["Recipe", "By", *COLUMNS, "Claim"], rows, text=2),
         ],
     )
 
@@ -189,7 +189,7 @@ def _alpha(study: Study, there: list[Measure]) -> Claim | None:
             by = by or measure.name
             verdict = found.verdict()
             verdicts += [verdict] if measure.name == by else []
-            rows.append([f"{alpha:g}", *found.cells, verdict])
+            rows.append([f"{alpha:g}", measure.name, *found.cells, verdict])
     if not rows:
         return None
     return Claim(
@@ -201,6 +201,6 @@ def _alpha(study: Study, there: list[Measure]) -> Claim | None:
         + ", ".join(f"over {r[0]} {r[2]}" for r in rows if r[1] == by),
         [
             f"Judged by {by}: holds if alpha 1 is ahead of each other one. {JOINTLY}",
-            table(["Other alpha", *COLUMNS, "Claim"], rows, text=2),
+            table(["Other alpha", "By", *COLUMNS, "Claim"], rows, text=2),
         ],
     )

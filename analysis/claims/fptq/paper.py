@@ -2,7 +2,7 @@
 
 from analysis.claims.claim import Claim, Exhibit
 from analysis.claims.fptq import accuracy, answer, figures, planted, ranges, tables
-from analysis.claims.fptq.leads import MULTIPLICITY, RULE
+from analysis.claims.leads import MULTIPLICITY, RULE
 from analysis.claims.paper import Paper, Study
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pandas as pd
 
 from analysis.claims.claim import JOINTLY, Claim, jointly, table
-from analysis.claims.fptq.leads import COLUMNS, versus
-from analysis.claims.fptq.recipes import FULL, PLANTED, Measure, measures
+from analysis.claims.fptq.recipes import FULL, PLANTED, Measure, measures, versus
+from analysis.claims.leads import COLUMNS
 from analysis.claims.paper import Study
 from quantizers.setting import Setting
 
@@ -49,7 +49,7 @@ def _recover(study: Study, measure: Measure) -> Claim | None:
             if found is None or lost is None or left is None:
                 continue
             verdicts.append(found.verdict())
-            rows.append([kind, name, lost.shown, left.shown, *found.cells[1:], verdicts[-1]])
+            rows.append([kind, name, lost.shown, left.shown, *found.cells, verdicts[-1]])
     if not rows:
         return None
     return Claim(
@@ -67,7 +67,7 @@ def _recover(study: Study, measure: Measure) -> Claim | None:
             f"{JOINTLY}",
             table(
                 ["Planted", "Remedy", "Static loses", "Remedy loses", "Remedy's lead",
-                 *COLUMNS[2:], "Claim"],
+                 *COLUMNS[1:], "Claim"],
                 rows,
                 text=2,
             ),

@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from analysis.claims.leads import Lead
 from analysis.claims.paper import Study
 from analysis.curves.metrics import ACCURACIES, accuracy_of
 from analysis.curves.points import comparable_rows, curve_points
 from analysis.curves.settings import settings_of
+from analysis.findings.duels import duel, pair_up
 from evaluation.tasks.sets import TASK_SETS
 from quantizers.activations.format import NONE
 from quantizers.recipes import RECIPES
@@ -85,6 +87,15 @@ def measures(study: Study, planted: bool = False) -> list[Measure]:
     made += [_measure(results, "zero_shot", task, f"{task} (acc)") for task in LAST_WORD]
     made += [_measure(results, "zero_shot", task, task) for task in ("csqa", "mmlu", "sotu")]
     return [measure for measure in made if measure is not None]
+
+
+def versus(
+    measure: Measure, study: Study, first: pd.DataFrame, second: pd.DataFrame
+) -> Lead | None:
+    """Who is ahead on the models that both have."""
+    found = duel(pair_up(first, second, ["model"]), measure.metric, study.scores)
+    digits = 2 if measure.metric == "zero_shot" else 4
+    return None if found is None else Lead(found, measure.name, measure.unit, digits)
 
 
 def recipe_labels(results: pd.DataFrame) -> dict[str, str]:

@@ -8,6 +8,7 @@ from analysis.claims.claim import Claim, Exhibit
 from analysis.claims.four_bit.figures import method_figure
 from analysis.claims.gptq import optimum, practice, scaling, table_1
 from analysis.claims.gptq.points import LOSS
+from analysis.claims.leads import MULTIPLICITY, RULE
 from analysis.claims.paper import Paper, Study
 from analysis.curves.points import curve_points
 
@@ -39,4 +40,6 @@ PAPER = Paper(
         "figure-05-one-shot": partial(_figure_5, metric="zero_shot"),
     },
     exhibits=exhibits,
+    rule=f"{RULE} Leads at equal bits, and the optimum, have intervals over text alone. "
+    f"{MULTIPLICITY}",
 )

@@ -2,8 +2,9 @@
 
 import pandas as pd
 
+from analysis.claims.leads import Lead
 from analysis.curves.points import curve_points
-from analysis.findings.duels import Duel, duel, entrants, pair_up
+from analysis.findings.duels import duel, entrants, pair_up
 from analysis.noise.bootstrap import ItemScores
 
 LOSS = "cross_entropy"
@@ -19,10 +20,16 @@ def losses(results: pd.DataFrame) -> pd.DataFrame:
 
 def versus(
     points: pd.DataFrame, first: dict[str, object], second: dict[str, object], scores: ItemScores
-) -> Duel | None:
+) -> Lead | None:
     """One setting against another on the models that have both; keys as `entrants` takes."""
     pairs = pair_up(entrants(points, **first), entrants(points, **second))
-    return duel(pairs, LOSS, scores)
+    return lead(pairs, scores)
+
+
+def lead(pairs: pd.DataFrame, scores: ItemScores) -> Lead | None:
+    """Of the first of `pairs`, in nats."""
+    found = duel(pairs, LOSS, scores)
+    return None if found is None else Lead(found, LOSS)
 
 
 def one_shot(bits: int, block: int | None, data_type: str = "int") -> dict[str, object]:

@@ -10,20 +10,18 @@ from analysis.claims.claim import (
     JOINTLY,
     UNRESOLVED,
     Claim,
-    between,
     jointly,
-    resolved,
     table,
 )
-from analysis.claims.gptq.points import FLOAT_BLOCK, LOSS, NEGLIGIBLE, losses, versus
+from analysis.claims.gptq.points import FLOAT_BLOCK, NEGLIGIBLE, lead, losses, versus
+from analysis.claims.leads import COLUMNS, Lead
 from analysis.claims.paper import Study
 from analysis.curves.names import listed
-from analysis.findings.duels import Duel, duel, twins
+from analysis.findings.duels import twins
 from analysis.noise.bootstrap import ItemScores
 from quantizers.data_types import DATA_TYPES
 
 _BEST = ("quantile", "float")  # of rounding to nearest, at 4 bit (section 5.2)
-_COLUMNS = ["Lead (nats)", "90 % interval", "Models better"]
 
 
 def claims(study: Study) -> Iterator[Claim]:
@@ -33,13 +31,9 @@ def claims(study: Study) -> Iterator[Claim]:
             yield claim
 
 
-def _cells(found: Duel) -> list[str]:
-    return [f"{found.lead:+.4f}", between(found.low, found.high), found.score]
-
-
 def _over(
     points: pd.DataFrame, scores: ItemScores, first: str, second: str, bits: int, method: str
-) -> Duel | None:
+) -> Lead | None:
     """One data type over another, in the same blocks."""
     both: dict[str, object] = {"method": method, "bits": bits, "block_size": FLOAT_BLOCK}
     return versus(points, both | {"data_type": first}, both | {"data_type": second}, scores)
@@ -53,7 +47,7 @@ def _data_types(points: pd.DataFrame, scores: ItemScores) -> Claim | None:
     if len({best for best, _ in duels}) < len(_BEST):
         return None
     rows = [
-        [f"{bits}-bit", name, kind, *_cells(found)]
+        [f"{bits}-bit", name, kind, *found.cells]
         for bits in (2, 3, 4)
         for method, name in (("rtn", "nearest"), ("gptq", "GPTQ"))
         for kind in DATA_TYPES
@@ -63,25 +57,25 @@ def _data_types(points: pd.DataFrame, scores: ItemScores) -> Claim | None:
         "Under GPTQ, too, quantile and float are the best 4-bit data types",
         "ours; section 5.2 says so of rounding to nearest",
         "The choice of the 4-bit data type carries over from rounding to nearest.",
-        jointly([resolved(d.low, d.high) for d in duels.values()]),
+        jointly([d.verdict() for d in duels.values()]),
         "leads under GPTQ at 4 bit: "
-        + listed([f"{a} over {b} {d.lead:+.4f} nats" for (a, b), d in duels.items()]),
+        + listed([f"{a} over {b} {d.shown} nats" for (a, b), d in duels.items()]),
         [
             f"In blocks of {FLOAT_BLOCK}, the mean over models. The claim holds if each of the two "
             f"is clearly ahead of every other type. {JOINTLY} Below, leads over int:",
-            table(["Precision", "Rounding", "Type", *_COLUMNS], rows, text=3),
+            table(["Precision", "Rounding", "Type", *COLUMNS], rows, text=3),
         ],
     )
 
 
-def _gain(points: pd.DataFrame, compared: pd.DataFrame, scores: ItemScores) -> Duel | None:
+def _gain(points: pd.DataFrame, compared: pd.DataFrame, scores: ItemScores) -> Lead | None:
     """What GPTQ, on its usual calibration, gains over nearest at the precisions and on the models
     of `compared` pairs."""
     usual = points.loc[points["method"] == "gptq", "calibration"].mode()
     same = points["bits"].isin(compared["bits"]) & points["model"].isin(compared["model"])
     known = same & (points["calibration"].isna() | points["calibration"].isin(usual[:1]))
     pairs = twins(points[known].assign(calibration=None), "method", "gptq", "rtn")
-    return duel(pairs, LOSS, scores)
+    return lead(pairs, scores)
 
 
 def _hessians(points: pd.DataFrame, scores: ItemScores) -> Claim | None:
@@ -89,12 +83,12 @@ def _hessians(points: pd.DataFrame, scores: ItemScores) -> Claim | None:
     pairs = twins(one_shot, "gptq_hessian", "original", "sequential")
     rows, verdicts = [], []
     for bits, part in pairs.groupby("bits"):
-        found, gain = duel(part, LOSS, scores), _gain(points, part, scores)
+        found, gain = lead(part, scores), _gain(points, part, scores)
         if found is None or gain is None:
             continue
-        margin = NEGLIGIBLE * abs(gain.lead)
-        verdicts.append(resolved(found.low, found.high, margin))
-        rows.append([f"{bits:g}-bit", *_cells(found), f"{gain.lead:+.4f}", verdicts[-1]])
+        margin = NEGLIGIBLE * abs(gain.value)
+        verdicts.append(found.verdict(margin))
+        rows.append([f"{bits:g}-bit", *found.cells, gain.shown, verdicts[-1]])
     if not rows:
         return None
     return Claim(
@@ -107,9 +101,9 @@ def _hessians(points: pd.DataFrame, scores: ItemScores) -> Claim | None:
         [
             "The same settings of the same models, with Hessians of the 16-bit model and with "
             f"sequential ones. “As well” is a loss below {NEGLIGIBLE:.0%} of what GPTQ gains over "
-            "nearest on these models at this precision: the claim holds if the whole interval "
-            f"says so. {JOINTLY}",
-            table(["Precision", *_COLUMNS, "GPTQ's gain", "Claim"], rows),
+            "nearest on these models at this precision: the claim holds if the lead is above such "
+            f"a loss. {JOINTLY}",
+            table(["Precision", *COLUMNS, "GPTQ's gain", "Claim"], rows),
         ],
     )
 
@@ -135,18 +129,18 @@ def _tokens(points: pd.DataFrame, scores: ItemScores) -> Claim | None:
         for fewer in part.iloc[:-1].itertuples():
             pairs = twins(one_shot, "calibration", fewer.calibration, most["calibration"])
             for bits, same in pairs.groupby("bits"):
-                found, gain = duel(same, LOSS, scores), _gain(points, same, scores)
+                found, gain = lead(same, scores), _gain(points, same, scores)
                 if found is None or gain is None or fewer.tokens == most["tokens"]:
                     continue
-                verdict = resolved(found.low, found.high, NEGLIGIBLE * abs(gain.lead))
+                verdict = found.verdict(NEGLIGIBLE * abs(gain.value))
                 verdicts.setdefault((str(corpus), fewer.tokens), []).append(verdict)
                 rows.append(
                     [
                         str(corpus),
                         f"{fewer.tokens:,} for {most['tokens']:,}",
                         f"{bits:g}-bit",
-                        *_cells(found),
-                        f"{gain.lead:+.4f}",
+                        *found.cells,
+                        gain.shown,
                         verdict,
                     ]
                 )
@@ -173,7 +167,7 @@ def _tokens(points: pd.DataFrame, scores: ItemScores) -> Claim | None:
             "this precision, at every precision. The claim holds if some smaller calibration is "
             "enough, does not hold if each is clearly not, and is not resolved otherwise.",
             table(
-                ["Corpus", "Tokens", "Precision", *_COLUMNS, "GPTQ's gain", "Enough"], rows, text=3
+                ["Corpus", "Tokens", "Precision", *COLUMNS, "GPTQ's gain", "Enough"], rows, text=3
             ),
         ],
     )

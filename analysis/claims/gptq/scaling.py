@@ -84,7 +84,7 @@ def _similar(points: pd.DataFrame, curves: list[Curve], scores: ItemScores) -> C
         return None
     rows, lead, noisy = race
     low, high = (float(end) for end in np.quantile(noisy, ENDS))
-    margin = ALIKE * abs(bit.lead)
+    margin = ALIKE * abs(bit.value)
     return Claim(
         "4-bit GPTQ without blocks scales like 4-bit float with them",
         "section 7, figure 5",
@@ -94,7 +94,7 @@ def _similar(points: pd.DataFrame, curves: list[Curve], scores: ItemScores) -> C
         f"{margin:.4f}",
         [
             f"{_HOW} “Alike” is within {ALIKE:.0%} of what a model gains from 3-bit to 4-bit float "
-            f"({bit.lead:.4f} nats, {len(bit.pairs)} models). The claim holds if the whole "
+            f"({bit.value:.4f} nats, {len(bit.found.pairs)} models). The claim holds if the whole "
             "interval lies within that, and does not if it lies outside.",
             table(_COLUMNS, rows),
         ],

@@ -5,18 +5,18 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from analysis.claims.claim import JOINTLY, Claim, Exhibit, between, jointly, resolved, table
+from analysis.claims.claim import JOINTLY, Claim, Exhibit, jointly, table
 from analysis.claims.gptq.points import losses, nearest, one_shot, versus
+from analysis.claims.leads import COLUMNS, Lead
 from analysis.claims.paper import Study
 from analysis.curves.names import listed
-from analysis.findings.duels import Duel
 from analysis.noise.bootstrap import ItemScores
 
 PUBLISHED = {1024: (11.84, 13.26), 256: (10.00, 10.38), 64: (9.18, 9.99)}
 """Block size -> WikiText-2 perplexity of 2-bit GPTQ and of 3-bit float, as printed."""
 
 
-def _duels(points: pd.DataFrame, scores: ItemScores) -> dict[int, Duel]:
+def _duels(points: pd.DataFrame, scores: ItemScores) -> dict[int, Lead]:
     found = {b: versus(points, one_shot(2, b), nearest(3, b), scores) for b in PUBLISHED}
     return {block: made for block, made in found.items() if made is not None}
 
@@ -25,13 +25,10 @@ def claims(study: Study) -> Iterator[Claim]:
     duels = _duels(losses(study.results), study.scores)
     if not duels:
         return
-    verdicts = {block: resolved(d.low, d.high) for block, d in duels.items()}
-    rows = [
-        [str(block), f"{d.lead:+.4f}", between(d.low, d.high), d.score, verdicts[block]]
-        for block, d in duels.items()
-    ]
+    verdicts = {block: d.verdict() for block, d in duels.items()}
+    rows = [[str(block), *d.cells, verdicts[block]] for block, d in duels.items()]
     missing = [str(block) for block in PUBLISHED if block not in duels]
-    diverged = sum(d.diverged for d in duels.values())
+    diverged = sum(d.found.diverged for d in duels.values())
     notes = [f"Not measured: blocks of {listed(missing)}."] if missing else []
     notes += [f"Left out as one of the two diverged: {diverged} pairs."] if diverged else []
     yield Claim(
@@ -40,12 +37,12 @@ def claims(study: Study) -> Iterator[Claim]:
         "In blocks, 2-bit GPTQ yields a better model than 3-bit float, which takes a bit more.",
         jointly(list(verdicts.values())),
         "lead of 2-bit GPTQ in nats: "
-        + ", ".join(f"{d.lead:+.4f} in blocks of {block}" for block, d in duels.items()),
+        + ", ".join(f"{d.shown} in blocks of {block}" for block, d in duels.items()),
         [
             "2-bit int by GPTQ less 3-bit float to nearest, in the same blocks of the same models "
-            "(positive: GPTQ is better; the mean over models; the intervals are over text). "
+            "(positive: GPTQ is better). "
             f"{JOINTLY}",
-            table(["Block", "Lead (nats)", "90 % interval", "Models better", "Claim"], rows),
+            table(["Block", *COLUMNS, "Claim"], rows),
             *notes,
         ],
     )
@@ -60,7 +57,7 @@ def exhibits(study: Study) -> Iterator[Exhibit]:
         for block in PUBLISHED
     ]
     for block, made in duels.items():
-        for pair in made.pairs.sort_values(["family", "n_params_first"]).itertuples():
+        for pair in made.found.pairs.sort_values(["family", "n_params_first"]).itertuples():
             ppl = (f"{np.exp(loss):.2f}" for loss in (pair.value_first, pair.value_second))
             name = f"{pair.model}, {pair.task_first}"
             rows.append([str(block), name, *ppl, f"{pair.lead:+.4f}"])

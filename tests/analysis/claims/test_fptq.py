@@ -8,14 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.claims.claim import FAILS, HOLDS, UNKNOWN, UNRESOLVED, Exhibit, Table
-from analysis.claims.fptq.leads import Lead
+from analysis.claims.claim import FAILS, HOLDS, UNRESOLVED, Exhibit, Table
 from analysis.claims.fptq.paper import PAPER
 from analysis.claims.fptq.planted import REMEDIES
-from analysis.claims.fptq.recipes import Measure, accuracies
+from analysis.claims.fptq.recipes import accuracies
 from analysis.claims.fptq.sites import kind_of, ranges
 from analysis.claims.paper import Study
-from analysis.findings.duels import Duel
 from quantizers.recipes import RECIPES
 from quantizers.setting import Setting
 from tests.analysis.claims.made import made_study, made_verdict, verdicts
@@ -40,25 +38,6 @@ LOSSLESS = "FPTQ's W4A8 is within one percent of 16 bit"
 AS_W8A8 = "FPTQ's W4A8 is within one percent of SmoothQuant's W8A8"
 PLANTED = "Under planted outliers static scales lose what the remedies keep"
 RANGES = "Inputs of the down projection span more than those of the attention output"
-
-
-def lead(leads: Sequence[float], error: float = 1e-4) -> Lead:
-    """Of these models, each known over text to `error`."""
-    pairs = pd.DataFrame({"lead": leads})
-    found = Duel(float(np.mean(leads)), error, np.inf, pairs, 0)
-    return Lead(Measure("cross-entropy", "cross_entropy", pd.DataFrame()), found)
-
-
-def test_a_lead_is_judged_over_text_and_over_models() -> None:
-    alike, apart = [0.01, 0.011, 0.012, 0.011], [0.05, -0.03, 0.06, -0.02]
-    assert lead(alike).verdict() == HOLDS and lead([-x for x in alike]).verdict() == FAILS
-    assert lead(apart).value > 0 and lead(apart).over_text[0] > 0
-    assert lead(apart).verdict() == lead([-x for x in apart]).verdict() == UNRESOLVED
-    assert lead(alike, 0.1).verdict() == UNRESOLVED and lead(alike, np.nan).verdict() == UNKNOWN
-    assert lead([0.01]).verdict() == UNRESOLVED  # one model says nothing of others
-    assert lead([-0.001, -0.0012]).verdict(0.01) == HOLDS
-    low, high = lead([1.0, 2.0, 3.0]).over_models  # 2 -+ 2.92 / sqrt(3), of two degrees of freedom
-    assert (round(low, 3), round(high, 3)) == (0.314, 3.686)
 
 
 def components(fptq: float) -> dict[Setting, float]:

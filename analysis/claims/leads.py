@@ -1,21 +1,18 @@
-"""A recipe's lead over another, and what it says of a claim, over text and over models."""
+"""A lead of one setting over another, and what it says of a claim, over text and over models."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import pandas as pd
 
 from analysis.claims.claim import FAILS, HOLDS, UNKNOWN, UNRESOLVED, between, resolved
-from analysis.claims.fptq.recipes import Measure
-from analysis.claims.paper import Study
-from analysis.findings.duels import Duel, duel, pair_up
+from analysis.findings.duels import Duel
 from analysis.noise.means import margin
 from analysis.noise.spread import INTERVAL
 
-COLUMNS = ["By", "Lead", "90 % over text", "90 % over models", "Models better"]
+COLUMNS = ["Lead", "90 % over text", "90 % over models", "Models better"]
 RULE = (
-    "A lead is the mean over the models that have both recipes, in % of accuracy or nats. Two 90 % "
+    "A lead is the mean over the models that have both sides, in nats or % of accuracy. Two 90 % "
     "intervals are shown of it: over text (other items, these models) and over models (Student's t "
     "over the models' leads, n - 1 degrees of freedom, models taken as if drawn independently of "
     "each other; of one model there is none). A claim on a lead holds only if both intervals lie "
@@ -31,11 +28,13 @@ MULTIPLICITY = (
 
 @dataclass(frozen=True, eq=False)
 class Lead:
-    """Of one recipe over another by a measure: `over_text` and `over_models` are the ends of 90 %
-    intervals, NaN where they are unknown."""
+    """Of the first of a duel by the measure `name`, shown times `unit` with `digits` behind the
+    point."""
 
-    measure: Measure
     found: Duel
+    name: str
+    unit: float = 1.0
+    digits: int = 4
 
     @property
     def value(self) -> float:
@@ -43,15 +42,17 @@ class Lead:
 
     @property
     def over_text(self) -> tuple[float, float]:
+        """Ends of the 90 % interval, NaN where they are unknown."""
         return self.found.low, self.found.high
 
     @cached_property
     def over_models(self) -> tuple[float, float]:
-        leads = self.found.pairs["lead"].to_numpy(dtype=np.float64)
+        """The same with models as what is drawn, each by the mean of its pairs."""
+        leads = self.found.pairs.groupby("model")["lead"].mean().to_numpy(dtype=np.float64)
         if len(leads) < 2:
             return np.nan, np.nan
         reach = float(margin(leads.std(ddof=1) / np.sqrt(len(leads)), len(leads) - 1, INTERVAL))
-        return self.value - reach, self.value + reach
+        return float(leads.mean()) - reach, float(leads.mean()) + reach
 
     def verdict(self, allowed: float = 0.0) -> str:
         """On the claim that it is above -`allowed`, by RULE."""
@@ -62,27 +63,15 @@ class Lead:
 
     @property
     def shown(self) -> str:
-        """In the measure's unit."""
-        return f"{self.measure.unit * self.value:{self._spec}}"
+        """In its unit."""
+        return f"{self.unit * self.value:+.{self.digits}f}"
 
     @property
     def cells(self) -> list[str]:
         """Of COLUMNS."""
         ends = (self._between(ends) for ends in (self.over_text, self.over_models))
-        return [self.measure.name, self.shown, *ends, self.found.score]
-
-    @property
-    def _spec(self) -> str:
-        return "+.2f" if self.measure.metric == "zero_shot" else "+.4f"
+        return [self.shown, *ends, self.found.score]
 
     def _between(self, ends: tuple[float, float]) -> str:
-        low, high = (self.measure.unit * end for end in ends)
-        return between(low, high, self._spec)
-
-
-def versus(
-    measure: Measure, study: Study, first: pd.DataFrame, second: pd.DataFrame
-) -> Lead | None:
-    """Who is ahead on the models that both have."""
-    found = duel(pair_up(first, second, ["model"]), measure.metric, study.scores)
-    return None if found is None else Lead(measure, found)
+        low, high = (self.unit * end for end in ends)
+        return between(low, high, f"+.{self.digits}f")
