@@ -5,12 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from evaluation.shipped import IS_CHECKOUT, ROOT, SHIPPED
 from orchestrator.errors import InputError
-
-ROOT = Path(__file__).resolve().parent.parent  # of the packages
-IS_CHECKOUT = (ROOT / "models.yaml").is_file()
-# models.yaml, sweeps/ and models/: setup.py puts them into wheels
-SHIPPED = ROOT if IS_CHECKOUT else ROOT / "kbit" / "shipped"
 
 
 def real(path: Path | str) -> Path:
@@ -37,10 +33,18 @@ def results_dir() -> Path:
 
 
 def find_sweep(named: Path) -> Path:
-    """A sweep file as it is named, else the shipped one of that name: demo, sweeps/demo.yaml."""
+    """A sweep file as it is named, else the shipped one of that name: demo, sweeps/demo.yaml.
+
+    Raises InputError, with what is shipped, for a bare name that is neither.
+    """
     shipped = SHIPPED / "sweeps" / f"{named.stem}.yaml"
     unnamed = named.parent in (Path("."), Path("sweeps")) and named.suffix in ("", ".yaml")
-    return shipped if unnamed and not named.is_file() and shipped.is_file() else named
+    if not unnamed or os.path.lexists(named):
+        return named
+    if not shipped.is_file() and named.suffix == "" and named.parent == Path("."):
+        known = ", ".join(sorted(file.stem for file in shipped.parent.glob("*.yaml")))
+        raise InputError(f"{named}: no such file, and no shipped sweep; there are {known}")
+    return shipped if shipped.is_file() else named
 
 
 def writable(path: Path) -> Path:

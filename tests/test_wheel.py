@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.errors import InputError
 from orchestrator.paths import find_sweep
 from orchestrator.study.models import load_models
 
@@ -67,6 +68,16 @@ def test_a_sweep_runs_from_the_wheel_in_an_empty_folder(site: Path, tmp_path: Pa
     assert (tmp_path / "results" / "study.db").is_file()
 
 
+def test_the_embedded_tasks_are_built_from_the_wheel(site: Path, tmp_path: Path) -> None:
+    """Where no checkout has built them before."""
+    environment = {**os.environ, "PYTHONPATH": str(site), "KBIT_CACHE": str(tmp_path)}
+    build = "from evaluation.sotu.tasks import task_directory; print(task_directory())"
+    subprocess.run(
+        [sys.executable, "-c", build], cwd=tmp_path, env=environment, check=True, timeout=300
+    )
+    assert list(tmp_path.rglob("sotu_blank*"))
+
+
 def test_the_wheel_ships_every_model_and_sweep(site: Path) -> None:
     shipped = load_models(site / "kbit" / "shipped" / "models.yaml")
     for family, entries in load_models().items():
@@ -85,5 +96,7 @@ def test_shipped_sweeps_go_by_their_names(tmp_path: Path, monkeypatch: pytest.Mo
     for name in ("demo", "demo.yaml", "sweeps/demo.yaml"):
         assert find_sweep(Path(name)) == ROOT / "sweeps" / "demo.yaml"
     Path("demo.yaml").write_text("mine")
-    for name in ("demo.yaml", "none", "elsewhere/demo.yaml", str(tmp_path / "sweeps/demo.yaml")):
+    for name in ("demo.yaml", "none.yaml", "elsewhere/demo", str(tmp_path / "sweeps/demo.yaml")):
         assert find_sweep(Path(name)) == Path(name)
+    with pytest.raises(InputError, match="none: no such file, and no shipped sweep; .*demo"):
+        find_sweep(Path("none"))

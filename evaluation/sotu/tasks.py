@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from evaluation.data.cache_folder import cache_directory
+from evaluation.shipped import SHIPPED
 
 if TYPE_CHECKING:
     from evaluation.sotu.items import Item
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 TASKS_VERSION = 1.0
 CONTEXT = 256  # of the embedded models, in tokens
-TOKENIZER = Path(__file__).parents[2] / "models" / "tokenizer" / "tokenizer.json"
+TOKENIZER = SHIPPED / "models" / "tokenizer" / "tokenizer.json"
 
 _ACC = {"metric": "acc", "aggregation": "mean", "higher_is_better": True}
 _ACC_NORM = {**_ACC, "metric": "acc_norm"}

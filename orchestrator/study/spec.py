@@ -291,7 +291,9 @@ def select_models(
         if not matching:
             near = difflib.get_close_matches(name, [*families, *by_name], n=3)
             hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(families)}"
-            raise InputError(f"{where}: no family or model {name!r} in models.yaml; {hint}")
+            raise InputError(
+                f"{where}: no family or model {name!r} in models.yaml (--models: another); {hint}"
+            )
         for match in matching:
             chosen.update({entry.name: entry for entry in named[match]})
     return list(chosen.values())

@@ -83,7 +83,7 @@ def test_what_comes_from_a_gpu_waits_in_pinned_memory(tmp_path, monkeypatch):
             assert not isinstance(found, Elsewhere) and torch.equal(
                 found, torch.arange(12.0) + more
             )
-    assert pinned == [True]
+    assert pinned.count(True) == 1, "what goes to the disk is not pinned"
 
 
 class _Driver:
