@@ -64,9 +64,12 @@ def multiply(x: Codes, w: IntegerWeight, bias: Tensor | None) -> Tensor:
     totals = np.empty((tokens, len(scales)), np.int32)
     compiled(_totals, _TOTALS)(array, group, totals)
     result = torch.zeros(tokens, scales.shape[1])
+    added = np.full(scales.shape[1], -0.0, np.float32)  # -0.0 added changes nothing
+    if bias is not None:
+        added[:d_out] = bias.numpy()
     operands = (
         (array, totals, x.scale.view(-1).numpy()),
-        (w.tiles.numpy(), scales, np.empty(0, np.float32) if bias is None else bias.numpy()),
+        (w.tiles.numpy(), scales, added),
         result.numpy(),
         group,
     )

@@ -50,11 +50,9 @@ def product_of(kind: str, most: int, vectors: int) -> Callable[..., None]:
         """y [tokens, padded rows] of the strips of `rows` rows first to last; zeros before.
 
         x: (int8 [tokens, d_in], 128 times the sums of its groups, int32 [tokens, groups], fp32
-        scales [tokens]); w: (tiles, fp32 scales [groups, padded rows], fp32 bias [d_out] or []).
+        scales [tokens]); w: (tiles, fp32 scales [groups, padded rows], fp32 bias [padded rows]).
         """
-        values, totals, x_scales = x
-        tiles, scales, bias = w
-        (tokens, columns), (groups, width) = values.shape, scales.shape
+        (tokens, columns), (groups, width) = x[0].shape, w[1].shape
         for strip in range(first, last):
             row = strip * rows
             panel = row // PANEL * PANEL * columns + row % PANEL * 4
@@ -71,22 +69,18 @@ def product_of(kind: str, most: int, vectors: int) -> Callable[..., None]:
                         g * width + row,
                         token * width + row,
                         (min(columns, begin + group) - begin) // 4,
+                        token,
+                        row,
+                        g + 1 == groups,
                     )
                     if most == 6 and taken == 6:
-                        _tile(plain, 6, vectors, values, totals, tiles, scales, y, place)  # type: ignore[call-arg]
+                        _tile(plain, 6, vectors, x, w, y, place)  # type: ignore[call-arg]
                     elif taken == 4:
-                        _tile(plain, 4, vectors, values, totals, tiles, scales, y, place)  # type: ignore[call-arg]
+                        _tile(plain, 4, vectors, x, w, y, place)  # type: ignore[call-arg]
                     elif taken == 2:
-                        _tile(plain, 2, vectors, values, totals, tiles, scales, y, place)  # type: ignore[call-arg]
+                        _tile(plain, 2, vectors, x, w, y, place)  # type: ignore[call-arg]
                     else:
-                        _tile(plain, 1, vectors, values, totals, tiles, scales, y, place)  # type: ignore[call-arg]
-                for t in range(token, token + taken):
-                    result, scale = y[t, row : row + rows], x_scales[t]
-                    for i in range(rows):
-                        result[i] *= scale
-                    if bias.size:
-                        for i in range(min(rows, bias.size - row)):
-                            result[i] += bias[row + i]
+                        _tile(plain, 1, vectors, x, w, y, place)  # type: ignore[call-arg]
                 token += taken
 
     return multiply
@@ -94,37 +88,56 @@ def product_of(kind: str, most: int, vectors: int) -> Callable[..., None]:
 
 @intrinsic(prefer_literal=True)
 def _tile(typing_context: Any, *given: Any) -> Any:
-    """(plain, tokens, vectors, x, totals, tiles, scales, y, place): add to a tile of y its sums
-    over a group of columns, times the group's scales, in one rounding.
+    """(plain, tokens, vectors, x, w, y, place): add to a tile of y its sums over a group of
+    columns, times the group's scales, in one rounding; after the last group scales of x and bias.
 
-    place: where in the arrays, taken flat, the tile begins, and how many steps of four columns."""
+    place: the tile's first element in x, in totals, in tiles, in scales, in y, how many steps of
+    four columns, the first row of x, of W, and whether the group is the last."""
     plain, tokens, vectors = (bool(given[0].literal_value), *(g.literal_value for g in given[1:3]))
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         arguments = [builder.extract_value(arguments[0], i) for i in range(len(given))]
-        arrays = [context.make_array(t)(context, builder, a) for t, a in
-                  zip(given[3:8], arguments[3:8], strict=True)]  # fmt: skip
-        at = [builder.extract_value(arguments[8], i) for i in range(6)]
-        strides = [builder.extract_value(arrays[i].shape, 1) for i in (0, 1, 4)]
 
-        def lines(i: int, stride: Any) -> list[Any]:
+        def array(kind: Any, value: Any) -> Any:
+            return context.make_array(kind)(context, builder, value)
+
+        operands = [
+            array(kind, builder.extract_value(arguments[i], j))
+            for i in (3, 4)
+            for j, kind in enumerate(given[i])
+        ]
+        values, totals, x_scales, tiles, scales, bias = operands
+        y = array(given[5], arguments[5])
+        at = [builder.extract_value(arguments[6], i) for i in range(9)]
+
+        def lines(of: Any, begin: Any) -> list[Any]:
             """Where each of the tile's rows of an array begins."""
-            begin = builder.gep(arrays[i].data, [at[i]])
-            return [builder.gep(begin, [builder.mul(stride, _LONG(t))]) for t in range(tokens)]
+            first, stride = builder.gep(of.data, [begin]), builder.extract_value(of.shape, 1)
+            return [builder.gep(first, [builder.mul(stride, _LONG(t))]) for t in range(tokens)]
 
-        x, totals, y = (lines(i, s) for i, s in zip((0, 1, 4), strides, strict=True))
-        begins = [_splat(builder, builder.neg(builder.load(total))) for total in totals]
-        tile = builder.gep(arrays[2].data, [at[2]])
-        sums = _sums(builder, plain, begins, (x, tile, at[5], vectors))
-        scales = builder.gep(arrays[3].data, [at[3]])
+        begins = [
+            _splat(builder, builder.neg(builder.load(total))) for total in lines(totals, at[1])
+        ]
+        tile = builder.gep(tiles.data, [at[2]])
+        sums = _sums(builder, plain, begins, (lines(values, at[0]), tile, at[5], vectors))
+        results = [
+            [builder.gep(line, [_LONG(v * LANES)]) for v in range(vectors)]
+            for line in lines(y, at[4])
+        ]
         fused = _function(builder, "llvm.fma.v16f32", _FLOATS, [_FLOATS] * 3)
-        for t in range(tokens):
-            for v in range(vectors):
-                here = [_LONG(v * LANES)]
-                into = builder.gep(y[t], here)
-                before, by = (_load(builder, p, _FLOATS) for p in (into, builder.gep(scales, here)))
-                after = builder.call(fused, [builder.sitofp(sums[t][v], _FLOATS), by, before])
-                builder.store(after, builder.bitcast(into, _FLOATS.as_pointer())).align = 4
+        factors = _vectors(builder, builder.gep(scales.data, [at[3]]), vectors)
+        for row, into in zip(sums, results, strict=True):
+            for some, factor, to in zip(row, factors, into, strict=True):
+                before = _load(builder, to, _FLOATS)
+                after = builder.call(fused, [builder.sitofp(some, _FLOATS), factor, before])
+                _store(builder, after, to)
+        with builder.if_then(at[8]):
+            added = _vectors(builder, builder.gep(bias.data, [at[7]]), vectors)
+            for t, into in enumerate(results):
+                scale = builder.load(builder.gep(x_scales.data, [builder.add(at[6], _LONG(t))]))
+                for to, more in zip(into, added, strict=True):
+                    scaled = builder.fmul(_load(builder, to, _FLOATS), _splat(builder, scale))
+                    _store(builder, builder.fadd(scaled, more), to)
         return context.get_dummy_value()
 
     return types.void(types.StarArgTuple.from_types(given)), generate
@@ -188,8 +201,18 @@ def _halves(builder: Any, x: Any, shift: Callable[[Any, Any], Any]) -> tuple[Any
 
 
 def _splat(builder: Any, x: Any) -> Any:
-    one = builder.insert_element(ir.Constant(_INTS, ir.Undefined), x, _INT(0))
+    kind = ir.VectorType(x.type, LANES)
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), x, _INT(0))
     return builder.shuffle_vector(one, one, ir.Constant(_INTS, [0] * LANES))
+
+
+def _vectors(builder: Any, at: Any, count: int) -> list[Any]:
+    """Floats from there on."""
+    return [_load(builder, builder.gep(at, [_LONG(v * LANES)]), _FLOATS) for v in range(count)]
+
+
+def _store(builder: Any, x: Any, to: Any) -> None:
+    builder.store(x, builder.bitcast(to, x.type.as_pointer())).align = 4
 
 
 def _load(builder: Any, at: Any, kind: Any) -> Any:
