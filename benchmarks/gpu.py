@@ -1,11 +1,18 @@
 """Everything that needs a GPU, in one go of about ten minutes: tests, tables, compute-sanitizer.
 
     python benchmarks/gpu.py [--into benchmarks/results] [--minutes 10] [--only STEP ...]
+                             [--wheels FOLDER]
 
 Steps run one after another, the most telling first; each has its share of the time, and what is
-left goes on to the next. Each benchmark writes its JSON, the session itself gpu-DEVICE.json: the
-device, the date, and of each step how it ended. compute-sanitizer takes `kbit doctor`, which runs
-one instance of each kernel family on this device; where it is not installed, that is said.
+left goes on to the next. Each benchmark writes its JSON as it goes, so that one which has no more
+time leaves what it measured; what decides between kernels goes to quantizers/kernels/measured.json
+and is used from then on. The session itself writes gpu-DEVICE.json: the device, the date, and of
+each step how it ended. compute-sanitizer takes `kbit doctor`, which runs one instance of each
+kernel family on this device; where it is not installed, that is said.
+
+Peers are measured where they are installed. Where nothing can be downloaded, bring them along:
+`pip download --no-deps -d FOLDER humming-kernels bitsandbytes` elsewhere, then --wheels FOLDER,
+which installs what lies there beside Python's packages. (humming-kernels also needs NVCC or NVRTC.)
 """
 
 from __future__ import annotations
@@ -42,8 +49,8 @@ class Step:
 def steps(into: Path, device: str) -> list[Step]:
     """In order of what they tell."""
     tests = [*PYTHON, "pytest", "-q", "-m", "gpu", "-k", "not benchmark and not huge", "tests"]
-    found = [Step("doctor", DOCTOR, 0.05), Step("tests", tests, 0.35)]
-    for name, share in (("integers", 0.1), ("serving", 0.2), ("kernels", 0.15)):
+    found = [Step("doctor", DOCTOR, 0.05), Step("tests", tests, 0.3)]
+    for name, share in (("integers", 0.1), ("serving", 0.2), ("kernels", 0.2)):
         file = into / f"{name}-{device}.json"
         command = [sys.executable, f"benchmarks/{name}.py", "--json", str(file)]
         found.append(Step(name, command, share, file))
@@ -51,6 +58,14 @@ def steps(into: Path, device: str) -> list[Step]:
         sanitizer = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *DOCTOR]
         found.append(Step(tool, sanitizer, 0.075))
     return found
+
+
+def install(wheels: Path) -> None:
+    """Without a network and without what they depend on. Raises OSError where none lie there."""
+    files = sorted(map(str, wheels.glob("*.whl")))
+    if not files:
+        raise FileNotFoundError(f"{wheels}: holds no wheel")
+    subprocess.run([*PYTHON, "pip", "install", "--no-deps", "--no-index", *files], check=True)
 
 
 def run(step: Step, limit: float) -> dict[str, Any]:
@@ -77,10 +92,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--into", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--only", nargs="+", help="these steps alone")
+    parser.add_argument("--wheels", type=Path, help="a folder of peers' wheels to install first")
     args = parser.parse_args(argv)
     if not torch.cuda.is_available():
         print("no GPU here: nothing is run, and no table is filled", file=sys.stderr)
         return 2
+    if args.wheels:
+        install(args.wheels)
     name = torch.cuda.get_device_name(0)
     device = re.sub(r"[^a-z0-9]+", "-", name.lower().removeprefix("nvidia ")).strip("-")
     chosen = [s for s in steps(args.into, device) if not args.only or s.name in args.only]

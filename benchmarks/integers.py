@@ -6,9 +6,9 @@ Without a GPU: beside the fp32 product, oneDNN's dynamic int8 linear (torch.ops.
 torchao's where it is installed; once more as compiled for a CPU with AVX2 alone, which has no
 integer dot products (a process of its own, whose fp32 product is not held back); and what laying
 the weights out takes, once a setting. With one: beside cuBLAS fp16, cold caches, our kernel and
-cuBLASLt's product apart on either side of the crossover; humming-kernels and Marlin are not run.
-Every figure is a median; on a CPU of the process's seconds on all cores, which a busy machine
-changes less than the clock's.
+cuBLASLt's product apart on either side of the crossover, which is kept for the device; beside
+humming-kernels where it is installed, and Marlin's published ratios. Every figure is a median; on a
+CPU of the process's seconds on all cores, which a busy machine changes less than the clock's.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,18 +32,19 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.integer_peers import MARLIN, humming, onednn, torchao
 from benchmarks.kernels import Case, Report, copies, device_seconds, warm_up
 from quantizers.activations.products import integer_weight, packed_integers
 from quantizers.integers import Codes, IntegerWeight, PackedIntegers
 from quantizers.kernels import (
     cpu_integers,
     cpu_tile,
-    gpu,
     integer_gpu,
     integer_product,
     integer_products,
+    measured,
+    proving,
     round_rows,
-    tuning,
 )
 from quantizers.outliers import quantize_matrix
 from quantizers.setting import Setting
@@ -75,32 +75,6 @@ def linear(x: Tensor, w: IntegerWeight | PackedIntegers) -> Tensor:
 
 
 # --- CPU ---
-
-
-def onednn(weight: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """torch's dynamic int8 linear on oneDNN: uint8 per tensor x int8 per tensor."""
-    try:
-        torch.backends.quantized.engine = "onednn"
-        scale = float(weight.abs().max()) / 127
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            rounded = torch.quantize_per_tensor(weight, scale, 0, torch.qint8)
-        packed = torch.ops.quantized.linear_prepack(rounded, None)
-    except (RuntimeError, AttributeError):
-        return None
-    return lambda x: torch.ops.quantized.linear_dynamic(x, packed)
-
-
-def torchao(weight: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """Its int8 x int8 linear, a scale a token and row: the same work as W8A8."""
-    try:
-        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
-    except Exception:  # not installed, or not for this torch
-        return None
-    model = torch.nn.Sequential(torch.nn.Linear(*weight.T.shape, bias=False))
-    model[0].weight.data = weight
-    quantize_(model, Int8DynamicActivationInt8WeightConfig())
-    return model
 
 
 def core_seconds(cases: Sequence[Case], rounds: int = 9) -> list[float]:
@@ -164,6 +138,11 @@ def gpu_table(report: Report) -> None:
     for side in GPU_SIDES:
         warm_up()
         made, full = weights(side, "cuda"), torch.randn(side, side, device="cuda").half()
+        peers = {
+            "W8A8 row": humming(full, 8, 0),
+            "W4A8 group 128": humming(full, 4, 128),
+            "W4A8 row": humming(full, 4, 0),
+        }
         for tokens in GPU_TOKENS:
             x = torch.randn(tokens, side, device="cuda").half()
             fulls = [full.clone() for _ in range(copies(full.nbytes))]
@@ -176,7 +155,14 @@ def gpu_table(report: Report) -> None:
             )
             codes = round_rows(x, 127)
             for name, w in made.items():
-                _gpu_rows(report, f"{name} M={tokens} {side}x{side}", (x, codes, w), cublas)
+                case = f"{name} M={tokens} {side}x{side}"
+                taken = _gpu_rows(report, case, (x, codes, w), cublas)
+                if (peer := peers[name]) is not None:
+                    theirs = device_seconds([partial(peer, x)] * copies(full.nbytes))
+                    report.add_time(f"{case}, with rounding", taken, "humming-kernels", theirs)
+                if side == 8192 and name == "W4A8 group 128" and tokens in MARLIN:
+                    ratio = MARLIN[tokens]
+                    report.add(case, "published ratio", ratio, "x cuBLAS", "Marlin, H200", ratio)
 
 
 def _gpu_rows(
@@ -184,7 +170,8 @@ def _gpu_rows(
     case: str,
     operands: tuple[Tensor, Codes, IntegerWeight | PackedIntegers],
     cublas: float,
-) -> None:
+) -> float:
+    """Seconds with rounding."""
     x, codes, w = operands
     held = w.words if isinstance(w, PackedIntegers) else w.values
     cold = [_copy(w) for _ in range(copies(held.nbytes))]
@@ -197,6 +184,7 @@ def _gpu_rows(
         report.add_time(f"{case}, cuBLASLt", device_seconds(library), "cuBLAS fp16", cublas)
     rounded = device_seconds([partial(linear, x, c) for c in cold])
     report.add_time(f"{case}, with rounding", rounded, "cuBLAS fp16", cublas)
+    return rounded
 
 
 def _copy(w: IntegerWeight | PackedIntegers) -> IntegerWeight | PackedIntegers:
@@ -225,11 +213,15 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     today = datetime.date.today()
     if torch.cuda.is_available():
-        report = Report(f"{torch.cuda.get_device_name(0)}, torch {torch.__version__}, {today}")
+        name = torch.cuda.get_device_name(0)
+        report = Report(f"{name}, torch {torch.__version__}, {today}", args.json)
         gpu_table(report)
         found = crossover(report)
-        print(f"cuBLASLt is faster from {found} rows; LIBRARY_TOKENS is {tuning.LIBRARY_TOKENS}")
-        for name, why in gpu.failures().items():
+        used = measured.library_tokens(torch.device("cuda", 0))
+        print(f"cuBLASLt is faster from {found} rows; {used} was used")
+        if found is not None:
+            measured.keep(name, str(today), {measured.LIBRARY_TOKENS: found})
+        for name, why in proving.failures().items():
             print(f"not used, so not measured above: {name}: {why}")
     else:
         load = os.getloadavg()[0]
@@ -241,8 +233,7 @@ def main(argv: list[str] | None = None) -> int:
         if not args.suffix:
             without_dot_products(report)
             print("no GPU here: its figures are left empty")
-    if args.json:
-        args.json.write_text(json.dumps(report.records, indent=1) + "\n")
+    report.write(args.json)
     return 0
 
 

@@ -31,25 +31,26 @@ from torch import Tensor
 from quantizers.blockwise import dequantize, quantize
 from quantizers.codebooks import codebook, quantile
 from quantizers.granularity import Granularity
-from quantizers.kernels import gpu, launches, tuning
-from quantizers.kernels.tuning import most_fused_rows
+from quantizers.kernels import gpu, launches, measured, proving, tuning
 from quantizers.packed import PackedTensor, empty
 
 BITS = range(2, 9)
 BLOCKS = (16, 32, 64, 128, 256, 1024, 4096)
 SIDES = (4096, 8192, 16384)  # of the fused multiply's matrix
-ROWS = (1, 2, 4, 8, 16, 32, 48)  # of its x
+ROWS = (1, 2, 4, 8, 16, 32, 48, 64)  # of its x
 ROUNDS = 20
 SETTLED = 0.02
 B64 = Granularity(64)
+AT_ONCE = "at once"
 Case = Callable[[], object]
 
 
 class Report:
-    """Collects records and prints each as a line of the table."""
+    """Collects records and prints each as a line of the table; one of a GPU, whose time may end
+    sooner, also writes them to its file as they come."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, device: str, file: Path | None = None) -> None:
+        self.device, self.file = device, file
         self.records: list[dict[str, Any]] = []
         print(device)
         print(f"{'case':46} {'metric':16} {'value':>10} {'unit':8} {'peer':24} {'ratio':>6}")
@@ -79,6 +80,11 @@ class Report:
                 "device": self.device,
             }
         )
+        self.write(self.file)
+
+    def write(self, file: Path | None) -> None:
+        if file is not None:
+            file.write_text(json.dumps(self.records, indent=1) + "\n")
 
     def add_time(self, case: str, taken: float, peer: str, peer_taken: float) -> None:
         """Seconds, shown in microseconds; ratio: how many times faster than the peer."""
@@ -305,12 +311,12 @@ def multiply_table(report: Report, copy: float) -> None:
                 case = f"fused k={bits} B=64 M={rows} {side}x{side}"
                 report.add_time(case, taken, "cuBLAS fp16", cublas)
                 report.add_throughput(case, q.bytes_stored + 2 * x.nbytes, taken, copy)
-                wide_cases = [_wide_product(q, x) for q in copied]
-                # Tuning does not choose it yet.
+                wide_cases = [_product(q, x, tuning.MOST_MULTIPLY_ROWS) for q in copied]
                 if rows == tuning.MOST_MULTIPLY_ROWS and wide_cases[0]() is not None:
                     wide = device_seconds(wide_cases)
-                    report.add_time(f"{case}, at once", wide, "16 rows at a time", taken)
-                if rows == most_fused_rows(bits, side * side):
+                    apart = device_seconds([_product(q, x, 16) for q in copied])
+                    report.add_time(f"{case}, {AT_ONCE}", wide, "16 rows at a time", apart)
+                if rows >= 32:  # which of the two is taken, tuning.most_fused_rows says
                     apart = device_seconds([_dequantized_product(q, x) for q in copied])
                     report.add_time(case, taken, "dequantize + cuBLAS", apart)
 
@@ -326,17 +332,29 @@ def _dequantize(q: PackedTensor) -> Callable[[], Any]:
 
 def _quantize(values: Tensor, like: PackedTensor) -> Case:
     q = replace(like, words=like.words.clone(), absmax=like.absmax.clone())
-    planned = launches.quantize_blocks(values, q, gpu.processors(values.device))
+    planned = launches.quantize_blocks(values, q, proving.processors(values.device))
     assert planned is not None
-    return lambda: gpu.start(planned[0], values.device)
+    return lambda: proving.start(planned[0], values.device)
 
 
-def _product(q: PackedTensor, x: Tensor) -> Case:
-    return partial(gpu.multiply, x, q, None)
+def _product(q: PackedTensor, x: Tensor, rows: int | None = None) -> Case:
+    """As `gpu.multiply`, also beyond the crossover; rows: of x at once."""
+    at_once = measured.multiply_rows(x.device) if rows is None else rows
+
+    def multiplied() -> Tensor | None:
+        parts = [gpu.multiply_at_once(part, q, None) for part in x.split(at_once)]
+        found = [part for part in parts if part is not None]
+        return None if len(found) < len(parts) else torch.cat(found)
+
+    return multiplied
 
 
-def _wide_product(q: PackedTensor, x: Tensor) -> Case:
-    return partial(gpu.multiply_at_once, x, q, None)
+def faster_rows(report: Report) -> int | None:
+    """16 or 32 rows of x at once, by the median over matrices of 4 bit; None where 32 never ran."""
+    found = [
+        r["ratio"] for r in report.records if r["case"].endswith(AT_ONCE) and "k=4" in r["case"]
+    ]
+    return None if not found else 32 if statistics.median(found) > 1 else 16
 
 
 def _dequantized_product(q: PackedTensor, x: Tensor) -> Case:
@@ -366,23 +384,25 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     today = datetime.date.today()
     if torch.cuda.is_available():
-        report = Report(f"{torch.cuda.get_device_name(0)}, torch {torch.__version__}, {today}")
+        name = torch.cuda.get_device_name(0)
+        report = Report(f"{name}, torch {torch.__version__}, {today}", args.json)
         warm_up()
         copy = copy_bandwidth()
         report.add("device copy, 2 GiB", "throughput", copy / 1e9, "GB/s")
         report.add("multiprocessors", "clock", clock_rate() / 1e9, "GHz")
-        for table in (dequantize_table, quantize_table, multiply_table):
+        for table in (multiply_table, dequantize_table, quantize_table):
             warm_up()
             table(report, copy)
-        for name, why in gpu.failures().items():
-            print(f"not used, so not measured above: {name}: {why}")
+        if (rows := faster_rows(report)) is not None:
+            measured.keep(name, str(today), {measured.MULTIPLY_ROWS: rows})
+        for instance, why in proving.failures().items():
+            print(f"not used, so not measured above: {instance}: {why}")
     else:
         cores = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
         report = Report(f"CPU {platform.processor() or platform.machine()}, {cores}, {today}")
         cpu_table(report)
         print("no GPU here: its figures are left empty")
-    if args.json:
-        args.json.write_text(json.dumps(report.records, indent=1) + "\n")
+    report.write(args.json)
     return 0
 
 

@@ -137,7 +137,7 @@ def _integers() -> list[Finding]:
     """What computes products of rounded activations: integer instructions, or why they do not."""
     import torch
 
-    from quantizers.kernels import cpu_integers, cpu_tile
+    from quantizers.kernels import cpu_integers, cpu_tile, measured
     from quantizers.kernels.integer_products import library_unsupported
 
     why = cpu_integers.unsupported()
@@ -147,7 +147,11 @@ def _integers() -> list[Finding]:
     found = [("int8 on the CPU", *state)]
     if torch.cuda.is_available():
         why = library_unsupported(torch.device("cuda", 0))
-        state = (PROBLEM, f"our kernel takes all rows: {why}") if why else (OK, "exact")
+        device = torch.device("cuda", 0)
+        how = "measured on this device" if measured.of_device(device) else "not measured on it"
+        state = (OK, f"exact; from {measured.library_tokens(device)} rows on, {how}")
+        if why is not None:
+            state = (PROBLEM, f"our kernel takes all rows: {why}")
         found.append(("int8 by cuBLASLt", *state))
     return found
 
@@ -157,16 +161,16 @@ def _kernels() -> list[Finding]:
     instead."""
     import torch
 
-    from quantizers.kernels import build, gpu
+    from quantizers.kernels import build, gpu, proving
 
     if not torch.cuda.is_available():
-        reason = str(gpu.unsupported(torch.device("cuda", 0)))
+        reason = str(proving.unsupported(torch.device("cuda", 0)))
         return [(f"kernel {family}", "none", f"not used: {reason}") for family in build.FAMILIES]
     from quantizers.blockwise import dequantize, quantize
     from quantizers.codebooks import integer
     from quantizers.granularity import Granularity
     from quantizers.integers import Codes, IntegerWeight
-    from quantizers.kernels import integer_product, round_rows, tuning
+    from quantizers.kernels import integer_product, measured, round_rows
 
     weight = torch.linspace(-1, 1, 128 * 128, device="cuda").half().view(128, 128)
     q = quantize(weight, integer(4), 4, Granularity(64))
@@ -174,17 +178,18 @@ def _kernels() -> list[Finding]:
     for rows in (1, 2):
         gpu.multiply(weight[:rows], q, None)
     gpu.token_logprobs(weight, torch.arange(128, device="cuda"), greedy=True)
-    codes = round_rows(weight.repeat(tuning.LIBRARY_TOKENS // 128, 1), 127)
+    many = -(-measured.library_tokens(weight.device) // 128)
+    codes = round_rows(weight.repeat(many, 1), 127)
     integers = IntegerWeight(codes.values[:128], codes.scale[:128], 128, 127)
     for rows in (1, len(codes.values)):
         few = Codes(codes.values[:rows], codes.scale[:rows], 127)
         integer_product(few, integers, None, torch.half)
     found = []
     for family in build.FAMILIES:
-        failed = (why for name, why in gpu.failures().items() if name.startswith(family))
+        failed = (why for name, why in proving.failures().items() if name.startswith(family))
         if why := next(failed, None):
             state = PROBLEM, f"not used: {why}"
-        elif any(name.startswith(family) for name in gpu.proven()):
+        elif any(name.startswith(family) for name in proving.proven()):
             state = OK, "agrees with plain torch on this device"
         else:
             state = "none", "not used: the device has too little shared memory for it"

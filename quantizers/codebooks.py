@@ -15,6 +15,8 @@ from torch import Tensor
 
 from quantizers.data_types import default_exponent_bits
 
+_MOST_LEVEL = 2.0**15  # fp16 holds it
+
 
 def _table(values: np.ndarray) -> Tensor:
     """Sorted distinct fp32 values; adding 0.0 turns -0.0 into 0.0."""
@@ -112,6 +114,23 @@ def codebook(data_type: str, bits: int, exponent_bits: int | None = None) -> Ten
 def midpoints_of(table: Tensor) -> Tensor:
     """The fp32 midpoints between neighbouring values: the decision boundaries, [|table| - 1]."""
     return (table[:-1] + table[1:]) * 0.5
+
+
+def levels_of(table: Tensor, dtype: torch.dtype) -> tuple[Tensor, float]:
+    """(the table in a 16-bit type, the unit): their product is the table.
+
+    Integers and floats are whole multiples of their least magnitude, which 16 bit hold: exact but
+    for the unit's rounding to fp32. Other tables are rounded, with unit 1.
+    """
+    sizes = table.double().abs()
+    unit = sizes[sizes > 0].min() if bool((sizes > 0).any()) else sizes.new_ones(())
+    while float(sizes.max() / unit) > _MOST_LEVEL:
+        unit = unit * 2
+    multiples = table.double() / unit
+    rounded = multiples.to(dtype)
+    if bool(((rounded.double() - multiples).abs() <= 1e-6 * multiples.abs()).all()):
+        return rounded, float(unit)
+    return table.to(dtype), 1.0
 
 
 def round_to_codebook(x: Tensor, table: Tensor) -> Tensor:

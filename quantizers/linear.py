@@ -52,7 +52,8 @@ class KBitLinear(HoldsPacked, nn.Module):
     """y = x W^T + b with W [d_out, d_in] packed; no copy of W in another form is kept.
 
     Few rows of x on a GPU multiply straight from the packed form; other calls dequantize W and let
-    it go again. The weights are those of `dequantize_matrix` (see `kernels.multiply`).
+    it go again. The weights are those of `dequantize_matrix`, but for roundings (see
+    `kernels.multiply`).
     """
 
     bias: Tensor | None

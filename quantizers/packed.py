@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from quantizers.codebooks import levels_of
 from quantizers.granularity import Blocks, Granularity
 from quantizers.packing import n_words
 
@@ -69,6 +70,16 @@ class PackedTensor:
     @cached_property
     def blocks(self) -> Blocks:
         return self.granularity.blocks(self.shape)
+
+    @cached_property
+    def levels(self) -> tuple[Tensor, Tensor]:
+        """fp32 [codes + 1] each on the words' device, kept: the codebook, and `levels_of` it in the
+        type of absmax, in multiples of what comes last."""
+        rounded, unit = levels_of(self.codebook.cpu(), self.absmax.dtype)
+        ends = torch.tensor([1.0, unit])
+        both = torch.stack([self.codebook.cpu(), rounded.float()])
+        exact, rounded = torch.cat([both, ends[:, None]], dim=1).to(self.device)
+        return exact, rounded
 
     @property
     def bytes_stored(self) -> int:

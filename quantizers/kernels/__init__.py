@@ -2,9 +2,9 @@
 device.
 
 CPU tensors take compiled loops, CUDA tensors the project's kernels where these have proved
-themselves (see `gpu`), everything else plain torch operations. Quantized and dequantized tensors
-have the same bits on every path: fp32 subtraction and IEEE division in, fp32 product and sum out,
-rounded once.
+themselves (see `proving`), everything else plain torch operations. Quantized and dequantized
+tensors have the same bits on every path: fp32 subtraction and IEEE division in, fp32 product and
+sum out, rounded once.
 """
 
 from __future__ import annotations
@@ -72,10 +72,11 @@ def multiply(x: Tensor, q: PackedTensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + bias for a packed W [d_out, d_in]: [..., d_out] like x.
 
     x: floating [..., d_in]; bias: [d_out]. On a GPU few rows of x (`tuning.most_fused_rows`) go
-    straight through the packed form with fp32 sums (appendix E: then latency follows the bits): the
-    weights are those of `dequantize`, with one row before they are rounded to 16 bit. More rows,
-    and what the kernels do not cover (means, d_in not a multiple of 128, x not in the weights'
-    type), take the dequantized matrix and torch's product.
+    straight through the packed form with fp32 sums (appendix E: then latency follows the bits).
+    With one row the weights are those of `dequantize` before they are rounded to 16 bit; with more
+    those of `reference.fused_weights`: the codebook in 16 bit times constants, which sums get. More
+    rows, and what the kernels do not cover (means, d_in not a multiple of 128, x not in the
+    weights' type), take the dequantized matrix and torch's product.
 
     Raises ValueError for arguments that disagree (see `checks`).
     """

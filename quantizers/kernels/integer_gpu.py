@@ -1,4 +1,4 @@
-"""Rounding rows and multiplying integers on a GPU, by kernels that have proved themselves: see gpu.
+"""Rounding rows and multiplying integers on a GPU, by kernels that are proven: see proving.
 
 Few rows of x take our kernel, many and a scale a row cuBLASLt's int8 product; both give the same
 bits where a row has one scale.
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from quantizers.integers import Codes, IntegerWeight, PackedIntegers
-from quantizers.kernels import gpu, integer_launches, reference, tuning
+from quantizers.kernels import integer_launches, measured, proving, reference
 from quantizers.kernels.integer_products import library_takes, library_unsupported
-from quantizers.kernels.launches import Launch
+from quantizers.kernels.launches import Launch, Limits
 from quantizers.packing import pack
 
 
@@ -33,14 +33,14 @@ def round_rows(x: Tensor, limit: int, fixed: Tensor | None) -> Codes | None:
             trial = integer_launches.round_rows(sample, limit, scale)
             assert trial is not None
             trial[1].values.fill_(99), trial[1].scale.fill_(99)
-            gpu.start(trial[0], x.device)
+            proving.start(trial[0], x.device)
             expected = reference.round_rows(sample, limit, scale)
             same &= torch.equal(trial[1].values, expected.values)
             found = trial[1].scale, expected.scale
             same &= torch.equal(*(torch.nan_to_num(s, nan=-1.0) for s in found))
         return same
 
-    return codes if gpu.run(launch, x.device, check) else None
+    return codes if proving.run(launch, x.device, check) else None
 
 
 def integer_product(
@@ -56,9 +56,8 @@ def integer_product(
 def takes_library(x: Codes, w: IntegerWeight) -> bool:
     """Whether cuBLASLt is to compute the sums: it has one scale a row, and many rows of x."""
     one_scale = w.scales.shape[1] == 1 and w.values.dtype == torch.int8
-    return (
-        one_scale and len(x.values) >= tuning.LIBRARY_TOKENS and library_takes(x.values, w.values)
-    )
+    many = len(x.values) >= measured.library_tokens(x.values.device)
+    return one_scale and many and library_takes(x.values, w.values)
 
 
 def library_product(
@@ -79,24 +78,24 @@ def library_product(
         trial_bias = torch.linspace(-9, 9, len(trial_w.values), device=device)
         trial = integer_launches.scale_sums(small, trial_x, trial_w, trial_bias, dtype)
         assert trial is not None
-        gpu.start(trial[0], device)
+        proving.start(trial[0], device)
         return torch.equal(trial[1], reference.integer_product(trial_x, trial_w, trial_bias, dtype))
 
-    return planned[1] if gpu.run(planned[0], device, check) else None
+    return planned[1] if proving.run(planned[0], device, check) else None
 
 
 def kernel_product(
     x: Codes, w: IntegerWeight | PackedIntegers, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor | None:
-    limits = gpu.limits(x.values.device)
+    limits = proving.limits(x.values.device)
     planned = integer_launches.integer_product(x, w, bias, dtype, limits)
     if planned is None:
         return None
     check = partial(_proves_product, planned[0], x.values.device, limits)
-    return planned[1] if gpu.run(planned[0], x.values.device, check) else None
+    return planned[1] if proving.run(planned[0], x.values.device, check) else None
 
 
-def _proves_product(launch: Launch, device: torch.device, limits: gpu.Limits) -> bool:
+def _proves_product(launch: Launch, device: torch.device, limits: Limits) -> bool:
     """On two tiles each way, the last ones short, and powers of two for scales: then no order of
     sums rounds, and the result is that of fp64 bit for bit."""
     bits, scales, _, tokens = (int(p) for p in launch.instance.parameters)  # type: ignore[arg-type]
@@ -104,7 +103,7 @@ def _proves_product(launch: Launch, device: torch.device, limits: gpu.Limits) ->
     trial = integer_launches.integer_product(x, w, None, torch.float32, limits)
     assert trial is not None and trial[0].instance == launch.instance
     trial[1].fill_(torch.nan)
-    gpu.start(trial[0], device)
+    proving.start(trial[0], device)
     whole = w.unpacked() if isinstance(w, PackedIntegers) else w
     return torch.equal(trial[1], reference.integer_product(x, whole, None, torch.float32))
 

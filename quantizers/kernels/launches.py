@@ -169,7 +169,7 @@ def gemv(
         min(limits.processors, -(-d_out // groups)),
         32 * warps,
         {
-            **_operands(x, q, bias, y),
+            **_operands(x, q, {"codebook": q.codebook.to(x.device)}, bias, y),
             "d_in": d_in,
             "d_out": d_out,
             "shift": min(shift, 31),
@@ -196,24 +196,25 @@ def multiply(
     if shift is None or not 1 <= m <= tuning.MOST_MULTIPLY_ROWS or q.n >= 2**31:
         return None
     x_tiles = next(tiles for tiles in (1, 2, 4) if m <= 8 * tiles)
-    chunks = tuning.multiply_chunks(q.bits, x_tiles)
+    chunks = tuning.multiply_chunks(q.bits)
+    instance = Instance("multiply", (q.bits, x.dtype, x_tiles, chunks, shift < 6))
     all_segments = -(-d_in // (chunks * FUSED_COLUMNS))
-    for most_warps in (tuning.MULTIPLY_THREADS // 32, 8, 4):
+    for most_warps in (tuning.multiply_threads(x_tiles) // 32, 8, 4):
         passes = -(-all_segments // most_warps)
         segments = -(-all_segments // passes)
         groups = most_warps // segments
-        shared = _multiply_shared(q.bits, x_tiles, chunks, segments * groups, limits.byte_tables)
+        shared = _multiply_shared(instance, segments * groups, limits.byte_tables)
         if shared <= limits.shared:
             break
     else:
         return None
     y = torch.empty(m, d_out, dtype=x.dtype, device=x.device)
     launch = Launch(
-        Instance("multiply", (q.bits, x.dtype, x_tiles, chunks, shift < 6)),
+        instance,
         min(limits.processors, -(-d_out // (16 * groups))),
         32 * segments * groups,
         {
-            **_operands(x, q, bias, y),
+            **_operands(x, q, {"levels": q.levels[shift >= 6]}, bias, y),
             "m": m,
             "d_in": d_in,
             "d_out": d_out,
@@ -227,9 +228,11 @@ def multiply(
     return launch, y
 
 
-def _multiply_shared(bits: int, x_tiles: int, chunks: int, warps: int, byte_tables: bool) -> int:
+def _multiply_shared(instance: Instance, warps: int, byte_tables: bool) -> int:
     """Bytes of shared memory of multiply.cu: as gemv.cu, and the sums of 8 tiles kept."""
-    ring = 2 * chunks * 16 * (16 * bits + (16 if bits == 8 else 0))
+    numbers = (p for p in instance.parameters if not isinstance(p, torch.dtype))
+    bits, x_tiles, chunks, fine = (int(p) for p in numbers)
+    ring = 2 * chunks * 16 * (16 * bits + (16 if bits == 8 and fine else 0))
     sums = (2 * warps + 8) * 16 * 8 * x_tiles * 4
     return _rings_and_table(bits, ring, warps, byte_tables) + sums
 
@@ -246,13 +249,13 @@ def _layout(blocks: Blocks) -> dict[str, Tensor | int | None]:
 
 
 def _operands(
-    x: Tensor, q: PackedTensor, bias: Tensor | None, y: Tensor
+    x: Tensor, q: PackedTensor, table: dict[str, Tensor], bias: Tensor | None, y: Tensor
 ) -> dict[str, Tensor | int | None]:
     return {
         "x": aligned(x),
         "stream": aligned(q.words),
         "absmax": aligned(q.absmax),
-        "codebook": q.codebook.to(x.device),
+        **table,
         "bias": bias,
         "y": y,
     }

@@ -47,6 +47,18 @@ def dequantize(q: PackedTensor) -> Tensor:
     return out
 
 
+def fused_weights(q: PackedTensor) -> Tensor:
+    """What a row of the identity gives in a fused product of few rows, [d_out, d_in] in q's type:
+    `dequantize`, or where 64 weights share a constant, its levels in 16 bit times absmax and
+    unit."""
+    if q.blocks.size < 64:
+        return dequantize(q).view(q.shape)
+    levels, unit = q.levels[1][:-1], q.levels[1][-1]
+    owner = block_of(torch.arange(q.n, device=q.device), q.blocks)
+    scaled = levels[unpack(q.words, q.bits, q.n)] * q.absmax.float()[owner]
+    return (scaled * unit).to(q.dtype).view(q.shape)
+
+
 def token_logprobs(logits: Tensor, targets: Tensor, greedy: bool) -> tuple[Tensor, Tensor | None]:
     """Not log_softmax: on a CPU it adds up a whole row's exponentials in fp32, lane by lane."""
     largest = logits.amax(dim=-1, keepdim=True)

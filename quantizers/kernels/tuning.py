@@ -57,11 +57,16 @@ def macros(arch: str) -> dict[str, int]:
     return {**_MACROS, "GEMV_THREADS": gemv_threads(arch), "BYTE_TABLES": int(byte_tables(arch))}
 
 
-# Rows of x that the fused multiply takes at once, and the most that it could. 32 at once cost fewer
-# instructions a weight than twice 16 (4 bit: 7.1 against 10.6), but read x twice as often. To be
-# measured on a GPU (benchmarks/kernels.py times both); at 3 bit sm_80 lacks a register or two.
+# Rows of x that the fused multiply takes at once where nothing was measured (see measured.py), and
+# the most that it could: 32 at once, by half as many threads with twice the registers, cost fewer
+# instructions a weight than twice 16 (4 bit: 4.3 against 7.6).
 MULTIPLY_ROWS = 16
 MOST_MULTIPLY_ROWS = 32
+
+
+def multiply_threads(x_tiles: int) -> int:
+    """Most threads of a block, as the kernel has it."""
+    return MULTIPLY_THREADS // 2 if x_tiles > 2 else MULTIPLY_THREADS
 
 
 # A 16-bit matrix of so many weights is still in an L2 cache when cuBLAS comes to read it.
@@ -74,19 +79,18 @@ def most_fused_rows(bits: int, weights: int) -> int:
     return 48 if bits <= 4 and weights > CACHED_WEIGHTS else 32
 
 
-def multiply_chunks(bits: int, x_tiles: int = 1) -> int:
-    """Chunks of 128 columns that a warp of the fused multiply takes: what shared memory holds, and
-    with more than two tiles of 8 rows of x what registers do."""
-    return 2 if bits <= 4 and x_tiles <= 2 else 1
+def multiply_chunks(bits: int) -> int:
+    """Chunks of 128 columns that a warp of the fused multiply takes: what shared memory holds."""
+    return 2 if bits <= 4 else 1
 
 
 # Tiles of the integer products, (rows of W, rows of x), from few rows of x to many.
 INTEGER_TILES = ((32, 8), (32, 16), (64, 64), (128, 128))
 
 
-# Rows of x from which cuBLASLt's int8 product, and a pass over its sums, take the place of ours. To
-# be measured on a GPU: benchmarks/integers.py prints both on either side of it. The field's figures
-# have products like ours fall behind the library between 64 and 256 rows.
+# Rows of x from which cuBLASLt's int8 product, and a pass over its sums, take the place of ours,
+# where nothing was measured (see measured.py). The field's figures have products like ours fall
+# behind the library between 64 and 256 rows.
 LIBRARY_TOKENS = 256
 
 

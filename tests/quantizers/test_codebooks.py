@@ -145,3 +145,26 @@ def test_error_on_normal_data_at_4_bit(data_type, expected):
 def test_unknown_data_type():
     with pytest.raises(ValueError, match="quantile"):
         codebooks.codebook("quantile", 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_levels_in_16_bit_are_exact_for_integers_and_floats(bits, dtype):
+    for data_type in ("int", "float"):
+        table = codebooks.codebook(data_type, bits)
+        levels, unit = codebooks.levels_of(table, dtype)
+        assert levels.dtype == dtype
+        torch.testing.assert_close(levels.float() * unit, table, rtol=2.0**-22, atol=0)
+        if data_type == "int":
+            assert levels.tolist() == list(range(1 - 2 ** (bits - 1), 2 ** (bits - 1)))
+
+
+def test_levels_of_other_tables_are_rounded():
+    table = codebooks.codebook("dynamic", 4)
+    for dtype in (torch.float16, torch.bfloat16):
+        levels, unit = codebooks.levels_of(table, dtype)
+        assert unit == 1 and torch.equal(levels, table.to(dtype))
+    assert codebooks.levels_of(torch.zeros(1), torch.float16)[0].tolist() == [0]
+    wide = codebooks.floating(8, 4)  # 18 powers of two: fp16 holds them, not all multiples
+    levels, unit = codebooks.levels_of(wide, torch.float16)
+    torch.testing.assert_close(levels.float() * unit, wide, rtol=2.0**-22, atol=0)

@@ -47,7 +47,10 @@ INSTANCES = {
         for tiles in (1, 2)
         for fine in (False, True)
     ]
-    + [Instance("multiply", (bits, DTYPES[0], 4, 1, False)) for bits in (2, 4, 8)],
+    + [
+        Instance("multiply", (bits, DTYPES[0], 4, tuning.multiply_chunks(bits), False))
+        for bits in (2, 3, 4, 8)
+    ],
     "round_rows": [
         Instance("round_rows", (dtype, vectors))
         for dtype in DTYPES

@@ -71,7 +71,7 @@ def multiplier(tmp_path_factory):
         for dtype, x_tiles in ((HALF, 1), (BF16, 2))
         for fine in (False, True)
     ]
-    instances += [Instance("multiply", (k, HALF, 4, 1, False)) for k in (4, 8)]
+    instances += [Instance("multiply", (k, HALF, 4, multiply_chunks(k), False)) for k in (3, 4, 8)]
     return Emulator(instances, tmp_path_factory.mktemp("multiply"))
 
 
@@ -207,7 +207,7 @@ def test_product_with_the_identity_is_the_dequantized_matrix(multiplier, bits, d
     """As long as every slot of the tensor-core product gets the right row and column."""
     q, _ = product_case(bits, HALF, d_out, d_in, (16, 64, 4096, 32, 128)[bits % 5], 1)
     eye = torch.eye(d_in, dtype=HALF)
-    expected = dequantize(q).T
+    expected = reference.fused_weights(q).T
     for start in range(0, min(d_in, 256), 8):
         y = run_product(multiplier, q, eye[start : start + 8])
         assert torch.equal(y, expected[start : start + 8])
@@ -268,15 +268,19 @@ def test_wide_product_with_the_identity(multiplier, bits, m):
     q, _ = product_case(bits, BF16, 50, 128, 32, 1)
     for start in range(0, 128 - m, m):
         rows = torch.eye(128, dtype=BF16)[start : start + m]
-        assert torch.equal(run_product(multiplier, q, rows), dequantize(q).T[start : start + m])
+        assert torch.equal(
+            run_product(multiplier, q, rows), reference.fused_weights(q).T[start : start + m]
+        )
 
 
 @pytest.mark.parametrize("m", [17, 32])
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [3, 4, 8])
 def test_32_rows_at_once_with_the_identity(multiplier, bits, m):
     q, _ = product_case(bits, HALF, 50, 256, 64, 1)
     rows = torch.eye(256, dtype=HALF)[100 : 100 + m]
-    assert torch.equal(run_product(multiplier, q, rows), dequantize(q).T[100 : 100 + m])
+    assert torch.equal(
+        run_product(multiplier, q, rows), reference.fused_weights(q).T[100 : 100 + m]
+    )
 
 
 @pytest.mark.parametrize("bits", [3, 8])
@@ -285,7 +289,7 @@ def test_product_of_more_columns_than_a_block_takes_at_once(multiplier, bits):
     q, _ = product_case(bits, BF16, 550, 4224, 64, 1)
     columns = [0, 1, 127, 128, 2047, 2048, 4095, 4096, 4223]
     x = torch.nn.functional.one_hot(torch.tensor(columns), 4224).to(BF16)
-    assert torch.equal(run_product(multiplier, q, x), dequantize(q)[:, columns].T)
+    assert torch.equal(run_product(multiplier, q, x), reference.fused_weights(q)[:, columns].T)
 
 
 @pytest.mark.parametrize("m", [1, 2, 7, 8])

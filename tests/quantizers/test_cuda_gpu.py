@@ -14,7 +14,7 @@ from quantizers.blockwise import dequantize, quantize
 from quantizers.codebooks import codebook, floating, integer, quantile
 from quantizers.data_types import DATA_TYPES
 from quantizers.granularity import ROW, Granularity
-from quantizers.kernels import gpu, launches, reference
+from quantizers.kernels import gpu, launches, proving, reference
 from quantizers.kernels.build import Instance
 from quantizers.linear import KBitLinear
 from quantizers.outliers import dequantize_matrix, quantize_matrix
@@ -36,7 +36,7 @@ SIZES = (1, 31, 32, 33, 63, 64, 65, 1000, 70_001)
 @pytest.fixture(autouse=True)
 def every_kernel_is_used():
     yield
-    assert gpu.failures() == {}
+    assert proving.failures() == {}
 
 
 @pytest.fixture
@@ -136,10 +136,11 @@ def product(q, x, bias=None):
 @pytest.mark.parametrize("block", [*(Granularity(n) for n in (16, 64, 4096, None)), ROW], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
 @pytest.mark.parametrize("bits", range(2, 9))
-def test_identity_gives_the_dequantized_matrix(poison, bits, dtype, block):
+def test_identity_gives_the_matrix(poison, bits, dtype, block):
     q = packed_matrix(bits, dtype, 261, 512, block)
-    weight, eye = dequantize(q), torch.eye(512, dtype=dtype, device=CUDA)
+    eye = torch.eye(512, dtype=dtype, device=CUDA)
     for m in (1, 8, 16):
+        weight = dequantize(q) if m == 1 else reference.fused_weights(q)
         for start in range(0, 512, 16):
             y = product(q, eye[start : start + m])
             assert torch.equal(y, weight.T[start : start + m])
@@ -236,19 +237,21 @@ def test_linear_layer_chooses_its_path(monkeypatch):
     )
     layer, weight = KBitLinear(matrix), dequantize_matrix(matrix)
     eye = torch.eye(512, device=CUDA).half()
-    assert torch.equal(layer(eye[:16].view(4, 4, 512)).view(16, 256), weight.T[:16])
-    started, start = [], gpu.start
+    fused = reference.fused_weights(matrix.body)
+    assert torch.equal(layer(eye[:16].view(4, 4, 512)).view(16, 256), fused.T[:16])
+    started, start = [], proving.start
 
     def noted(launch, device):
         started.append(launch.instance.family)
         start(launch, device)
 
-    monkeypatch.setattr(gpu, "start", noted)
+    monkeypatch.setattr(proving, "start", noted)
     for rows in (1, 16, 32, 33, 512):  # each has proved itself, or is noted as it does
         layer(eye[:rows])
         started.clear()
-        assert torch.equal(layer(eye[:rows]), weight.T[:rows])
         kinds = {1: ["gemv"], 16: ["multiply"], 32: ["multiply"] * 2}
+        expected = fused if rows in (16, 32) else weight
+        assert torch.equal(layer(eye[:rows]), expected.T[:rows])
         assert started == kinds.get(rows, ["dequantize"])
 
 
@@ -258,7 +261,7 @@ def test_every_family_was_checked_against_plain_torch():
     assert torch.equal(dequantize(q), reference.dequantize(q))
     launch, _ = launches.dequantize(q)
     assert launch.instance == Instance("dequantize", (4, torch.float16, True))
-    assert (launch.instance.name, 0) in gpu._kernels
+    assert (launch.instance.name, 0) in proving._kernels
 
 
 def test_benchmark_table(capsys):

@@ -19,6 +19,7 @@ from quantizers.kernels import (
     integer_gpu,
     integer_launches,
     launches,
+    proving,
     reference,
     tuning,
 )
@@ -73,12 +74,12 @@ def started(monkeypatch, emulators):
         started.append(launch.instance)
         emulators[launch.instance.family].run(launch)
 
-    monkeypatch.setattr(gpu, "_kernels", {})
-    monkeypatch.setattr(gpu, "unsupported", lambda device: None)
-    monkeypatch.setattr(gpu, "processors", lambda device: 2)
-    monkeypatch.setattr(gpu, "limits", lambda device: LIMITS)
-    monkeypatch.setattr(gpu, "_load", lambda launch, device: b"a kernel")
-    monkeypatch.setattr(gpu, "start", start)
+    monkeypatch.setattr(proving, "_kernels", {})
+    monkeypatch.setattr(proving, "unsupported", lambda device: None)
+    monkeypatch.setattr(proving, "processors", lambda device: 2)
+    monkeypatch.setattr(proving, "limits", lambda device: LIMITS)
+    monkeypatch.setattr(proving, "_load", lambda launch, device: b"a kernel")
+    monkeypatch.setattr(proving, "start", start)
     return started
 
 
@@ -103,7 +104,7 @@ def test_dequantize_and_quantize(started, blocks):
         assert gpu.quantize(values, again)
         assert torch.equal(again.words, q.words)
     assert len(started) == 6  # each instance once more, on the sample
-    assert gpu.failures() == {}
+    assert proving.failures() == {}
 
 
 def test_one_pass(started):
@@ -116,7 +117,7 @@ def test_one_pass(started):
     values[777] = torch.nan
     assert not gpu.quantize_blocks(values, again)
     assert not gpu.quantize_blocks(values, empty(values, q.codebook, 3, Granularity(48)))
-    assert gpu.failures() == {}
+    assert proving.failures() == {}
 
 
 @pytest.mark.parametrize(("m", "starts"), [(1, 4), (16, 4), (20, 8)])  # three to prove itself
@@ -127,7 +128,7 @@ def test_multiply(started, m, starts):
     assert len(started) == starts
     many = torch.ones(most_fused_rows(3, 40 * 256) + 1, 256).half()
     assert gpu.multiply(many, q, None) is None
-    assert gpu.failures() == {}
+    assert proving.failures() == {}
 
 
 def test_matrices_too_large_for_a_cache_are_multiplied_with_more_rows(started, monkeypatch):
@@ -152,7 +153,7 @@ def test_token_logprobs(started, dtype):
     torch.testing.assert_close(logprobs, close, rtol=1e-6, atol=1e-5)
     assert torch.equal(flags, likeliest)
     assert started == [Instance("logprob", (dtype,))] * 2  # once on the sample
-    assert gpu.failures() == {}
+    assert proving.failures() == {}
 
 
 @pytest.mark.parametrize(("bits", "group"), [(8, 320), (4, 64)])
@@ -165,7 +166,7 @@ def test_integer_products(started, bits, group):
         y = integer_gpu.integer_product(few, w, bias, HALF)
         assert torch.equal(y, reference.integer_product(few, whole, bias, HALF))
     assert len(started) == 4  # each instance once more, on the sample
-    assert gpu.failures() == {}
+    assert proving.failures() == {}
 
 
 def test_many_rows_take_the_library_for_their_sums(started, monkeypatch):
@@ -187,18 +188,18 @@ def test_rows_are_rounded(started, fixed):
     scale = None if fixed is None else torch.tensor([fixed])
     codes = integer_gpu.round_rows(x, 127, scale)
     assert torch.equal(codes.values, kernels.round_rows(x, 127, fixed).values)
-    assert len(started) == 3 and gpu.failures() == {}  # two to prove itself
+    assert len(started) == 3 and proving.failures() == {}  # two to prove itself
 
 
 def test_a_kernel_that_is_wrong_on_this_device_is_not_used(started, monkeypatch, caplog):
-    right = gpu.start
+    right = proving.start
 
     def start(launch, device):
         right(launch, device)
         result = launch.arguments[RESULT[launch.instance.family]]
         result.view(torch.uint8)[-1] ^= 1  # one bit
 
-    monkeypatch.setattr(gpu, "start", start)
+    monkeypatch.setattr(proving, "start", start)
     q = example((40, 256))
     x = torch.ones(2, 256).half()
     packed = empty(x, integer(3), 3, B64)
@@ -213,8 +214,10 @@ def test_a_kernel_that_is_wrong_on_this_device_is_not_used(started, monkeypatch,
             assert integer_gpu.round_rows(x, 127, None) is None
             assert integer_gpu.kernel_product(*integers, None, HALF) is None
             assert integer_gpu.library_product(*integers, None, HALF) is None
-    assert len(caplog.records) == 8 == len(gpu.failures())
-    assert set(gpu.failures().values()) == {"its result differs from plain torch on this device"}
+    assert len(caplog.records) == 8 == len(proving.failures())
+    assert set(proving.failures().values()) == {
+        "its result differs from plain torch on this device"
+    }
     assert len(started) == 9  # on samples alone
 
 
@@ -225,9 +228,9 @@ def test_a_kernel_that_cannot_be_had_is_not_used(started, monkeypatch, error):
     def load(launch, device):
         raise error
 
-    monkeypatch.setattr(gpu, "_load", load)
+    monkeypatch.setattr(proving, "_load", load)
     assert gpu.dequantize(example()) is None
-    [(name, why)] = gpu.failures().items()
+    [(name, why)] = proving.failures().items()
     assert name == INSTANCES["dequantize"][0].name
     assert " ".join(str(error).split()) in why and "\n" not in why
 
@@ -235,14 +238,14 @@ def test_a_kernel_that_cannot_be_had_is_not_used(started, monkeypatch, error):
 def test_an_old_device_is_not_tried(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert gpu.unsupported(torch.device("cuda", 0)) == "compute capability 7.5 is below 8.0"
+    assert proving.unsupported(torch.device("cuda", 0)) == "compute capability 7.5 is below 8.0"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
 
     def missing():
         raise build.BuildError("NVRTC is not usable: no such library")
 
     monkeypatch.setattr(build, "nvrtc_version", missing)
-    assert "no such library" in gpu.unsupported(torch.device("cuda", 0))
+    assert "no such library" in proving.unsupported(torch.device("cuda", 0))
 
 
 def test_nothing_to_do(started):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from quantizers.integers import Codes, PackedIntegers
-from quantizers.kernels import gpu, integer_gpu, reference, round_rows, tuning
+from quantizers.kernels import integer_gpu, measured, proving, reference, round_rows
 
 pytestmark = [
     pytest.mark.gpu,
@@ -17,7 +17,7 @@ CUDA = torch.device("cuda", 0)
 @pytest.fixture(autouse=True)
 def every_kernel_is_used():
     yield
-    assert gpu.failures() == {}
+    assert proving.failures() == {}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
@@ -47,7 +47,7 @@ def test_products_are_those_of_fp64(bits, groups, tokens):
 
 
 def test_the_library_and_the_kernel_have_the_same_bits():
-    x, w = integer_gpu.sample(8, 1, tuning.LIBRARY_TOKENS, CUDA)
+    x, w = integer_gpu.sample(8, 1, measured.library_tokens(CUDA), CUDA)
     w = type(w)(w.values[:136].contiguous(), w.scales[:136].contiguous(), w.group, w.limit)
     x = Codes(x.values, torch.rand_like(x.scale), 127)
     assert integer_gpu.takes_library(x, w)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from quantizers.kernels import gpu
+from quantizers.kernels import proving
 from quantizers.resident import ResidentModel
 from quantizers.setting import Setting
 from tests.quantizers.tiny_models import KNOWN, tiny_model
@@ -38,4 +38,4 @@ def test_weights_and_bits_are_those_of_the_cpu(name, load_dtype):
             assert torch.equal(own[key], expected), key
     there.undo()
     assert all(torch.equal(p, original[key]) for key, p in parameters(there.model).items())
-    assert gpu.failures() == {}
+    assert proving.failures() == {}

@@ -165,6 +165,11 @@ __device__ __forceinline__ void store_shared(Shared to, const float (&x)[4]) {
                  "f"(x[3])
                  : "memory");
 }
+__device__ __forceinline__ void store_shared(Shared to, const unsigned (&x)[4]) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(x[0]), "r"(x[1]), "r"(x[2]),
+                 "r"(x[3])
+                 : "memory");
+}
 __device__ __forceinline__ void store_shared_zeros(Shared to) {
     asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(to), "r"(0u) : "memory");
 }

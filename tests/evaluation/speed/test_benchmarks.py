@@ -1,23 +1,73 @@
 """The benchmarks that need a GPU run, on a CPU, as far as one can tell there."""
 
+import datetime
 import json
 import sys
 
+import pytest
 import torch
 
-from benchmarks import gpu, serving
+from benchmarks import gpu, integers, kernels, serving
+from quantizers.kernels import measured, tuning
 
 
 def test_every_format_of_a_model_is_served(tmp_path, capsys):
     file = tmp_path / "serving.json"
-    arguments = ["--model", "tiny", "--shapes", "2x5x3", "--steps", "1"]
+    arguments = ["--model", "tiny", "--shapes", "1x5x3", "--steps", "1"]
     assert serving.main([*arguments, "--json", str(file)]) == 0
     records = json.loads(file.read_text())
     latency = {r["case"]: r for r in records if r["metric"] == "latency"}
     formats = ("16 bit", "8 bit", "4 bit", "3 bit", "w8a8", "w4a8", "llm-int8")
-    assert list(latency) == [f"tiny {name} 2x5x3" for name in formats]
+    assert list(latency) == [f"tiny {name} 1x5x3" for name in formats]
     assert all(r["ratio"] > 0 and r["peer"] == "16 bit" for r in latency.values())
     assert all(r["ratio"] == 1 for case, r in latency.items() if "16 bit" in case)
+    stages = {(r["case"], r["metric"]): r["ratio"] for r in records if "efficient" in r["metric"]}
+    assert list(stages) == [
+        (f"tiny {method} 1x5x3", f"efficient {stage}")
+        for method, *_ in serving.STAGES.values()
+        for stage in ("context decoding", "self-decoding")
+    ]
+    assert all(ratio > 0 for ratio in stages.values())
+
+
+def test_what_a_device_is_fastest_with_is_kept_by_its_name(tmp_path, monkeypatch):
+    file = tmp_path / "measured.json"
+    file.write_text("{}")
+    monkeypatch.setattr(measured, "FILE", file)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+    device = torch.device("cuda", 0)
+    measured._of_name.cache_clear()
+    guesses = tuning.LIBRARY_TOKENS, tuning.MULTIPLY_ROWS
+    assert (measured.library_tokens(device), measured.multiply_rows(device)) == guesses
+    measured.keep("Some GPU", "2026-01-02", {measured.LIBRARY_TOKENS: 96})
+    measured.keep("Some GPU", "2026-01-03", {measured.MULTIPLY_ROWS: 32})
+    measured.keep("Other", "2026-01-03", {measured.LIBRARY_TOKENS: 1})
+    assert (measured.library_tokens(device), measured.multiply_rows(device)) == (96, 32)
+    assert measured.library_tokens(torch.device("cpu")) == guesses[0]
+    measured._of_name.cache_clear()
+
+
+def test_the_committed_measurements_name_devices_dates_and_whole_numbers():
+    for name, values in json.loads(measured.FILE.read_text()).items():
+        assert name and datetime.date.fromisoformat(values.pop("date"))
+        assert set(values) <= {measured.LIBRARY_TOKENS, measured.MULTIPLY_ROWS}
+        assert all(isinstance(value, int) and value >= 1 for value in values.values())
+
+
+def test_crossovers_are_read_off_the_tables(capsys):
+    report = kernels.Report("a device")
+    for tokens in integers.GPU_TOKENS:
+        for side in integers.GPU_SIDES:
+            case = f"W8A8 row M={tokens} {side}x{side}"
+            report.add_time(f"{case}, kernel", 1.0 + tokens / 100, "cuBLAS fp16", 1.0)
+            if tokens > 16:
+                slower = 2.0 if side == 4096 else 3.0
+                report.add_time(f"{case}, cuBLASLt", slower, "cuBLAS fp16", 1.0)
+    assert integers.crossover(report) == 256  # at 128 the larger side's kernel is still faster
+    assert kernels.faster_rows(report) is None
+    for bits, ours in ((4, 1.0), (8, 3.0)):
+        report.add_time(f"fused k={bits} M=32, {kernels.AT_ONCE}", ours, "16 rows at a time", 2.0)
+    assert kernels.faster_rows(report) == 32
 
 
 def test_a_session_on_a_gpu_says_how_each_step_ended(tmp_path, monkeypatch, capsys):
@@ -37,3 +87,20 @@ def test_a_session_on_a_gpu_says_how_each_step_ended(tmp_path, monkeypatch, caps
     ended = [gpu.run(step, 2.0 if step.name == "slow" else 60.0) for step in steps]
     assert [record["ended"] for record in ended] == ["ok", "failed", "late", "missing"]
     assert ended[1]["last_lines"] == ["why"]
+
+
+def test_wheels_are_installed_first_and_a_folder_without_is_said(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(gpu.subprocess, "run", lambda command, check: ran.append(command))
+    with pytest.raises(FileNotFoundError, match="holds no wheel"):
+        gpu.install(tmp_path)
+    (tmp_path / "peer-1-py3-none-any.whl").touch()
+    gpu.install(tmp_path)
+    assert ran[0][-1].endswith("peer-1-py3-none-any.whl") and "--no-index" in ran[0]
+
+
+def test_a_report_of_a_gpu_is_written_as_it_grows(tmp_path, capsys):
+    report = kernels.Report("a device", tmp_path / "records.json")
+    for count in (1, 2):
+        report.add_time("a case", 1.0, "a peer", 2.0)
+        assert len(json.loads((tmp_path / "records.json").read_text())) == count
