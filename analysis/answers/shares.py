@@ -49,6 +49,9 @@ def round_budgets(low: float, high: float, n: int) -> list[float]:
     return sorted({bits for bits in grid if low <= bits <= high}) or [low]
 
 
+SHARES = ("share", "clear_share", "complete_share", "complete_clear_share")
+
+
 def winners(
     results: pd.DataFrame,
     metric: str = "zero_shot",
@@ -96,10 +99,11 @@ def win_shares(
     """How often each setting (or `by="bits"`: each precision) is bit-optimal.
 
     The share of the budgets of a family's contest that have a winner. Columns: family, bits,
-    setting (only by setting), share, clear_share (won by a clear lead),
-    complete_share (share among the budgets that every curve of the family reaches; NaN if there
-    are none), low_bits and high_bits (the budgets looked at), n_budgets. The rows of EVERY_FAMILY
-    are means over families. Best share first. Empty where nothing is decided.
+    setting (only by setting), share, clear_share (won by a clear lead), complete_share and
+    complete_clear_share (the same among the budgets that every curve of the family reaches; NaN if
+    there are none), completeness (which part of all they are), low_bits and high_bits (the budgets
+    looked at), n_budgets. The rows of EVERY_FAMILY are means over families. Best share first. Empty
+    where nothing is decided.
     """
     table = winners(results, metric, axis, task, scores)
     table["weight"] = 1.0 / table.groupby("family")["family"].transform("size")
@@ -108,8 +112,7 @@ def win_shares(
         parts.append((EVERY_FAMILY, table))
     keys = ["bits", "setting"] if by == "setting" else ["bits"]
     shares = [_shares(part, keys).assign(family=family) for family, part in parts]
-    columns = ["family", *keys, "share", "clear_share", "complete_share"]
-    columns += ["low_bits", "high_bits", "n_budgets"]
+    columns = ["family", *keys, *SHARES, "completeness", "low_bits", "high_bits", "n_budgets"]
     return (
         pd.concat(shares, ignore_index=True)[columns] if shares else pd.DataFrame(columns=columns)
     )
@@ -121,9 +124,10 @@ def _shares(part: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
         share=part["weight"] / part["weight"].sum(),
         clear_share=part["weight"].where(part["clear"], 0.0) / part["weight"].sum(),
         complete_share=complete / (complete.sum() or np.nan),
+        complete_clear_share=complete.where(part["clear"], 0.0) / (complete.sum() or np.nan),
     )
-    shares = won.groupby(keys)[["share", "clear_share"]].sum()
-    shares["complete_share"] = won.groupby(keys)["complete_share"].sum(min_count=1)
+    shares = won.groupby(keys)[list(SHARES)].sum(min_count=1)
+    shares["completeness"] = complete.sum() / part["weight"].sum()
     shares["low_bits"] = part["budget_bits"].min()
     shares["high_bits"] = part["budget_bits"].max()
     shares["n_budgets"] = len(part)

@@ -100,7 +100,12 @@ def _family_line(finding: Finding, family: str) -> str:
         line += f", clear leads at {by_bits['clear_share'].sum():.0%}"
     complete = by_bits["complete_share"].dropna()
     if len(complete):
-        line += f"; where every setting reaches, {complete.idxmax():g}-bit at {complete.max():.0%}"
+        line += (
+            f"; where every setting reaches ({first['completeness']:.0%} of these budgets), "
+            f"{complete.idxmax():g}-bit at {complete.max():.0%}"
+        )
+        if family not in finding.errorless:
+            line += f", clear leads at {by_bits['complete_clear_share'].sum():.0%}"
     if family in finding.at_chance:
         line += f"; at chance at {finding.at_chance[family]:.0%} of the range"
     return line

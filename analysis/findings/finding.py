@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.answers.contest import Contest, contests
-from analysis.answers.shares import EVERY_FAMILY, win_shares
+from analysis.answers.shares import EVERY_FAMILY, SHARES, win_shares
 from analysis.noise.bootstrap import ItemScores, no_item_scores
 
 
@@ -71,8 +71,7 @@ def find(
 
 def by_precision(shares: pd.DataFrame) -> pd.DataFrame:
     """Shares of settings summed by precision, the largest first."""
-    columns = ["share", "clear_share", "complete_share"]
-    summed = shares.groupby("bits")[columns].sum(min_count=1)
+    summed = shares.groupby("bits")[list(SHARES)].sum(min_count=1)
     return summed.sort_values("share", ascending=False, kind="stable")
 
 

@@ -208,6 +208,12 @@ class Sweep(Strict):
     def _entries(cls, value: Any) -> Any:
         return [{"name": e} if isinstance(e, str) else e for e in _as_list(value)]
 
+    @field_validator("corpora")
+    @classmethod
+    def _each_once(cls, corpora: list[Corpus]) -> list[Corpus]:
+        """A corpus asked for twice is scored once, as a task is."""
+        return [corpus for i, corpus in enumerate(corpora) if corpus not in corpora[:i]]
+
     def task_data(self) -> dict[str, str | None]:
         """Every single task, sets and groups expanded, in order, with its local data if any. A
         task asked for twice takes the data of the entry that names some."""

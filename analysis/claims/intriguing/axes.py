@@ -209,7 +209,7 @@ def _told(found: SeedDifference, n: int) -> str:
 
 
 def _cells(found: SeedDifference) -> list[str]:
-    digits = ".5f"
+    digits = ".6f"  # W8A8 adds 0.0001
     return [
         str(found.n),
         f"{found.first.mean():{digits}}",

@@ -14,6 +14,7 @@ LEVEL = 0.9
 POWER = 0.8
 LEAST_SEEDS = 3
 HOW = "How verdicts are made"
+OPPOSED = "depends on dose or size"
 RULE = (
     f"Intervals are {LEVEL:.0%}: over seeds by Student's t on the differences of runs of one seed, "
     "over items likewise on the windows' differences, averaged over seeds. A comparison holds if "
@@ -22,7 +23,9 @@ RULE = (
     "take part in a claim's. Power: the true difference that this many "
     f"seeds with this spread would resolve {POWER:.0%} of the time. Nothing is corrected for the "
     "number of comparisons: where a choice makes no difference, each of a claim's comparisons (a "
-    f"dose at a size) lies wholly on a given side {(1 - LEVEL) / 2:.0%} of the time or less."
+    f"dose at a size) lies wholly on a given side {(1 - LEVEL) / 2:.0%} of the time or less, so "
+    "that a claim is refuted by chance as many times as often as it has comparisons. One that "
+    f"holds in one of them and does not in another “{OPPOSED}”."
 )
 
 
@@ -103,6 +106,8 @@ def over_sizes(found: Sequence[tuple[int, str]]) -> str:
     enough = [verdict for n, verdict in found if n >= LEAST_SEEDS]
     if not enough:
         return no_verdict(max((n for n, _ in found), default=0))
+    if {HOLDS, FAILS} <= set(enough):
+        return OPPOSED
     return enough[0] if len(set(enough)) == 1 else jointly(enough)
 
 

@@ -174,6 +174,9 @@ def test_shares_count_winners(linear: pd.DataFrame) -> None:
         np.testing.assert_allclose(own["share"].sort_index(), counted.sort_index())
         assert own["clear_share"].sum() == pytest.approx(part["clear"].mean())
         assert own["complete_share"].sum() == pytest.approx(1.0)
+        whole = part[part["complete"]]
+        assert own["complete_clear_share"].sum() == pytest.approx(whole["clear"].mean())
+        assert own["completeness"].unique() == pytest.approx([len(whole) / len(part)])
     pooled = shares[shares["family"] == EVERY_FAMILY]
     assert pooled["share"].sum() == pytest.approx(1.0)
     assert (np.diff(pooled["share"]) <= 0).all()

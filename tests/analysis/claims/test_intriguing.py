@@ -26,6 +26,7 @@ from analysis.claims.intriguing.paper import PAPER, claims
 from analysis.claims.intriguing.runs import BASELINE, DOSES, Point, read_ladder
 from analysis.claims.intriguing.seeds import (
     LEVEL,
+    OPPOSED,
     POWER,
     SeedDifference,
     effect_seen,
@@ -125,7 +126,8 @@ def test_a_size_with_too_few_seeds_takes_no_part_in_the_verdict() -> None:
     none = "no verdict from 1 seed"
     assert over_sizes([(3, HOLDS), (3, HOLDS), (1, none)]) == HOLDS
     assert over_sizes([(3, HOLDS), (3, UNRESOLVED), (1, none)]) == UNRESOLVED
-    assert over_sizes([(3, HOLDS), (5, FAILS)]) == FAILS
+    assert over_sizes([(3, UNRESOLVED), (5, FAILS)]) == FAILS
+    assert over_sizes([(3, HOLDS), (5, FAILS)]) == OPPOSED
     assert over_sizes([(1, none), (2, "no verdict from 2 seeds")]) == "no verdict from 2 seeds"
 
 

@@ -234,6 +234,13 @@ def test_sets_and_groups_are_expanded_and_local_data_wins(tmp_path):
     assert len(load_sweep(sweep_file(tmp_path, GOOD.replace("sotu\n", "fptq\n"))).tasks) == 1
 
 
+def test_a_corpus_asked_for_twice_is_scored_once(tmp_path):
+    once = "corpora: [{name: sotu, max_tokens: 2000}, {name: sotu, max_tokens: 1000}]\n"
+    twice = once.replace("[", "[{name: sotu, max_tokens: 2000}, ")
+    read = [load_sweep(sweep_file(tmp_path, GOOD + text)).corpora for text in (once, twice)]
+    assert len(read[0]) == 2 and read[0] == read[1]
+
+
 def test_missing_file_is_one_line(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         load_sweep(tmp_path / "none.yaml")
