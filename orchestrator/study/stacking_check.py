@@ -11,9 +11,12 @@ from quantizers.stackable import shared
 
 
 def check_stacking(settings: Iterable[Setting], where: Path) -> None:
-    """Raises InputError naming a setting that GPTQ rounds by itself."""
-    for setting in settings:
-        if setting.method == "gptq" and shared(setting) is None:
+    """Raises InputError naming a setting that GPTQ rounds by itself, or where it rounds none."""
+    by_gptq = [setting for setting in settings if setting.method == "gptq"]
+    if not by_gptq:
+        raise InputError(f"{where}: compute.stacking is true, but no setting is rounded by GPTQ")
+    for setting in by_gptq:
+        if shared(setting) is None:
             why = (
                 "with `hessian: sequential` its inputs depend on how it rounded the blocks before"
                 if setting.is_sequential

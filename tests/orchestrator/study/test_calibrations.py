@@ -135,6 +135,8 @@ def test_every_option_of_rounding_is_a_factor(tmp_path):
           "compute": {"stacking": True}}, "with `hessian: sequential` its inputs depend on how it"),
         ({"grids": grid(rounding="gptq", folding="awq"), "compute": {"stacking": True}},
          "cannot be stacked: its folding, awq, may go by how weights are rounded"),
+        ({"grids": grid(rounding="nearest", scales="clipped", clip_weighting="hessian"),
+          "compute": {"stacking": True}}, "stacking is true, but no setting is rounded by GPTQ"),
         ({"compute": {"stacking": "always"}}, "compute.stacking: takes auto, true or false"),
     ],
 )  # fmt: skip
