@@ -110,11 +110,17 @@ def test_threads_fit_a_multiprocessor(reports, family, arch):
     which take shared memory or registers for more work at a time, and rows held in registers have
     one."""
     name = {"round_rows": "ROUND", "integer_product": "INTEGER", "scale_sums": "SCALE"}.get(family)
-    threads = tuning.macros(arch)[f"{name or family.upper()}_THREADS"]
+    most = tuning.macros(arch)[f"{name or family.upper()}_THREADS"]
     blocks = 1 if family in ("gemv", "multiply", "integer_product", "round_rows") else 2
     _, log = reports[family, arch]
-    registers = [int(count) for count in re.findall(r"Used (\d+) registers", log)]
-    assert 0 < blocks * threads * max(registers) <= 65536
+    used = re.findall(r"entry function '(\w+)'.*?Used (\d+) registers", log, re.DOTALL)
+    assert len(used) == len(instances_for(family, arch))
+    for symbol, registers in used:
+        threads = most
+        if family == "multiply":  # more tiles of x at once: half the threads, twice the registers
+            tiles = re.search(r"multiplyILi\d+E.*?Li(\d+)E", symbol)[1]
+            threads = tuning.multiply_threads(int(tiles))
+        assert 0 < blocks * threads * int(registers) <= 65536, symbol
 
 
 def test_names_are_those_of_the_source():
