@@ -14,6 +14,7 @@ from kbit.database import add_db, open_store
 from orchestrator.arguments import belongs_to
 from orchestrator.errors import InputError
 from orchestrator.outputs import folder_to_fill, results_folder
+from quantizers.plain import reason
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,9 +101,7 @@ def write_figures(draw: Mapping[str, Callable[[], go.Figure]], folder: Path, suf
                 scale=2 if suffix == "png" else 1,
             )
     except (RuntimeError, ValueError, OSError) as error:
-        said = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        reason = " ".join(said.split())[:200]
-        raise InputError(f"{folder}: figures cannot be written: {reason}") from None
+        raise InputError(f"{folder}: figures cannot be written: {reason(error)[:200]}") from None
     return len(figures)
 
 

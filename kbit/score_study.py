@@ -127,15 +127,18 @@ def _database(study: OpenedStudy) -> Path:
 
 def _add(study: OpenedStudy, entries: Sequence[ModelEntry], analyzed: Sequence[ModelEntry]) -> None:
     """Analyze some of the models, then add all rows of `entries` to the stored results."""
-    from analysis.documents.study_data import add_to_study
+    import pandas as pd
+
+    from analysis.documents.study_data import add_to_study, add_to_table
     from kbit.database import item_scores_of
     from orchestrator.paths import database_url
     from orchestrator.store.reading import read_results
     from orchestrator.store.store import Store
 
     with closing(Store.create(database_url(str(_database(study))))) as store:
-        for entry in analyzed:
-            look_at(study, entry, store, scored_rows(study.results))
+        scored = scored_rows(study.results)
+        looks = [look_at(study, entry, store, scored) for entry in analyzed]
+        add_to_table(study.results, "matrices", pd.concat(looks, ignore_index=True), "model")
         rows = read_results(store)
         mine = rows["model"].isin([entry.name for entry in entries])
         add_to_study(study.results, rows[mine], item_scores_of(store))

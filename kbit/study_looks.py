@@ -28,12 +28,13 @@ def scored_rows(folder: Path) -> pd.DataFrame:
         raise InputError(str(error)) from None
 
 
-def look_at(study: OpenedStudy, entry: ModelEntry, store: Store, scored: pd.DataFrame) -> None:
-    """Metrics of weights and activations, stored as measurements of the model at 16 bit; and
-    their values matrix by matrix, with quantiles of weights and gains, in the table `matrices`."""
+def look_at(
+    study: OpenedStudy, entry: ModelEntry, store: Store, scored: pd.DataFrame
+) -> pd.DataFrame:
+    """Metrics of weights and activations, stored as measurements of the model at 16 bit; their
+    values matrix by matrix, with quantiles of weights and gains: rows of the table `matrices`."""
     import torch
 
-    from analysis.documents.study_data import add_to_table
     from evaluation.statistics.model_analysis import ModelAnalysis
     from evaluation.statistics.outlier_dimensions import WINDOWS
     from kbit.analyze import as_measurement
@@ -48,14 +49,13 @@ def look_at(study: OpenedStudy, entry: ModelEntry, store: Store, scored: pd.Data
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     store_measurements(store, entry, Setting.make(16), device, name, [measured])
     sites = pd.DataFrame(analysis.sites()).merge(pd.DataFrame(analysis.distributions()), on="site")
-    sites = sites.assign(
+    return sites.assign(
         model=entry.name,
         family=entry.family,
         run=entry.run,
         variant=entry.variant,
         seed=entry.seed,
     )
-    add_to_table(study.results, "matrices", sites, "model")
 
 
 def _corpus(study: OpenedStudy) -> str:

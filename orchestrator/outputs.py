@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orchestrator.errors import InputError
 from orchestrator.paths import results_dir
-from quantizers.plain import plain
+from quantizers.plain import reason
 
 
 def file_to_write(path: Path, option: str = "--output") -> Path:
@@ -51,8 +51,7 @@ def writing(path: Path, option: str = "--output") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or plain(error)
-        raise InputError(f"{option} {path}: cannot be written: {reason}") from None
+        raise InputError(f"{option} {path}: cannot be written: {reason(error)}") from None
 
 
 def results_folder() -> Path:

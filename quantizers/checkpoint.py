@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantizers.plain import plain
+from quantizers.plain import reason
 
 STEMS = {"safetensors": "model.safetensors", "bin": "pytorch_model.bin"}
 # What the quantizers of other projects leave beside the weights.
@@ -159,8 +159,7 @@ def _json_object(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or plain(error)
-        raise UnusableModel(f"{file} cannot be read as JSON: {reason}") from None
+        raise UnusableModel(f"{file} cannot be read as JSON: {reason(error)}") from None
     if not isinstance(content, dict):
         raise UnusableModel(f"{file} is not a JSON object")
     return content

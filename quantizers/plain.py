@@ -9,3 +9,8 @@ def plain(error: BaseException) -> str:
         named = "" if error.filename is None else f"{error.filename}: "
         return f"{named}{error.strerror}"
     return " ".join(str(error).split())
+
+
+def reason(error: BaseException) -> str:
+    """The same where the file is named already."""
+    return getattr(error, "strerror", None) or plain(error)

@@ -22,7 +22,7 @@ import pandas as pd
 from analysis.curves.metrics import COLUMNS, RUN_COLUMNS, SCREENED
 from analysis.noise.bootstrap import ItemScores
 from evaluation.tasks.sets import TASK_SETS
-from quantizers.plain import plain
+from quantizers.plain import reason
 from quantizers.setting import ADDED_COLUMNS
 
 _T = TypeVar("_T")
@@ -146,8 +146,7 @@ def _intact(read: Callable[[Path], _T], path: Path) -> _T:
         lzma.LZMAError,
         zipfile.BadZipFile,
     ) as error:
-        reason = getattr(error, "strerror", None) or plain(error)
-        raise ValueError(f"{path} cannot be read: {reason}") from None
+        raise ValueError(f"{path} cannot be read: {reason(error)}") from None
 
 
 def _read_rows(path: Path) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from evaluation.data.errors import DataError
-from quantizers.plain import plain
+from quantizers.plain import reason
 
 ROW_FILES = (".jsonl", ".jsonl.gz", ".json.gz", ".json", ".csv", ".tsv", ".parquet")
 
@@ -54,8 +54,7 @@ def iter_rows(path: Path) -> Iterator[dict[str, Any]]:
     except UnicodeDecodeError as error:
         raise DataError(f"data file {path} is not UTF-8 text: {error}") from None
     except (OSError, EOFError, zlib.error, csv.Error, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or plain(error)
-        raise DataError(f"data file {path} cannot be read: {reason}") from None
+        raise DataError(f"data file {path} cannot be read: {reason(error)}") from None
 
 
 def content_version(*paths: Path) -> str:

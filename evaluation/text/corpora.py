@@ -16,7 +16,7 @@ from evaluation.data.errors import DataError
 from evaluation.data.hub import check_dataset, from_hub
 from evaluation.data.local_files import content_version, is_row_file, open_text, read_rows
 from evaluation.sotu.corpus import HOLD_OUT_EVERY, heldout_addresses
-from quantizers.plain import plain
+from quantizers.plain import reason
 
 # Hub data sets: load_dataset's arguments and how rows become documents. Local copies may have been
 # filtered before: rows that do not say where in the Pile they are from count as Pile-CC.
@@ -81,8 +81,7 @@ def _documents(path: Path, corpus: str) -> list[str]:
             f"corpus file {path} is not UTF-8 text: {error}; convert it, e.g. with iconv"
         ) from None
     except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or plain(error)
-        raise DataError(f"corpus file {path} cannot be read: {reason}") from None
+        raise DataError(f"corpus file {path} cannot be read: {reason(error)}") from None
 
 
 def corpus_version(corpus: str, data_files: str | None = None) -> str:

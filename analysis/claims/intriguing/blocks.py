@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from analysis.claims.claim import Exhibit
+from analysis.claims.intriguing.figures import panels
 from analysis.claims.paper import Study
-from analysis.figures.style import LEGEND, level_colour, template
+from analysis.figures.style import level_colour
 
 TABLE = "matrices"
 LINES = {
@@ -140,17 +140,10 @@ def _there(study: Study) -> list[Comparison]:
 
 
 def _panels(made: list[Comparison], rows: list[str], title: str) -> go.Figure:
-    figure = make_subplots(
-        len(rows),
-        len(made),
-        subplot_titles=[f"{row}: {comparison.title}" for row in rows for comparison in made],
-        horizontal_spacing=0.09,
-        vertical_spacing=0.24 / len(rows),
-    )
+    names = [[f"{row}: {comparison.title}" for comparison in made] for row in rows]
+    figure = panels(title, names, 160 + 180 * len(rows), 0.24)
     figure.update_xaxes(dtick=1)
-    figure.update_xaxes(title="Block", row=len(rows))
-    height = 160 + 180 * len(rows)
-    return figure.update_layout(template=template(), title=title, legend=LEGEND, height=height)
+    return figure.update_xaxes(title="Block", row=len(rows))
 
 
 def _look(comparison: Comparison, model: str, column: int, i: int, row: int) -> dict[str, object]:

@@ -1,5 +1,7 @@
 """Figures 2 and 3 on a training study: damage by variant, and over steps, a row a size."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -16,7 +18,7 @@ SHOWN = tuple(dose for dose in DOSES if dose in ("W4", "A4", "W3", "W4 tensor"))
 def by_variant(study: Study) -> go.Figure:
     """What doses add to the loss at the end, a marker a variant: mean and interval over seeds."""
     ladder = _there(study)
-    figure = _rows_of(ladder, "Damage by variant", ["what quantization adds"], 60, 22)
+    figure = _by_size(ladder, "Damage by variant", ["what quantization adds"], 60, 22)
     unseen: dict[str, list[str]] = {}
     for row, size in enumerate(ladder.sizes, start=1):
         for i, dose in enumerate(SHOWN):
@@ -62,7 +64,7 @@ def over_steps(study: Study) -> go.Figure:
     """What doses add to the loss over training, a line a variant: means over seeds."""
     ladder = _there(study)
     doses = [dose for dose in ON_THE_WAY if dose != "A8 static"]
-    figure = _rows_of(ladder, "Damage over training", doses, 420, 0)
+    figure = _by_size(ladder, "Damage over training", doses, 420, 0)
     for row, size in enumerate(ladder.sizes, start=1):
         for column, dose in enumerate(doses, start=1):
             for i, variant in enumerate(ladder.variants):
@@ -89,18 +91,23 @@ def over_steps(study: Study) -> go.Figure:
     return figure
 
 
-def _rows_of(ladder: Ladder, title: str, columns: list[str], row: int, variant: int) -> go.Figure:
-    """A row of panels a size; heights in pixels, of a row and of each variant in it."""
-    sizes = ladder.sizes
+def panels(title: str, names: Sequence[Sequence[str]], height: int, between: float) -> go.Figure:
+    """Panels by row and column, each with its name; height in pixels, between: of a row, as a share
+    of all rows."""
     figure = make_subplots(
-        len(sizes),
-        len(columns),
-        subplot_titles=[f"{size}: {name}" for size in sizes for name in columns],
+        len(names),
+        len(names[0]),
+        subplot_titles=[name for row in names for name in row],
         horizontal_spacing=0.09,
-        vertical_spacing=0.16 / len(sizes),
+        vertical_spacing=between / len(names),
     )
-    height = 200 + len(sizes) * (row + variant * len(ladder.variants))
     return figure.update_layout(template=template(), title=title, legend=LEGEND, height=height)
+
+
+def _by_size(ladder: Ladder, title: str, columns: list[str], row: int, variant: int) -> go.Figure:
+    """A row of panels a size; heights in pixels, of a row and of each variant in it."""
+    names = [[f"{size}: {name}" for name in columns] for size in ladder.sizes]
+    return panels(title, names, 200 + len(names) * (row + variant * len(ladder.variants)), 0.16)
 
 
 def _there(study: Study) -> Ladder:
