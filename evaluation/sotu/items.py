@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -42,12 +43,12 @@ def build_items() -> dict[str, list[Item]]:
     for number, (task, candidates) in enumerate(BUILDERS.items()):
         rng = random.Random(SEED + number)
         shuffled = rng.sample(sentences, len(sentences))
-        items = _distinct(candidates(shuffled, text, rng), text)
-        tasks[task] = items[:ITEMS_PER_TASK]
-        if len(tasks[task]) < ITEMS_PER_TASK:
+        items = list(islice(_distinct(candidates(shuffled, text, rng), text), ITEMS_PER_TASK))
+        if len(items) < ITEMS_PER_TASK:
             raise ValueError(
                 f"{task}: the held-out text yields {len(items)} items of {ITEMS_PER_TASK}"
             )
+        tasks[task] = items
     return tasks
 
 
@@ -60,15 +61,15 @@ def full_text(item: Item) -> str:
     return f"{item['context']} {item['choices'][item['label']]}"
 
 
-def _distinct(items: Iterator[Item], text: TrainingText) -> list[Item]:
+def _distinct(items: Iterator[Item], text: TrainingText) -> Iterator[Item]:
     """Without repeated passages, passages of training text and passages too short to tell."""
-    kept: dict[str, Item] = {}
+    kept = set()
     for item in items:
         passage = full_text(item)
         long_enough = len(words_of(passage)) >= OVERLAP_WORDS
         if passage not in kept and long_enough and not text.overlaps(passage):
-            kept[passage] = item
-    return list(kept.values())
+            kept.add(passage)
+            yield item
 
 
 def last_word_items(sentences: list[str], text: TrainingText, rng: random.Random) -> Iterator[Item]:
@@ -81,7 +82,7 @@ def last_word_items(sentences: list[str], text: TrainingText, rng: random.Random
         places.sort(key=lambda k: words[k][-1] not in ",;:.")
         for k in places:
             last, before = words[k].rstrip(",;:."), words[k - 1].lower()
-            if not is_content(last) or text.pair_count[before, last] < 2:
+            if not is_content(last) or text.pair_count(before, last) < 2:
                 continue
             if text.probability(last, after=before) >= 0.01:
                 yield {"context": " ".join(words[:k]), "ending": f" {last}"}
@@ -97,13 +98,13 @@ def continuation_items(
     endings = [ending for _, ending in pairs]
     commonness = np.array([text.mean_log_probability(ending) for ending in endings])
     length = np.array([len(ending) for ending in endings])
-    first_word = np.array([words_of(ending)[0] for ending in endings])
+    first_word = np.unique([words_of(ending)[0] for ending in endings], return_inverse=True)[1]
     for i, (context, ending) in enumerate(pairs):
-        distance = np.abs(commonness - commonness[i])
-        distance[np.abs(length - length[i]) > 0.2 * length[i]] = np.inf
-        distance[first_word == first_word[i]] = np.inf
-        nearest = np.argsort(distance, kind="stable")[:3]
-        if np.isinf(distance[nearest]).any():
+        fits = np.abs(length - length[i]) <= 0.2 * length[i]
+        others = np.flatnonzero(fits & (first_word != first_word[i]))
+        distance = np.abs(commonness[others] - commonness[i])
+        nearest = others[np.argsort(distance, kind="stable")[:3]]
+        if len(nearest) < 3:
             continue
         yield {
             "context": context,
@@ -170,7 +171,7 @@ def _split_before_end(sentence: str, text: TrainingText) -> tuple[str, str] | No
     words = sentence.split()
     for n in (7, 6, 8):
         last, first = words[-n - 1], words[-n]
-        if last.isalpha() and text.pair_count[last.lower(), first.lower()] > 0:
+        if last.isalpha() and text.pair_count(last.lower(), first.lower()) > 0:
             return " ".join(words[:-n]), " ".join(words[-n:])
     return None
 
@@ -180,17 +181,13 @@ def _rivals(word: str, before: str, after: str | None, text: TrainingText) -> li
     `after`). With both neighbours given they are at least as frequent as `word`: frequency alone
     must not give the truth away."""
     following = words_of(after)[:1] if after is not None else None
-    count = text.count[word]
+    count = text.count(word)
     if not before.isalpha() or count < COMMON or following == []:
         return []
     low, high = (count / 3, count * 3) if following is None else (count, count * 4)
-    return [
-        rival
-        for rival in text.rivals.get((before.lower(), word_class(word)), [])
-        if rival != word
-        and low <= text.count[rival] <= high
-        and (following is None or text.pair_count[rival, following[0]] > 0)
-    ]
+    next_word = None if following is None else following[0]
+    found = text.rivals(before.lower(), word_class(word), low, high, next_word)
+    return [rival for rival in found if rival != word]
 
 
 def _choices(truth: str, others: list[str], rng: random.Random) -> Item:

@@ -45,9 +45,13 @@ def test_overlap_needs_thirteen_words_in_a_row():
 def test_rivals_follow_the_word_are_common_and_no_names():
     text = "the nation the station the Mexican the vacation the nation " * 20
     training = TrainingText([text, "the rotation"])
-    assert training.rivals["the", "tion"] == ["nation", "station", "vacation"]
-    assert all("mexican" not in words for words in training.rivals.values())
+    assert training.rivals("the", "tion", 0, 100) == ["nation", "station", "vacation"]
+    assert training.rivals("the", "tion", 0, 39) == ["station", "vacation"]
+    assert training.rivals("the", "tion", 0, 100, after="the") == ["nation", "station", "vacation"]
+    assert training.rivals("the", "tion", 0, 100, after="nation") == []
+    assert training.rivals("the", word_class("mexican"), 0, 100) == []
     assert training.probability("nation", after="the") == pytest.approx(40 / 101)
+    assert training.pair_count("the", "nation") == 40 == training.count("nation")
 
 
 def test_word_classes():
