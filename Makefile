@@ -22,9 +22,11 @@ gpu-study: install
 	$(BIN)/kbit score-study sweeps/training-gpu.yaml
 	$(BIN)/kbit study results/training-gpu --paper intriguing
 
+# Tests use a part of what is installed: its modules are compiled when first imported.
+test: export PIP_COMPILE = 0
 test: install lint
 	# The processes that tests start read compiled modules, whatever the environment says.
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # All that needs an NVIDIA GPU, about ten minutes: tests, benchmark tables, compute-sanitizer.
 gpu: install

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -21,6 +21,7 @@ ENVIRONMENT = {
     "PATH": f"{BIN}:{os.environ['PATH']}",
     "PYTHONPATH": str(ROOT),
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # else other tests on the machine starve the workers
     "RAY_AUTH_MODE": "disabled",  # whatever token this account has
     "NO_COLOR": "1",
 }
@@ -32,7 +33,8 @@ def ray_folder() -> Iterator[str]:
     folder = tempfile.mkdtemp(prefix="kbit", dir="/tmp")
     yield folder
     for pid in processes_of(folder):  # a failed test may leave some
-        os.kill(pid, 9)
+        with suppress(ProcessLookupError):  # one that was about to end
+            os.kill(pid, 9)
     shutil.rmtree(folder, ignore_errors=True)
 
 

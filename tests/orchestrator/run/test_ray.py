@@ -65,6 +65,7 @@ def test_ray_job_submit(started, study):
     A relative database path lands in the results folder, not in Ray's copy.
     """
     environment, results = started
+    study.write_text(study.read_text() + "compute: {workers: 1}\n")
     submit = [processes.BIN / "ray", "job", "submit"]
     jobs = {}
     for db, options in [(study.parent / "t.db", []), ("relative/t.db", ["--working-dir", "."])]:
@@ -124,12 +125,13 @@ def jobs_of(count: int, device: str = "cpu", **model) -> list[Job]:
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Ray's own cluster of several nodes on one host; the head itself runs no worker."""
+    """Ray's own cluster, to which tests add nodes on the same host."""
     with processes.ray_folder() as folder, pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("RAY_TMPDIR", folder)  # nobody else shall find it
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0})
+        patch.setenv("RAY_worker_niceness", "0")
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         yield cluster
         ray.shutdown()
@@ -141,7 +143,7 @@ def nodes_of(results: list[JobResult]) -> set[str]:
 
 
 def test_all_nodes_are_used_one_is_lost_another_joins(cluster, tmp_path):
-    first, second = (cluster.add_node(num_cpus=1, num_gpus=0) for _ in range(2))
+    first, second = cluster.head_node, cluster.add_node(num_cpus=1, num_gpus=0)
     jobs, collected, third = jobs_of(FREE + 4), [], None
     for results in Pool(jobs, partial(NodeWorker, tmp_path)).results():
         collected += results
@@ -181,7 +183,6 @@ def test_models_share_a_gpu_only_as_often_as_models_yaml_says(cluster, tmp_path)
 
 
 def test_workers_time_counts_from_their_start(cluster):
-    cluster.add_node(num_cpus=1, num_gpus=0)
     pool = Pool(jobs_of(1), SlowStart)
     assert sum(len(results) for results in pool.results()) == 1
     assert 1 <= pool.worker_seconds < 60
