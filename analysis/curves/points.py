@@ -4,7 +4,7 @@ Input everywhere is the flat `results` view: one row per experiment, task and me
 returned here have the same columns, so that every later step reads one shape.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -43,8 +43,7 @@ def curve_points(results: pd.DataFrame, metric: str, task: str | None = None) ->
             raise ValueError(f"no experiment has {metric} on {task!r}: results have {known}")
         points = points[points["task"] == task]
     else:
-        scored_on = points.groupby("family")["task"].agg(_usual_task)
-        points = points[points["task"] == points["family"].map(scored_on)]
+        points = points[points["task"] == points["family"].map(_usual_tasks(points))]
     return _with_parts(points.reset_index(drop=True), kept, metric)
 
 
@@ -129,7 +128,7 @@ def _shared_tasks(rows: pd.DataFrame) -> dict[str, str]:
     experiments = rows["experiment_id"].nunique()
     shared = {}
     for task, part in rows.groupby("task", sort=True):
-        metric = _metric_of(part, str(task))
+        metric = _metric_of(set(part["metric"].unique()), str(task))
         if part.loc[part["metric"] == metric, "experiment_id"].nunique() == experiments:
             shared[str(task)] = metric
     return shared
@@ -137,12 +136,12 @@ def _shared_tasks(rows: pd.DataFrame) -> dict[str, str]:
 
 def _one_task(rows: pd.DataFrame, task: str) -> pd.DataFrame:
     same = rows[rows["task"] == task]
-    return same[same["metric"] == _metric_of(same, task)].assign(metric="zero_shot")
+    usual = _metric_of(set(same["metric"].unique()), task)
+    return same[same["metric"] == usual].assign(metric="zero_shot")
 
 
-def _metric_of(rows: pd.DataFrame, task: str) -> str:
-    """The metric that stands for a task's accuracy, of those that its `rows` have."""
-    there = set(rows["metric"].unique())
+def _metric_of(there: Collection[str], task: str) -> str:
+    """The metric that stands for a task's accuracy, of those that it has."""
     usual = accuracy_of(task)
     return usual if usual in there else next((name for name in ACCURACIES if name in there), usual)
 
@@ -150,20 +149,25 @@ def _metric_of(rows: pd.DataFrame, task: str) -> str:
 def _with_parts(points: pd.DataFrame, rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     groups = points.groupby(["family", "task"], sort=False)
     columns = ["family", "task", "metric", *(["protocol"] if "protocol" in rows else [])]
-    measured = rows[columns].drop_duplicates()
+    metrics: dict[str, dict[str, set[str]]] = {}  # of a family and task
+    protocols: dict[tuple[str, str], str] = {}
+    for family, task, its, *protocol in rows[columns].drop_duplicates().itertuples(index=False):
+        metrics.setdefault(family, {}).setdefault(task, set()).add(its)
+        if protocol and not pd.isna(protocol[0]):
+            protocols[family, task] = protocol[0]
     parts = np.empty(groups.ngroups, dtype=object)
     for i, (family, task) in enumerate(groups.groups):
-        same = measured[measured["family"] == family]
         if metric != "zero_shot":  # the items of a perplexity are those of its cross-entropy
             made = {task: "cross_entropy"}
         elif task in TASK_SETS:
             made = tasks_in(task)
         else:
-            names = [task] if task in set(same["task"]) else tasks_in(task)
-            made = {name: _metric_of(same[same["task"] == name], name) for name in names}
-        known = same.dropna(subset="protocol") if "protocol" in same else same.iloc[:0]
-        protocols = dict(zip(known["task"], known.get("protocol", []), strict=True))
-        parts[i] = tuple(Part(name, its, protocols.get(name)) for name, its in made.items())
+            there = metrics[family]
+            names = [task] if task in there else tasks_in(task)
+            made = {name: _metric_of(there[name], name) for name in names}
+        parts[i] = tuple(
+            Part(name, its, protocols.get((family, name))) for name, its in made.items()
+        )
     return points.assign(parts=parts[groups.ngroup().to_numpy()])
 
 
@@ -173,6 +177,12 @@ def _codes(ids: pd.Series) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     return codes, np.unique(codes, return_index=True)[1]
 
 
-def _usual_task(tasks: pd.Series) -> str:
+def _usual_tasks(points: pd.DataFrame) -> dict[str, str]:
+    """Family -> the task that most of its points are of, of equals as curve_points says."""
     sets = list(TASK_SETS)
-    return min(tasks.mode(), key=lambda task: (sets.index(task) if task in sets else 0, task))
+    count = points.groupby(["family", "task"]).size()
+    usual: dict[str, tuple[int, int, str]] = {}
+    for (family, task), n in count.items():
+        rank = (-n, sets.index(task) if task in sets else 0, task)
+        usual[family] = min(usual.get(family, rank), rank)
+    return {family: task for family, (_, _, task) in usual.items()}

@@ -30,12 +30,16 @@ def study_document(paper: Paper, study: Study, title: str, figures: Mapping[str,
     `figures`: name in `paper.figures` -> address to show it from. Raises ValueError where no
     experiment has a score that claims are made of.
     """
+    with remembered():
+        return "\n\n".join(_parts(paper, study, title, figures)) + "\n"
+
+
+def _parts(paper: Paper, study: Study, title: str, figures: Mapping[str, str]) -> list[str]:
     results, scores = study.results, study.scores
     if all(curve_points(results, metric).empty for metric in ("cross_entropy", "zero_shot")):
         raise ValueError("a study needs cross-entropies or accuracies: no experiment has one")
-    with remembered():
-        claims = paper.claims(study)
-        exhibits = paper.exhibits(study)
+    claims = paper.claims(study)
+    exhibits = paper.exhibits(study)
     parts = [
         f"# {title}",
         f"The claims of {paper.citation}, tested on these models. Generated from stored results "
@@ -52,7 +56,7 @@ def study_document(paper: Paper, study: Study, title: str, figures: Mapping[str,
         parts += section(claim, figures)
     for made in exhibits:
         parts += exhibit(made, figures)
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 def _data(results: pd.DataFrame) -> list[Block]:

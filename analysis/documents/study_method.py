@@ -45,9 +45,10 @@ def _dependence(results: pd.DataFrame, scores: ItemScores) -> str:
     points = curve_points(main_only(linear_only(results)), "cross_entropy")
     values, differences, windows = [], [], []
     for (_, task), part in points.groupby(["model", "task"]):
-        ids = part.set_index("bits")["experiment_id"]
-        found = scores(list(ids), str(task), "cross_entropy", None)
-        full, four = (found.get(ids.get(bits, "")) for bits in (16, 4))
+        at = dict(zip(part["bits"].tolist(), part["experiment_id"].tolist(), strict=True))
+        ids = [at[bits] for bits in (16, 4) if bits in at]
+        found = scores(ids, str(task), "cross_entropy", None) if len(ids) == 2 else {}
+        full, four = (found.get(at.get(bits, "")) for bits in (16, 4))
         if full is not None and four is not None and len(full) == len(four) > 2:
             values.append(_neighbours(full))
             differences.append(_neighbours(four - full))

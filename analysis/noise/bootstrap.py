@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.curves.panel import Panel
+from analysis.curves.remembering import once
 from analysis.curves.scaling import Curve
 from analysis.noise.means import are_shares, largest_item
 from evaluation.tasks.sets import SIZE_WEIGHTED
@@ -141,6 +142,10 @@ def _spreads(
 def own_luck(experiment: str, n_replicates: int) -> npt.NDArray[np.float32]:
     """Standard normal draws of one experiment, [R], the same in every comparison: to scale by one
     item of a task of right-or-wrong ones, which might have been answered otherwise."""
+    return once(_own_luck, experiment, n_replicates)
+
+
+def _own_luck(experiment: str, n_replicates: int) -> npt.NDArray[np.float32]:
     generator = np.random.default_rng([SEED, crc32(experiment.encode()), 2])
     return generator.standard_normal(n_replicates, dtype=np.float32)
 

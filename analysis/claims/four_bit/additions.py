@@ -26,11 +26,11 @@ def _cells(
     linear: pd.DataFrame, factor: str, blocks: Sequence[int | None], scores: ItemScores
 ) -> pd.DataFrame:
     """A factor's effects for every data type and block size (columns data_type and block)."""
-    parts = []
+    parts, unquantized = [], is_baseline(linear)
     for block in blocks:
         same = linear["block_size"].isna() if block is None else linear["block_size"] == block
         for data_type in DATA_TYPES:
-            wanted = is_baseline(linear) | (same & (linear["data_type"] == data_type))
+            wanted = unquantized | (same & (linear["data_type"] == data_type))
             found = effects_of(linear[wanted], factor, scores)
             name = "tensor" if block is None else str(block)
             parts.append(found.assign(data_type=data_type, block=name))

@@ -28,6 +28,7 @@ from analysis.claims.claim import (
     votes,
 )
 from analysis.curves.names import METRIC_NAMES, listed, name_blocks
+from analysis.curves.remembering import once
 from analysis.curves.scaling import AXES, scaling_curves
 from analysis.curves.settings import is_baseline, main_settings, with_settings
 from analysis.findings.families import collapses, precision_duel
@@ -39,11 +40,19 @@ _VERDICTS = {"holds": HOLDS, "fails": FAILS, "open": OPEN, "narrow": OPEN, "unkn
 
 def linear_only(results: pd.DataFrame) -> pd.DataFrame:
     """The paper's scope: attention and FFN projections; embeddings stay in 16 bit."""
+    return once(_linear_only, results)
+
+
+def _linear_only(results: pd.DataFrame) -> pd.DataFrame:
     return results[results["scope"] == "linear"]
 
 
 def main_only(results: pd.DataFrame) -> pd.DataFrame:
     """The main setting of every precision alone (the most common data type and block size)."""
+    return once(_main_only, results)
+
+
+def _main_only(results: pd.DataFrame) -> pd.DataFrame:
     curves = scaling_curves(results, "cross_entropy") or scaling_curves(results, "zero_shot")
     return with_settings(results, main_settings([curve.setting for curve in curves]))
 

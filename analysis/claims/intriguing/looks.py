@@ -1,6 +1,6 @@
 """What weights and activations look like, and whether that tells who is damaged (section 5)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -80,9 +80,11 @@ def _by_variant(trained: pd.DataFrame, ladder: Ladder) -> Exhibit:
 
 def _prediction(trained: pd.DataFrame, ladder: Ladder) -> Iterator[Exhibit]:
     for size in ladder.sizes:
+        of_size = trained[trained["size"] == size]
+        by_seed = [_means(of_size[of_size["seed"] == seed]) for seed in ladder.seeds]
         rows = []
         for metric, name in METRICS.items():
-            cells = [_correlation(trained, ladder, size, metric, dose) for dose in PREDICTED]
+            cells = [_correlation(by_seed, ladder, metric, dose) for dose in PREDICTED]
             rows.append([name, *cells])
         if not any(cell for row in rows for cell in row[1:]):
             continue
@@ -99,19 +101,32 @@ def _prediction(trained: pd.DataFrame, ladder: Ladder) -> Iterator[Exhibit]:
         )
 
 
-def _correlation(trained: pd.DataFrame, ladder: Ladder, size: str, metric: str, dose: str) -> str:
-    by_seed = []
-    for seed in ladder.seeds:
-        part = trained[(trained["size"] == size) & (trained["seed"] == seed)]
-        pairs = set()
-        for row in part.to_dict("records"):
-            point = ladder.final(Model(size, str(row["variant"]), seed), dose)
+def _means(part: pd.DataFrame) -> list[tuple[Model, dict[str, float]]]:
+    """Of each model each metric's mean over the kinds of matrices, where it was analyzed for it."""
+    found = []
+    for row in part.to_dict("records"):
+        known = {}
+        for metric in METRICS:
             values = [row.get(f"{metric}_{kind}", np.nan) for kind in KINDS]
-            if point is not None and np.isfinite(values).any():
-                pairs.add((float(np.nanmean(values)), point.added))
+            if np.isfinite(values).any():
+                known[metric] = float(np.nanmean(values))
+        found.append((Model(row["size"], str(row["variant"]), int(row["seed"])), known))
+    return found
+
+
+def _correlation(
+    by_seed: Sequence[Sequence[tuple[Model, Mapping[str, float]]]],
+    ladder: Ladder,
+    metric: str,
+    dose: str,
+) -> str:
+    correlations = []
+    for means in by_seed:
+        points = [(of[metric], ladder.final(m, dose)) for m, of in means if metric in of]
+        pairs = {(mean, point.added) for mean, point in points if point is not None}
         if len(pairs) >= 5:
-            by_seed.append(stats.spearmanr(*np.array(sorted(pairs)).T).statistic)
-    return _told(np.array(by_seed))
+            correlations.append(stats.spearmanr(*np.array(sorted(pairs)).T).statistic)
+    return _told(np.array(correlations))
 
 
 def _ratios(trained: pd.DataFrame, others: pd.DataFrame) -> Exhibit:

@@ -94,12 +94,13 @@ def _change(study: Study, part: pd.DataFrame, dose: str) -> list[str]:
 def _over_items(study: Study, part: pd.DataFrame, dose: str) -> tuple[float, float]:
     rng = np.random.default_rng(0)
     tasks = []
+    columns = (part[name].tolist() for name in ("task", "dose", "run", "experiment_id"))
+    there: dict[tuple[str, str], dict[str, str]] = {}
+    for task, at, run, id_ in zip(*columns, strict=True):
+        there.setdefault((task, at), {})[run] = id_
     for task, metric in SET.items():
-        rows = part[part["task"] == task]
-        ids = {
-            d: rows.loc[rows["dose"] == d].set_index("run")["experiment_id"] for d in ("16", dose)
-        }
-        runs = [run for run in ids["16"].index if run in ids[dose].index]
+        ids = {d: there.get((task, d), {}) for d in ("16", dose)}
+        runs = [run for run in ids["16"] if run in ids[dose]]
         found = study.scores([ids[d][run] for d in ids for run in runs], task, metric, None)
         if not runs or len(found) < 2 * len(runs):
             return np.nan, np.nan
