@@ -15,7 +15,6 @@ from analysis.noise.spread import Certainty, Spread, interval
 
 N_MODEL_REPLICATES = 200  # each of these rebuilds every curve from other models
 _CONTENDER = 4.0  # combined standard errors behind the best at which a setting cannot be it
-_CELLS_AT_ONCE = 4_000_000
 
 
 def with_certainty(
@@ -43,13 +42,8 @@ def with_certainty(
         for spread, winner, posterior in zip(spreads, first, posteriors, strict=True)
     ]
     few = value[:N_MODEL_REPLICATES]
-    keep = kept_models(panel, len(few))
-    chunk = max(1, _CELLS_AT_ONCE // (panel.value.size * len(budgets)))
-    over = [
-        panel.read(budgets, few[i : i + chunk], keep[i : i + chunk])
-        for i in range(0, len(few), chunk)
-    ]
-    by_models = _spreads(panel, np.concatenate(over), first, second)
+    over = panel.read(budgets, few, kept_models(panel, len(few)))
+    by_models = _spreads(panel, over, first, second)
     lost = np.isfinite(panel.read(budgets)) & np.isnan(read).any(axis=0)
     # Student's draws with one degree of freedom have no variance: two windows tell no probability.
     unknown = np.any(lost, axis=0) | bool((panel.df[np.isfinite(panel.value)] < 2).any())

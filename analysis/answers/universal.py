@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from analysis.answers.certainty import best_settings, contenders
 from analysis.answers.contest import BoolArray, Contest, contests
 from analysis.answers.shares import EVERY_FAMILY
-from analysis.curves.panel import Panel, precisions_reaching
+from analysis.curves.panel import Panel, alike, precisions_reaching
 from analysis.curves.scaling import FloatArray
 from analysis.noise.bootstrap import ItemScores, item_noise, kept_models, no_item_scores
 from analysis.noise.spread import INTERVAL, interval
@@ -20,7 +21,7 @@ from analysis.noise.spread import INTERVAL, interval
 ALMOST = 0.9  # share of budgets that counts as "almost universally"
 LEAST_COMPARED = 0.5  # of the range of sizes, below which nothing is said of it in general
 N_REPLICATES = 200
-_CELLS_AT_ONCE = 2_000_000
+_CELLS_AT_ONCE = 500_000  # arrays of 4 MB stay in a cache
 
 
 @dataclass(frozen=True)
@@ -122,19 +123,22 @@ def _outcomes(contest: Contest, scores: ItemScores, bits: float) -> _Family:
     value = panel.value + np.nan_to_num(noise)
     keep = kept_models(panel, len(value))
     now = panel.read(budgets)
-    chunk = max(1, _CELLS_AT_ONCE // (panel.value.size * len(budgets)))
+    most = max(1, _CELLS_AT_ONCE // (len(panel.curves) * len(budgets)))
     over_items, over_models, behind = [], [], []
-    for start in range(0, len(value), chunk):
-        part = slice(start, start + chunk)
-        read = panel.read(budgets, value[part])
+    for start in range(0, len(value), most):
+        read = panel.read(budgets, value[start : start + most])
         over_items.append(_outcome(panel, read, bits))
-        over_models.append(_outcome(panel, panel.read(budgets, value[part], keep[part]), bits))
         behind.append(_behind(panel, now, read, bits))
+    parts = alike(keep, most)
+    for part in parts:
+        read = panel.read(budgets, value[part], keep[part[0]])
+        over_models.append(_outcome(panel, read, bits))
+    order = np.argsort(np.concatenate(parts))  # of the replicates, as all families have them
     lead = np.nan_to_num(np.concatenate(behind), nan=np.inf)
     return _Family(
         contest.family,
         sorted({curve.setting.bits for curve in contest.panel.curves}),
-        (_outcome(panel, now[None], bits), _joined(over_items), _joined(over_models)),
+        (_outcome(panel, now[None], bits), _joined(over_items), _joined(over_models, order)),
         known,
         np.quantile(lead, (1 - INTERVAL) / 2, axis=0, method="lower") <= 0,
         budgets,
@@ -149,9 +153,10 @@ def _outcome(panel: Panel, read: FloatArray, bits: float) -> _Outcome:
     return _Outcome(panel.precisions[best_settings(panel, read)], decided, decided & judged)
 
 
-def _joined(parts: Sequence[_Outcome]) -> _Outcome:
+def _joined(parts: Sequence[_Outcome], order: npt.NDArray[np.intp] | None = None) -> _Outcome:
     columns = ("winner", "decided", "judged")
-    return _Outcome(*(np.concatenate([getattr(p, name) for p in parts]) for name in columns))
+    joined = [np.concatenate([getattr(part, name) for part in parts]) for name in columns]
+    return _Outcome(*(column if order is None else column[order] for column in joined))
 
 
 def _behind(panel: Panel, now: FloatArray, read: FloatArray, bits: float) -> FloatArray:

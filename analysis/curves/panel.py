@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ class Panel:
     better: float
     df: FloatArray
 
-    @property
+    @cached_property
     def precisions(self) -> FloatArray:
         """Bits of each curve, float64 [S]: 1.58 is a precision too."""
         return np.array([curve.setting.bits for curve in self.curves], dtype=np.float64)
@@ -36,9 +37,9 @@ class Panel:
     def brackets(
         self, budgets: FloatArray, keep: npt.NDArray[np.bool_] | None = None
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], FloatArray]:
-        """Place at or below, place above, and its weight, each [..., S, m]; budgets: bits, [m].
+        """Place at or below, place above, and its weight, each [S, m]; budgets: bits, [m].
 
-        `keep`: bool [..., S, M], the points that exist (by default all). The weight is NaN where a
+        `keep`: bool [S, M], the points that exist (by default all). The weight is NaN where a
         curve does not reach, and 0 on a point. Same arithmetic as Curve.locate.
         """
         query = np.log(budgets)
@@ -47,12 +48,12 @@ class Panel:
         # Points lie in order: how many are at or below each budget, [S, m].
         count = (self.log_bits[:, :, None] <= query + SAME_PLACE).sum(axis=1)
         place = np.arange(width)
-        last = np.maximum.accumulate(np.where(exists, place, -1), axis=-1)
-        following = np.where(exists, place, width)[..., ::-1]
-        following = np.minimum.accumulate(following, axis=-1)[..., ::-1]
+        last = np.maximum.accumulate(np.where(exists, place, -1), axis=1)
+        following = np.where(exists, place, width)[:, ::-1]
+        following = np.minimum.accumulate(following, axis=1)[:, ::-1]
         row = np.arange(len(self.curves))[:, None]
-        low = np.where(count > 0, last[..., row, np.maximum(count, 1) - 1], -1)
-        high = np.where(count < width, following[..., row, np.minimum(count, width - 1)], width)
+        low = np.where(count > 0, last[row, np.maximum(count, 1) - 1], -1)
+        high = np.where(count < width, following[row, np.minimum(count, width - 1)], width)
         reached, ends = low >= 0, high == width
         low = np.maximum(low, 0)
         start = self.log_bits[row, low]
@@ -73,22 +74,38 @@ class Panel:
     ) -> FloatArray:
         """Curves at budgets (bits, [m]): float64 [..., S, m], NaN where a curve has no value.
 
-        `value`: [..., S, M] replicates of `self.value`; `keep` as in brackets.
+        `value`: [..., S, M] replicates of `self.value`; `keep`: as in brackets, or [R, S, M] of
+        each replicate.
         """
         value = self.value if value is None else value
+        if keep is not None and keep.ndim == 3:
+            result = np.empty((len(keep), len(self.curves), len(budgets)))
+            for rows in alike(keep):
+                those = value[rows] if value.ndim == 3 else value
+                result[rows] = self.read(budgets, those, keep[rows[0]])
+            return result
         low, high, weight = self.brackets(budgets, keep)
-        if value.ndim > low.ndim:
-            low, high, weight = low[None], high[None], weight[None]
-        elif value.ndim < low.ndim:
-            value = value[None]
-        shape = np.broadcast_shapes(value.shape[:-1], low.shape[:-1])
-        low, high = (np.broadcast_to(i, (*shape, low.shape[-1])) for i in (low, high))
-        value = np.broadcast_to(value, (*shape, value.shape[-1]))
-        first = np.take_along_axis(value, low, axis=-1)
-        second = np.take_along_axis(value, high, axis=-1)
+        start = self.log_bits.shape[1] * np.arange(len(self.curves))[:, None]
+        points = value.reshape(*value.shape[:-2], -1)  # faster to take from along one axis
+        result, second = points.take(low + start, axis=-1), points.take(high + start, axis=-1)
         with np.errstate(invalid="ignore", over="ignore"):
-            result = (1 - weight) * first + weight * second
-        return np.where(np.isfinite(result), result, np.nan)
+            result *= 1 - weight
+            second *= weight
+            result += second
+        result[~np.isfinite(result)] = np.nan
+        return result
+
+
+def alike(keep: npt.NDArray[np.bool_], most: int | None = None) -> list[npt.NDArray[np.intp]]:
+    """The replicates ([R, S, M]) of the same points together, at most `most`: int arrays of them.
+
+    A few models can be drawn in a few ways only: what replicates have in common is made once.
+    """
+    _, which = np.unique(keep.reshape(len(keep), -1), axis=0, return_inverse=True)
+    ends = np.cumsum(np.bincount(which))[:-1]
+    groups = np.split(np.argsort(which, kind="stable"), ends)
+    most = most or len(keep)
+    return [rows[i : i + most] for rows in groups for i in range(0, len(rows), most)]
 
 
 def make_panel(curves: Sequence[Curve]) -> Panel:
@@ -126,7 +143,8 @@ def read_errors(panel: Panel, budgets: FloatArray) -> FloatArray:
 def precisions_reaching(panel: Panel, read: FloatArray) -> npt.NDArray[np.intp]:
     """How many precisions have a value, int [..., m], given the curves' values [..., S, m]."""
     reached = np.isfinite(read)
-    each = [reached[..., panel.precisions == k, :].any(axis=-2) for k in set(panel.precisions)]
+    of_curve = panel.precisions
+    each = [reached[..., of_curve == k, :].any(axis=-2) for k in np.unique(of_curve)]
     return np.sum(each, axis=0)
 
 

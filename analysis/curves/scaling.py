@@ -15,6 +15,7 @@ import pandas as pd
 from analysis.curves.metrics import SCREENED, Part
 from analysis.curves.points import curve_points, degrees_of_freedom
 from analysis.curves.remembering import once
+from analysis.curves.settings import numbered
 from quantizers.setting import SETTING_COLUMNS, Setting
 
 FloatArray = npt.NDArray[np.float64]
@@ -115,11 +116,11 @@ def _make_curves(results: pd.DataFrame, metric: str, axis: str, task: str | None
     if points.empty:
         return []
     order = {family: i for i, family in enumerate(points["family"].unique())}
-    group = points.groupby(["family", *SETTING_COLUMNS], dropna=False, sort=False).ngroup()
+    group = numbered(points, ["family", *SETTING_COLUMNS])
     size = points[AXES[axis]].to_numpy(dtype=np.float64)
     name = points["model"].to_numpy(dtype=object).astype(str)
     rows = np.lexsort((name, size, group))
-    points, size, group = points.iloc[rows], size[rows], group.to_numpy()[rows]
+    points, size, group = points.iloc[rows], size[rows], group[rows]
     ends = [0, *(np.flatnonzero(np.diff(group)) + 1), len(group)]
     value, stderr = (points[c].to_numpy(dtype=np.float64) for c in ("value", "stderr"))
     names = ("model", "experiment_id", "task", "family", "parts")
@@ -153,7 +154,8 @@ def _make_curves(results: pd.DataFrame, metric: str, axis: str, task: str | None
 def _merge_repeats(points: pd.DataFrame, size: str) -> pd.DataFrame:
     """`points` with one row per model and place on a curve."""
     place = ["family", *SETTING_COLUMNS, size, "model"]
-    repeated = points.duplicated(place, keep=False)
+    number = numbered(points, place)
+    repeated = np.bincount(number)[number] > 1
     if not repeated.any():
         return points
     merged = points[repeated].groupby(place, dropna=False, sort=False)

@@ -1,7 +1,7 @@
 """The precision settings of frames of results: of rows, and those that are drawn solid."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -29,11 +29,22 @@ def is_baseline(rows: pd.DataFrame) -> pd.Series:
     return pd.Series(known[which], rows.index)
 
 
+def numbered(rows: pd.DataFrame, columns: Iterable[str]) -> npt.NDArray[np.intp]:
+    """The same number for rows that are equal in all `columns`, missing cells too, by appearance:
+    what a groupby's ngroup gives, in a tenth of its time where most columns hold one value."""
+    number = np.zeros(len(rows), dtype=np.intp)
+    for column in columns:
+        codes, values = pd.factorize(rows[column].values)  # -1: missing
+        if len(codes) and (codes != codes[0]).any():
+            number = pd.factorize(number * (len(values) + 1) + codes + 1)[0]
+    return number
+
+
 def _distinct(rows: pd.DataFrame) -> tuple[list[Setting], npt.NDArray[np.intp]]:
     """The distinct settings of rows of results, and which of them each row has."""
     if rows.empty:
         return [], np.empty(0, dtype=np.intp)
-    which = rows.groupby(list(SETTING_COLUMNS), dropna=False, sort=False).ngroup().to_numpy()
+    which = numbered(rows, SETTING_COLUMNS)
     _, first = np.unique(which, return_index=True)
     told = rows[list(SETTING_COLUMNS)].iloc[first].to_dict("records")
     return [Setting.from_row(row) for row in told], which

@@ -52,8 +52,9 @@ def factor_effects(
     and any_high: an interval of the gain that holds for all levels of the factor at once with 90%,
     for whoever picks the best of them.
     """
+    factors = [factor for factor in factors if results[factor].nunique(dropna=False) > 1]
     fields: dict[str, list[Curve]] = {}
-    for curve in scaling_curves(results, metric):
+    for curve in scaling_curves(results, metric) if factors else []:
         fields.setdefault(curve.family, []).append(curve)
     rows: list[dict[str, object]] = []
     for family, curves in fields.items():
