@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,8 @@ from orchestrator.errors import InputError
 from orchestrator.study.calibrations import RANDOM, Calibration, Source
 from orchestrator.study.experiment import Experiment
 from orchestrator.study.model_config import context_of
+from orchestrator.study.models import ModelEntry
+from quantizers.setting import Setting
 
 if TYPE_CHECKING:
     from evaluation.calibration_text import CalibrationText
@@ -38,6 +40,33 @@ def check_calibrations(
             raise InputError(
                 f"{place}: {corpus.name} is scored by this sweep (corpora); calibrate on other text"
             )
+
+
+def check_windows(
+    settings: Mapping[ModelEntry, Iterable[Setting]],
+    calibrations: Mapping[str, Calibration],
+    where: Path,
+) -> None:
+    """Raises InputError for windows that no model which is calibrated on them can read: by config
+    alone, before text and tokenizers are read. Where some can, `window_refusals` names the others.
+    """
+    for name, calibration in calibrations.items():
+        problems = {}
+        for entry, given in settings.items():
+            if any(setting.calibration == calibration.label for setting in given):
+                problems[entry] = _too_long(calibration, context_of(entry))
+        if problems and all(problems.values()):
+            raise InputError(f"{where}: calibrations.{name}: {next(iter(problems.values()))}")
+
+
+def _too_long(calibration: Calibration, context: int | None) -> str | None:
+    """What is wrong with its windows for a model that reads `context` tokens, where known."""
+    try:
+        if context is not None:
+            calibration.check_length(context)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def window_refusals(experiments: Iterable[Experiment]) -> Iterator[tuple[Experiment, str]]:

@@ -63,15 +63,19 @@ class Calibration(Strict):
         seed = f" seed {self.seed}" if self.seed else ""
         return f"{name} {self.windows}x{self.length or 'context'}{seed} #{digest}"
 
+    def check_length(self, context: int) -> None:
+        """Raises ValueError for windows longer than the `context` tokens that a model reads."""
+        if self.length is not None and self.length > context:
+            raise ValueError(
+                f"calibration windows of {self.length} tokens exceed the {context} that the model "
+                "reads; give a smaller length, or none"
+            )
+
     def text(self, context: int) -> CalibrationText:
         """The windows for a model that reads `context` tokens. Raises ValueError for longer."""
         from evaluation.calibration_text import CalibrationText
 
-        if self.length is not None and self.length > context:
-            raise ValueError(
-                f"calibration: windows of {self.length} tokens exceed the {context} that the model "
-                "reads; give a smaller length, or none"
-            )
+        self.check_length(context)
         length = self.length or min(context, MOST_BY_DEFAULT)
         name, data_files = self.corpus.name, self.corpus.data_files
         return CalibrationText(name, self.windows, length, self.seed, data_files)

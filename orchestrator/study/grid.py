@@ -11,6 +11,7 @@ from pathlib import Path
 from evaluation.protocols import perplexity_protocol, task_protocol
 from evaluation.text.corpora import corpus_name
 from orchestrator.errors import InputError, ModelInputError
+from orchestrator.study.calibration_check import check_windows
 from orchestrator.study.calibrations import Calibration
 from orchestrator.study.context_check import check_context
 from orchestrator.study.data_check import check_data
@@ -138,8 +139,6 @@ def expand(
     plan.refused = find_refusals(plan.feasible, where)
     if sweep.compute.streaming is True:
         check_streaming(plan.feasible, where)
-    if sweep.compute.stacking is True:
-        check_stacking((e.setting for e in plan.feasible), where)
     return plan
 
 
@@ -176,6 +175,9 @@ def check_study(
     """
     settings = chosen_settings(sweep, families, where)
     check_context(settings, sweep.context, where)
+    check_windows(settings, sweep.calibrations, where)
+    if sweep.compute.stacking is True:
+        check_stacking((setting for each in settings.values() for setting in each), where)
     check_data(sweep, where)
     return settings
 
