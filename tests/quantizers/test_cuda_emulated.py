@@ -38,6 +38,7 @@ CASES += [(3, HALF, 16), (5, HALF, 4096), (8, FULL, 10**9), (6, BF16, 1), (7, HA
 CASES += [(9, HALF, 64), (12, BF16, 33), (15, FULL, 64)]
 ONE_PASS = [(k, (HALF, BF16, FULL)[k % 3]) for k in range(2, 9)]
 LIMITS = launches.Limits(2, 232_448, 1024, byte_tables=True)
+IDENTITY_BLOCKS = (16, 64, 4096, 32, 128)
 ROWS_AND_COLUMNS = [(1, 128), (5, 256), (16, 128), (17, 384), (40, 1280)]
 
 
@@ -65,13 +66,14 @@ def quantizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def multiplier(tmp_path_factory):
+    kinds = [(k, HALF, 1, False) for k in range(2, 9)]
+    kinds += [(k, HALF, 1, True) for k in range(2, 9) if IDENTITY_BLOCKS[k % 5] < 64]
+    kinds += [(k, BF16, 2, True) for k in (2, 3, 4, 7, 8)] + [(k, BF16, 2, False) for k in (3, 8)]
+    kinds += [(k, HALF, 4, False) for k in (3, 4, 8)]
     instances = [
         Instance("multiply", (k, dtype, x_tiles, multiply_chunks(k), fine))
-        for k in range(2, 9)
-        for dtype, x_tiles in ((HALF, 1), (BF16, 2))
-        for fine in (False, True)
+        for k, dtype, x_tiles, fine in kinds
     ]
-    instances += [Instance("multiply", (k, HALF, 4, multiply_chunks(k), False)) for k in (3, 4, 8)]
     return Emulator(instances, tmp_path_factory.mktemp("multiply"))
 
 
@@ -205,10 +207,10 @@ def run_product(multiplier, q, x, bias=None, limits=LIMITS):
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_product_with_the_identity_is_the_dequantized_matrix(multiplier, bits, d_out, d_in):
     """As long as every slot of the tensor-core product gets the right row and column."""
-    q, _ = product_case(bits, HALF, d_out, d_in, (16, 64, 4096, 32, 128)[bits % 5], 1)
+    q, _ = product_case(bits, HALF, d_out, d_in, IDENTITY_BLOCKS[bits % 5], 1)
     eye = torch.eye(d_in, dtype=HALF)
     expected = reference.fused_weights(q).T
-    for start in range(0, min(d_in, 256), 8):
+    for start in range(0, d_in, 104 if d_in > 384 else 8):  # of many columns, some of each segment
         y = run_product(multiplier, q, eye[start : start + 8])
         assert torch.equal(y, expected[start : start + 8])
 
@@ -246,15 +248,20 @@ def test_gemv(gemv, bits, dtype):
     assert (y - exact).norm() <= (2e-3 if dtype == HALF else 1.1e-2) * exact.norm()
 
 
+@pytest.fixture(scope="module")
+def with_little_shared_memory(tmp_path_factory):
+    folder, widths = tmp_path_factory.mktemp("little"), (2, 4, 8)
+    multiply = [Instance("multiply", (k, HALF, 2, multiply_chunks(k), False)) for k in widths]
+    gemv = [Instance("gemv", (k, HALF)) for k in widths]
+    return Emulator(multiply, folder, "sm_120"), Emulator(gemv, folder, "sm_120")
+
+
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_products_on_devices_with_little_shared_memory(tmp_path, bits):
+def test_products_on_devices_with_little_shared_memory(with_little_shared_memory, bits):
     """GeForce and RTX have 99 KiB a block: tables of pairs or single codes instead of bytes."""
     limits = launches.Limits(2, 101_376, 512, byte_tables=False)
     q, x = product_case(bits, HALF, 70, 4224, 64, 16)
-    chunks = multiply_chunks(bits)
-    instances = [Instance("multiply", (bits, HALF, 2, chunks, False))]
-    multiplier = Emulator(instances, tmp_path, "sm_120")
-    gemv = Emulator([Instance("gemv", (bits, HALF))], tmp_path, "sm_120")
+    multiplier, gemv = with_little_shared_memory
     exact = x.double() @ dequantize(q).double().T
     y = run_product(multiplier, q, x, limits=limits)
     assert (y - exact).norm() <= 2e-3 * exact.norm()

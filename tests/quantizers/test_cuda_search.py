@@ -190,6 +190,7 @@ def test_any_absmax_with_odd_tables(quantizer, bits):
 
 
 DIVISIONS = r"""
+#include <cmath>
 static float off_by(float x, int ulp) { return __uint_as_float(__float_as_uint(x) + ulp); }
 static int wrong(float x, float scale) {
     int count = 0;
@@ -238,7 +239,16 @@ def test_division_by_a_reciprocal_rounds_as_ieee_division(tmp_path):
     parts += [(build.SOURCES / part).read_text() for part in ("common.cuh", "quantize.cu")]
     (tmp_path / "divide.cpp").write_text("\n".join([*parts, DIVISIONS]))
     library = tmp_path / "divide.so"
-    command = ["g++", "-std=c++17", "-O2", "-w", "-shared", "-fPIC", "-ffp-contract=off"]
+    command = [
+        "g++",
+        "-std=c++17",
+        "-O2",
+        "-march=native",
+        "-w",
+        "-shared",
+        "-fPIC",
+        "-ffp-contract=off",
+    ]
     command += [f"-D{key}={value}" for key, value in macros("sm_90").items()]
     subprocess.run([*command, str(tmp_path / "divide.cpp"), "-o", str(library)], check=True)
     check = ctypes.CDLL(str(library))

@@ -148,9 +148,14 @@ def test_scales_bias_and_rounding_are_those_of_plain_torch(multiplier, dtype):
     assert torch.equal(run(multiplier, x, w, bias, dtype), expected)
 
 
+@pytest.fixture(scope="module")
+def scaler(tmp_path_factory):
+    instances = [Instance("scale_sums", (dtype,)) for dtype in (HALF, BF16, FULL)]
+    return Emulator(instances, tmp_path_factory.mktemp("scale"))
+
+
 @pytest.mark.parametrize("dtype", [HALF, BF16, FULL], ids=str)
-def test_sums_of_a_library_are_scaled_as_plain_torch_does(tmp_path, dtype):
-    scaler = Emulator([Instance("scale_sums", (dtype,))], tmp_path)
+def test_sums_of_a_library_are_scaled_as_plain_torch_does(scaler, dtype):
     x, w = operands(8, 5, 1100, 64, 64)
     x.scale.uniform_(0.001, 0.01), w.scales.uniform_(0.001, 0.01)
     sums = torch.randint(-(2**30), 2**30, (5, 1100), generator=G, dtype=torch.int32)

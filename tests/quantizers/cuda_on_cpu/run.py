@@ -38,7 +38,16 @@ class Emulator:
         ]
         source, library = folder / f"{family}.cpp", folder / f"{family}.so"
         source.write_text("\n".join(parts))
-        command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-ffp-contract=off"]
+        command = [
+            "g++",
+            "-std=c++17",
+            "-O2",
+            "-march=native",
+            "-w",
+            "-shared",
+            "-fPIC",
+            "-ffp-contract=off",
+        ]
         command += [
             "-U_FORTIFY_SOURCE",
             "-fno-strict-aliasing",

@@ -4,12 +4,10 @@
 #include <setjmp.h>
 #include <ucontext.h>
 
+// Small headers only: with <cmath>, <functional> and <vector> they take longer than most kernels.
 #include <cstdlib>
 #include <cstring>
-#include <functional>
-#include <memory>
 #include <utility>
-#include <vector>
 
 #define __device__
 #define __global__ static
@@ -25,17 +23,23 @@ struct float2 {
     float x, y;
 };
 
-// --- fibers ---
+// --- fibers: a thread number's, for all blocks and launches ---
 constexpr int MOST_THREADS = 1024, STACK = 1 << 15;
 static ucontext_t fiber[MOST_THREADS];
 static jmp_buf scheduler, paused[MOST_THREADS];  // switches that spare swapcontext's system calls
 static bool begun[MOST_THREADS], done[MOST_THREADS];
-static std::function<void()> body;
+static void (*body)();
+
+__attribute__((noinline)) static void pause() {
+    if (!_setjmp(paused[threadIdx.x])) _longjmp(scheduler, 1);
+}
 
 static void entry() {
-    body();
-    done[threadIdx.x] = true;
-    _longjmp(scheduler, 1);
+    for (;;) {
+        body();
+        done[threadIdx.x] = true;
+        pause();
+    }
 }
 
 __attribute__((noinline)) static void resume(int thread) {
@@ -46,89 +50,95 @@ __attribute__((noinline)) static void resume(int thread) {
     setcontext(&fiber[thread]);
 }
 
-__attribute__((noinline)) static void pause() {
-    if (!_setjmp(paused[threadIdx.x])) _longjmp(scheduler, 1);
+static void begin(int thread) {
+    alignas(16) static char stacks[MOST_THREADS][STACK];
+    done[thread] = false;
+    if (begun[thread]) return;
+    getcontext(&fiber[thread]);
+    fiber[thread].uc_stack.ss_sp = stacks[thread];
+    fiber[thread].uc_stack.ss_size = STACK;
+    fiber[thread].uc_link = nullptr;
+    makecontext(&fiber[thread], entry, 0);
+}
+
+struct Barrier {
+    int arrived = 0, generation = 0;
+    void wait(int size);
+};
+static Barrier block_barrier, warp_barrier[MOST_THREADS / 32];
+static int block_threads;
+// What a paused thread waits for: that the barrier's generation is another.
+static struct {
+    const Barrier* barrier;
+    int generation;
+} awaited[MOST_THREADS];
+
+void Barrier::wait(int size) {
+    if (++arrived == size) {
+        arrived = 0;
+        ++generation;
+        return;
+    }
+    awaited[threadIdx.x] = {this, generation};
+    pause();
 }
 
 // 0: all threads from one barrier to the next; 1: likewise, the last one first; 2: each warp as far as
 // it can before another moves; 3: likewise, the last one first.
 extern "C" int thread_order;
 int thread_order;
-static bool moved;  // whether a thread has got past something since it was last asked
 
-static bool step(int first, int last) {
-    bool alive = false;
+// Each of some threads once, as far as it can. How many of them could move.
+static int step(int first, int last) {
+    int moved = 0;
     for (int i = first; i < last; ++i) {
         const int me = thread_order % 2 ? first + last - 1 - i : i;
-        if (done[me]) continue;
+        const auto& wait = awaited[me];
+        if (done[me] || (wait.barrier && wait.barrier->generation == wait.generation)) continue;
+        awaited[me].barrier = nullptr;
         resume(me);
-        alive = true;
+        ++moved;
     }
-    return alive;
+    return moved;
 }
 
 static void run_block(int threads) {
-    static std::unique_ptr<char[]> stacks(new char[MOST_THREADS * STACK]);
-    for (int i = 0; i < threads; ++i) {
-        getcontext(&fiber[i]);
-        fiber[i].uc_stack.ss_sp = stacks.get() + i * STACK;
-        fiber[i].uc_stack.ss_size = STACK;
-        fiber[i].uc_link = nullptr;
-        makecontext(&fiber[i], entry, 0);
-        begun[i] = done[i] = false;
-    }
-    if (thread_order < 2) {
-        while (step(0, threads)) {
+    for (int i = 0; i < threads; ++i) begin(i);
+    for (int moved = 1; moved;) {
+        moved = 0;
+        if (thread_order < 2) {
+            moved = step(0, threads);
+            continue;
         }
-        return;
-    }
-    for (bool alive = true; alive;) {
-        alive = false;
         for (int warp = 0; warp < threads; warp += 32) {
             const int first = thread_order % 2 ? threads - 32 - warp : warp;
-            do {
-                moved = false;
-                alive |= step(first, first + 32);
-            } while (moved);
+            while (const int some = step(first, first + 32)) moved += some;
         }
     }
+    for (int i = 0; i < threads; ++i)
+        if (!done[i]) std::abort();  // at a barrier that the others do not come to
 }
-
-struct Barrier {
-    int arrived = 0, generation = 0;
-    void wait(int size) {
-        const int mine = generation;
-        moved = true;
-        if (++arrived == size) {
-            arrived = 0;
-            ++generation;
-        }
-        while (mine == generation) pause();
-        moved = true;
-    }
-};
-static Barrier block_barrier, warp_barrier[MOST_THREADS / 32];
-static int block_threads;
 
 static void __syncthreads() { block_barrier.wait(block_threads); }
 static void __syncwarp() { warp_barrier[threadIdx.x / 32].wait(32); }
 
-template <typename X> static X __shfl_xor_sync(unsigned, X value, int mask) {
-    static X given[MOST_THREADS];
-    given[threadIdx.x] = value;
+// A value from another lane. Two places, taken in turns, so that one barrier will do: no lane is two
+// ahead of another.
+template <typename X> static X exchange(X value, int from) {
+    static X given[2][MOST_THREADS];
+    const int me = threadIdx.x, turn = warp_barrier[me / 32].generation % 2;
+    given[turn][me] = value;
     __syncwarp();
-    const X taken = given[threadIdx.x ^ mask];
-    __syncwarp();
-    return taken;
+    return given[turn][from];
 }
-
+template <typename X> static X __shfl_xor_sync(unsigned, X value, int mask) {
+    return exchange(value, threadIdx.x ^ mask);
+}
 static unsigned __shfl_sync(unsigned, unsigned value, int lane) {
-    static unsigned given[MOST_THREADS];
-    given[threadIdx.x] = value;
-    __syncwarp();
-    const unsigned taken = given[threadIdx.x / 32 * 32 + lane];
-    __syncwarp();
-    return taken;
+    return exchange(value, threadIdx.x / 32 * 32 + lane);
+}
+static unsigned __shfl_up_sync(unsigned, unsigned value, unsigned by) {
+    return exchange(value, threadIdx.x - (threadIdx.x % 32 < by ? 0 : by));
 }
 
 static unsigned __reduce_max_sync(unsigned, unsigned value) {
@@ -140,6 +150,12 @@ static unsigned __reduce_max_sync(unsigned, unsigned value) {
 }
 
 // --- arithmetic ---
+extern "C" {
+float fabsf(float) noexcept;
+float fmaxf(float, float) noexcept;
+float fminf(float, float) noexcept;
+float log2f(float) noexcept;
+}
 static unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
     const unsigned long long both = static_cast<unsigned long long>(high) << 32 | low;
     return static_cast<unsigned>(both >> (shift & 31));
@@ -182,24 +198,37 @@ template <typename T> static unsigned narrow_pair(float low, float high) {
 }
 
 // mma.m16n8 with k = 16 of 2 bytes or 32 of 1, the fragment layout of the PTX manual: element (row,
-// k) of a, (k, column) of b. `part` reads one of the elements of a word.
+// k) of a, (k, column) of b. `part` reads one of the elements of a word. The warp's last lane to come
+// computes for all.
+template <typename Sum> struct Fragments {
+    const unsigned *a, *b;
+    Sum* c;
+};
+template <int K, typename Sum, typename Part>
+__attribute__((optimize("O3"))) static void product(const Fragments<Sum>* lanes, Part part) {
+    constexpr int HALF = K / 2, A_WORD = K / 8;
+    Sum a[16][K], b[K][8];
+    for (int lane = 0; lane < 32; ++lane)
+        for (int i = 0; i < A_WORD; ++i) {
+            const int k = lane % 4 * A_WORD + i;
+            for (int j = 0; j < 4; ++j)
+                a[lane / 4 + j % 2 * 8][k + j / 2 * HALF] = part(lanes[lane].a[j], i);
+            for (int j = 0; j < 2; ++j) b[k + j * HALF][lane / 4] = part(lanes[lane].b[j], i);
+        }
+    for (int row = 0; row < 16; ++row) {
+        Sum sums[8];
+        for (int i = 0; i < 8; ++i) sums[i] = lanes[row % 8 * 4 + i / 2].c[row / 8 * 2 + i % 2];
+        for (int k = 0; k < K; ++k)
+            for (int i = 0; i < 8; ++i) sums[i] += a[row][k] * b[k][i];
+        for (int i = 0; i < 8; ++i) lanes[row % 8 * 4 + i / 2].c[row / 8 * 2 + i % 2] = sums[i];
+    }
+}
 template <int K, typename Sum, typename Part>
 static void mma_of(Sum (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], Part part) {
-    static unsigned all_a[MOST_THREADS][4], all_b[MOST_THREADS][2];
-    constexpr int HALF = K / 2, A_WORD = K / 8;
-    const int me = threadIdx.x, warp = me / 32 * 32, lane = me % 32;
-    std::memcpy(all_a[me], a, sizeof a);
-    std::memcpy(all_b[me], b, sizeof b);
-    __syncwarp();
-    for (int j = 0; j < 4; ++j) {
-        const int row = lane / 4 + j / 2 * 8, column = lane % 4 * 2 + j % 2;
-        for (int k = 0; k < K; ++k) {
-            const int from = k % HALF / A_WORD;
-            const unsigned word_a = all_a[warp + row % 8 * 4 + from][row / 8 + k / HALF * 2];
-            const unsigned word_b = all_b[warp + column * 4 + from][k / HALF];
-            c[j] += part(word_a, k % A_WORD) * part(word_b, k % A_WORD);
-        }
-    }
+    static Fragments<Sum> given[MOST_THREADS];
+    const int me = threadIdx.x;
+    given[me] = {a, b, c};
+    if (warp_barrier[me / 32].arrived == 31) product<K>(given + me / 32 * 32, part);
     __syncwarp();
 }
 template <typename T> static float half_of(unsigned word, int which) {
@@ -254,64 +283,70 @@ static void store_shared_zeros(Shared to) { std::memset(reinterpret_cast<void*>(
 struct Copy {
     Shared to;
     const void* from;
+    int group;
 };
-static std::vector<std::vector<Copy>> copies_of[MOST_THREADS];
+static Copy copies[MOST_THREADS][256];
+static struct {
+    int pending, committed;  // copies, and groups of them
+} copies_of[MOST_THREADS];
 static void copy_async(Shared to, const void* from) {
     if (to % 16 || reinterpret_cast<Shared>(from) % 16) std::abort();
     if (thread_order % 2) {
         std::memcpy(reinterpret_cast<void*>(to), from, 16);
         return;
     }
-    auto& groups = copies_of[threadIdx.x];
-    if (groups.empty()) groups.emplace_back();
-    groups.back().push_back({to, from});
+    auto& mine = copies_of[threadIdx.x];
+    if (mine.pending == 256) std::abort();
+    copies[threadIdx.x][mine.pending++] = {to, from, mine.committed};
 }
-static void commit_copies() {
-    auto& groups = copies_of[threadIdx.x];
-    if (groups.empty()) groups.emplace_back();
-    groups.emplace_back();
-}
+static void commit_copies() { ++copies_of[threadIdx.x].committed; }
 template <int PENDING> static void wait_copies() {
-    auto& groups = copies_of[threadIdx.x];  // the last is not committed yet
-    while (groups.size() > PENDING + 1) {
-        for (const Copy& copy : groups.front())
+    auto& mine = copies_of[threadIdx.x];
+    int kept = 0;
+    for (int i = 0; i < mine.pending; ++i) {
+        const Copy copy = copies[threadIdx.x][i];
+        if (copy.group + PENDING < mine.committed)
             std::memcpy(reinterpret_cast<void*>(copy.to), copy.from, 16);
-        groups.erase(groups.begin());
+        else
+            copies[threadIdx.x][kept++] = copy;
     }
+    mine.pending = kept;
 }
 
 // --- launch: every argument is 8 bytes, a pointer or an integer ---
-template <typename... A, std::size_t... I>
-static void call(void (*kernel)(A...), const long long* arguments, std::index_sequence<I...>) {
-    kernel((A)arguments[I]...);
+static void* launched;
+static const long long* arguments_of;
+template <typename... A, std::size_t... I> static void call(std::index_sequence<I...>) {
+    reinterpret_cast<void (*)(A...)>(launched)((A)arguments_of[I]...);
 }
 template <typename... A>
 static void launch(void (*kernel)(A...), const long long* arguments, int blocks, int threads) {
-    body = [=] { call(kernel, arguments, std::index_sequence_for<A...>()); };
+    launched = reinterpret_cast<void*>(kernel);
+    arguments_of = arguments;
+    body = [] { call<A...>(std::index_sequence_for<A...>()); };
     block_threads = blockDim.x = threads;
     gridDim.x = blocks;
     for (int i = 0; i < blocks; ++i) {
         blockIdx.x = i;
-        for (auto& groups : copies_of) groups.clear();
+        std::memset(copies_of, 0, sizeof copies_of);
         std::memset(shared_memory, 0xA5, shared_bytes);  // what was there before is anybody's
         run_block(threads);
     }
 }
 
 // --- what the quantizer needs besides ---
-#include <cmath>
-static float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+static float __fmaf_rn(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 static float reciprocal(float x) {  // an ulp off, as the hardware's may be, and no subnormals
-    return x < 0x1p-126f ? INFINITY : x > 0x1p126f ? 0 : std::nextafter(1 / x, 2 / x);
+    return x < 0x1p-126f ? __builtin_inff() : x > 0x1p126f ? 0 : __builtin_nextafterf(1 / x, 2 / x);
 }
 static float power_of_two(float x) {
-    const float y = std::exp2(x);
+    const float y = __builtin_exp2f(x);
     return y < 0x1p-126f ? 0 : y;
 }
 static float greatest(float a, float b) { return a != a || a > b ? a : b; }
 static unsigned toward_zero(float x) {
     const F16 near = narrow<F16>(x);
-    const bool away = std::fabs(widen(near)) > std::fabs(x);  // infinity too, of a finite x
+    const bool away = fabsf(widen(near)) > fabsf(x);  // infinity too, of a finite x
     return near.bits - away;
 }
 static unsigned truncate_pair(float low, float high) {
@@ -320,12 +355,4 @@ static unsigned truncate_pair(float low, float high) {
 static unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {
     const unsigned long long both = static_cast<unsigned long long>(high) << 32 | low;
     return static_cast<unsigned>(both << (shift & 31) >> 32);
-}
-static unsigned __shfl_up_sync(unsigned, unsigned value, unsigned by) {
-    static unsigned given[MOST_THREADS];
-    given[threadIdx.x] = value;
-    __syncwarp();
-    const unsigned lane = threadIdx.x % 32, taken = given[threadIdx.x - (lane < by ? 0 : by)];
-    __syncwarp();
-    return taken;
 }
