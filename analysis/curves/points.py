@@ -34,6 +34,10 @@ def curve_points(results: pd.DataFrame, metric: str, task: str | None = None) ->
     `parts` says what each value is made of, as a tuple of Part.
     Raises ValueError for an unknown metric, a task that no experiment has, or missing columns.
     """
+    return once(_curve_points, results, metric, task)
+
+
+def _curve_points(results: pd.DataFrame, metric: str, task: str | None) -> pd.DataFrame:
     kept = comparable_rows(results, metric)
     points = _accuracies(kept, task) if metric == "zero_shot" else kept
     if task is not None:
