@@ -15,6 +15,7 @@ from analysis.documents import page as page_module
 from analysis.documents.markup import drawable
 from analysis.documents.page import chart, page, table, write_page
 from analysis.documents.report import Run, write_report
+from tests.analysis.conftest import make_results
 
 MARKUP = "<img src=x onerror=alert(1)>&amp;</script><script>alert(2)</script><a href='x'>y</a>"
 
@@ -40,14 +41,17 @@ class Elements(HTMLParser):
         self._script = None
 
 
-def test_text_of_others_never_becomes_an_element(results: pd.DataFrame, tmp_path: Path) -> None:
+def test_text_of_others_never_becomes_an_element(tmp_path: Path) -> None:
+    results = make_results(bits=(16, 4, 3))
     columns = ["family", "model", "data_type", "method", "task"]
     for column in columns:
         rows = results["task"].eq("sotu") if column == "task" else results["bits"] < 16
         results.loc[rows, column] = results.loc[rows, column] + MARKUP
     run = Run(pd.DataFrame([{"error": MARKUP}]), {"database": MARKUP})
     path = write_report(results, tmp_path / "r.html", run=run)
-    elements = Elements(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    elements = Elements(text)
+    assert text.count("</script>") == text.count("<script")
     assert not elements.found
     assert len(elements.scripts) == 2  # plotly.js and ours; figures are data
 

@@ -132,6 +132,7 @@ def test_the_document_says_what_the_results_hold(stored: Path) -> None:
     assert "the claim holds if attention output → FFN1 clearly exceeds 0.5" in text
     assert "GPT-NeoX computes attention and FFN in parallel" in text
     assert f"{results['experiment_id'].nunique():,} experiments: 12 models" in text
+    assert "outliers at 3 and 4 bit and blocks of 64;" in text
     assert "nan" not in text.replace("nance", "")
 
 
@@ -196,12 +197,11 @@ def test_the_rule_over_several_comparisons() -> None:
 
 
 def test_the_design_is_read_off_the_experiments(stored: Path) -> None:
-    results, scores = read_study(stored)
-    text = study_document(results, scores, "A study", {})
-    assert "outliers at 3 and 4 bit and blocks of 64;" in text
+    results, _ = read_study(stored)
+    assert "outliers at 3 and 4 bit and blocks of 64;" in str(study_module._data(results))
     moved = results["outlier_fraction"] > 0
     wider = results.assign(block_size=results["block_size"].where(~moved, 256))
-    assert "outliers at 3 and 4 bit and blocks of 256;" in study_document(wider, scores, "A", {})
+    assert "outliers at 3 and 4 bit and blocks of 256;" in str(study_module._data(wider))
 
 
 def test_neighbouring_windows_that_resemble_each_other_are_told(stored: Path) -> None:
