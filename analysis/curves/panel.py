@@ -37,9 +37,9 @@ class Panel:
     def brackets(
         self, budgets: FloatArray, keep: npt.NDArray[np.bool_] | None = None
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], FloatArray]:
-        """Place at or below, place above, and its weight, each [S, m]; budgets: bits, [m].
+        """Place at or below, place above, and its weight, each [..., S, m]; budgets: bits, [m].
 
-        `keep`: bool [S, M], the points that exist (by default all). The weight is NaN where a
+        `keep`: bool [..., S, M], the points that exist (by default all). The weight is NaN where a
         curve does not reach, and 0 on a point. Same arithmetic as Curve.locate.
         """
         query = np.log(budgets)
@@ -48,12 +48,12 @@ class Panel:
         # Points lie in order: how many are at or below each budget, [S, m].
         count = (self.log_bits[:, :, None] <= query + SAME_PLACE).sum(axis=1)
         place = np.arange(width)
-        last = np.maximum.accumulate(np.where(exists, place, -1), axis=1)
-        following = np.where(exists, place, width)[:, ::-1]
-        following = np.minimum.accumulate(following, axis=1)[:, ::-1]
+        last = np.maximum.accumulate(np.where(exists, place, -1), axis=-1)
+        following = np.where(exists, place, width)[..., ::-1]
+        following = np.minimum.accumulate(following, axis=-1)[..., ::-1]
         row = np.arange(len(self.curves))[:, None]
-        low = np.where(count > 0, last[row, np.maximum(count, 1) - 1], -1)
-        high = np.where(count < width, following[row, np.minimum(count, width - 1)], width)
+        low = np.where(count > 0, last[..., row, np.maximum(count, 1) - 1], -1)
+        high = np.where(count < width, following[..., row, np.minimum(count, width - 1)], width)
         reached, ends = low >= 0, high == width
         low = np.maximum(low, 0)
         start = self.log_bits[row, low]
@@ -74,20 +74,17 @@ class Panel:
     ) -> FloatArray:
         """Curves at budgets (bits, [m]): float64 [..., S, m], NaN where a curve has no value.
 
-        `value`: [..., S, M] replicates of `self.value`; `keep`: as in brackets, or [R, S, M] of
-        each replicate.
+        `value`: [..., S, M] replicates of `self.value`; `keep` as in brackets.
         """
         value = self.value if value is None else value
-        if keep is not None and keep.ndim == 3:
-            result = np.empty((len(keep), len(self.curves), len(budgets)))
-            for rows in alike(keep):
-                those = value[rows] if value.ndim == 3 else value
-                result[rows] = self.read(budgets, those, keep[rows[0]])
-            return result
         low, high, weight = self.brackets(budgets, keep)
-        start = self.log_bits.shape[1] * np.arange(len(self.curves))[:, None]
-        points = value.reshape(*value.shape[:-2], -1)  # faster to take from along one axis
-        result, second = points.take(low + start, axis=-1), points.take(high + start, axis=-1)
+        if low.ndim == 2:  # the same places in all replicates: faster to take along one axis
+            start = self.log_bits.shape[1] * np.arange(len(self.curves))[:, None]
+            points = value.reshape(*value.shape[:-2], -1)
+            result, second = points.take(low + start, axis=-1), points.take(high + start, axis=-1)
+        else:
+            value = np.broadcast_to(value, (len(low), *value.shape[-2:]))
+            result, second = (np.take_along_axis(value, i, axis=-1) for i in (low, high))
         with np.errstate(invalid="ignore", over="ignore"):
             result *= 1 - weight
             second *= weight

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from analysis.curves.metrics import larger_is_better
+from analysis.curves.remembering import once
 from analysis.curves.scaling import FloatArray
 from analysis.noise.bootstrap import ItemScores
 from analysis.noise.means import are_shares, largest_item, margin, pooled_df
@@ -54,14 +56,25 @@ def entrants(points: pd.DataFrame, **wanted: object) -> pd.DataFrame:
     their default. Of what is left open, exponent bits and calibration, the most common is taken.
     """
     fits = np.ones(len(points), dtype=bool)
-    for column, value in (_DEFAULTS | wanted).items():
-        same = points[column].isna() if value is None else (points[column] == value).fillna(False)
-        fits &= same.to_numpy(dtype=bool)
+    for column, same in once(_at_default, points).items():
+        fits &= column in wanted or same
+    for column, value in wanted.items():
+        fits &= _equal(points[column], value)
     points = points[fits]
     for column in _OPEN:
         if column not in wanted and points[column].nunique() > 1:
             points = points[points[column] == points[column].mode().iloc[0]]
     return points.drop_duplicates(list(MODEL))
+
+
+def _at_default(points: pd.DataFrame) -> dict[str, npt.NDArray[np.bool_]]:
+    return {column: _equal(points[column], value) for column, value in _DEFAULTS.items()}
+
+
+def _equal(cells: pd.Series, value: object) -> npt.NDArray[np.bool_]:
+    """Which cells are `value`, or empty where it is None: bool [n]."""
+    same = cells.isna() if value is None else (cells == value).fillna(False)
+    return same.to_numpy(dtype=bool)
 
 
 def twins(points: pd.DataFrame, column: str, first: object, second: object) -> pd.DataFrame:

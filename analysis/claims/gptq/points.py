@@ -4,6 +4,7 @@ import pandas as pd
 
 from analysis.claims.leads import Lead
 from analysis.curves.points import curve_points
+from analysis.curves.remembering import once
 from analysis.findings.duels import duel, entrants, pair_up
 from analysis.noise.bootstrap import ItemScores
 
@@ -14,6 +15,10 @@ NEGLIGIBLE = 0.1  # share of what GPTQ gains over nearest: less is no loss worth
 
 def losses(results: pd.DataFrame) -> pd.DataFrame:
     """Every experiment's cross-entropy, by rounding to nearest, GPTQ, or in 16 bit."""
+    return once(_losses, results)
+
+
+def _losses(results: pd.DataFrame) -> pd.DataFrame:
     points = curve_points(results, LOSS)
     return points[points["method"].isin(["none", "rtn", "gptq"])]
 

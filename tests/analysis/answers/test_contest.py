@@ -240,12 +240,16 @@ def test_shares_of_counted_items_have_binomial_errors() -> None:
 
 
 @pytest.mark.parametrize("n", [0, 8, 200])
-def test_at_chance_nobody_wins(n: int, tmp_path: Path) -> None:
+def test_at_chance_nobody_wins(n: int) -> None:
     results = rows(SHARES.format(0.49, 0.51, 0.505, n=n))
     finding = find(results)
     assert finding.shares.empty and finding.at_chance == {"f": 1.0}
     assert "at chance: no setting can be told from guessing" in headline(finding)
     assert "can be told from guessing" in str(optimal(results, 2e4)[0].reason)
+
+
+def test_a_report_of_guessing_says_so(tmp_path: Path) -> None:
+    results = rows(SHARES.format(0.49, 0.51, 0.505, n=8))
     assert ">Not clear of chance<" in write_report(results, tmp_path / "r.html").read_text()
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.claims.paper import Paper, Study
 from analysis.curves.metrics import COLUMNS
+from analysis.curves.remembering import remembered
 from quantizers.setting import Setting
 
 SIZES = [(32, 2), (64, 2), (64, 4), (128, 4)]
@@ -49,7 +50,8 @@ def made_verdict(
     paper: Paper, title: str, added: Mapping[Setting, float], error: float = 1e-4
 ) -> str:
     """What the paper's claim of this title comes to in a study that is made so."""
-    return verdicts(paper.claims(made_study(added, error)))[title]
+    with remembered():  # as in a document
+        return verdicts(paper.claims(made_study(added, error)))[title]
 
 
 def _experiment(family: str, width: int, depth: int, setting: Setting, loss: float) -> dict:
