@@ -2,13 +2,16 @@
 
 import argparse
 from collections.abc import Iterator
+from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import orchestrator.run.worker  # noqa: F401  keeps the loader that it imports, not the stand-in
+from evaluation.shipped import SHIPPED
 from kbit.cli import COMMANDS
+from orchestrator.study import models
 from tests.kbit.command import kbit
 
 MODEL = "sotu-neox-32x2"
@@ -86,8 +89,23 @@ def no_work(monkeypatch) -> None:
         "training.tokenizer.train_tokenizer",
         "orchestrator.run.stages.Stages.run",
         "quantizers.export.conversion.export",
+        "evaluation.speed.roofline.copy_bandwidth",
     ):
         monkeypatch.setattr(work, begin)
+
+
+SHIPPED_MODELS = models.load_yaml(SHIPPED / "models.yaml")
+
+
+@pytest.fixture(autouse=True)
+def shipped_models_are_parsed_once(monkeypatch) -> None:
+    """The file that nearly every command reads whole, whatever path is tested."""
+    load = models.load_yaml
+
+    def known(path: Path) -> object:
+        return deepcopy(SHIPPED_MODELS) if path == SHIPPED / "models.yaml" else load(path)
+
+    monkeypatch.setattr(models, "load_yaml", known)
 
 
 @pytest.fixture
