@@ -24,7 +24,9 @@ from analysis.noise.shrinkage import true_scores
 from evaluation.tasks.sets import TASK_SETS
 from tests.analysis.simulate import Family, simulate
 
-N_FAMILIES = 400
+# A coverage of 90 % is then known to 1.9 points; one of 80 % would pass below once in forty seeds,
+# one of 99 % never.
+N_FAMILIES = 250
 
 
 def asked(family: Family, rng: np.random.Generator) -> tuple[Optimum, np.ndarray] | None:
@@ -39,7 +41,7 @@ def asked(family: Family, rng: np.random.Generator) -> tuple[Optimum, np.ndarray
 
 @pytest.fixture(scope="module", params=["cross_entropy", "zero_shot"])
 def outcomes(request: pytest.FixtureRequest) -> dict[str, np.ndarray]:
-    """What was said of 400 families, and whether it was so."""
+    """What was said of the families, and whether it was so."""
     rng = np.random.default_rng(5)
     table: dict[str, list] = {name: [] for name in ("value", "best", "lead", "said", "so", "sure")}
     for seed in range(N_FAMILIES):
@@ -78,7 +80,7 @@ def test_probabilities_of_winning_are_calibrated(outcomes: dict[str, np.ndarray]
     edges = np.array([0, 0.1, 0.3, 0.5, 0.7, 1.001])
     for low, high in zip(edges, edges[1:], strict=False):
         inside = (said >= low) & (said < high)
-        assert inside.sum() >= 50
+        assert inside.sum() >= 40
         error = np.sqrt(0.25 / inside.sum())
         assert abs(said[inside].mean() - so[inside].mean()) < 0.06 + 1.5 * error
     winner, right = outcomes["sure"].T
