@@ -1,9 +1,6 @@
 """The compiled CPU path against the plain-torch reference: the same bits."""
 
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,10 +13,10 @@ from quantizers.kernels import cpu, cpu_lookup, cpu_vector, reference
 from quantizers.kernels.cpu_threads import CHUNK
 from quantizers.packed import PackedTensor, empty
 from quantizers.packing import pack
+from tests.quantizers.processes import run_together
 
 BLOCKS = (1, 7, 16, 32, 64, 100, 4096, 10**6)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-ROOT = Path(__file__).parents[2]
 
 
 def inputs(n, block, dtype, centered, seed=0):
@@ -136,25 +133,19 @@ def test_an_index_beyond_the_codebook_is_nan(path):
 
 
 def test_processes_that_start_together_share_an_empty_cache(tmp_path):
-    program = (
-        "import torch\n"
+    run_together(
+        2,
+        "import numba, torch\n"
         "from quantizers.blockwise import quantize, dequantize\n"
         "from quantizers.codebooks import codebook\n"
-        "from quantizers.granularity import Granularity\n"
-        "x = torch.linspace(-1, 1, 1001)\n"
-        "q = quantize(x, codebook('int', 8), 8, Granularity(64))\n"
-        "assert (dequantize(q) - x).abs().max() < 0.005\n"
+        "from quantizers.granularity import Granularity\n",
+        [
+            "x = torch.linspace(-1, 1, 1001)",
+            "q = quantize(x, codebook('int', 8), 8, Granularity(64))",
+            "assert (dequantize(q) - x).abs().max() < 0.005",
+        ],
+        {"NUMBA_CACHE_DIR": str(tmp_path), "PATH": ""},
     )
-    environment = {"NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1", "PATH": ""}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", program], cwd=ROOT, env=environment, stderr=subprocess.PIPE
-        )
-        for _ in range(2)
-    ]
-    for worker in workers:
-        _, errors = worker.communicate(timeout=120)
-        assert worker.returncode == 0, errors.decode()
     decoders = 2 if cpu_vector.runs_here() else 1
     assert len(list(tmp_path.rglob("*.nbi"))) == 1 + decoders  # and the encoder
 
