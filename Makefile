@@ -26,7 +26,7 @@ gpu-study: install
 test: export PIP_COMPILE = 0
 test: install lint
 	# The processes that tests start read compiled modules, whatever the environment says.
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # All that needs an NVIDIA GPU, about ten minutes: tests, benchmark tables, compute-sanitizer.
 gpu: install
