@@ -12,6 +12,7 @@ import yaml
 
 from analysis.curves.metrics import METRICS
 from kbit.database import add_db, open_store
+from kbit.export_answer import best_to_export, writer
 from orchestrator.arguments import belongs_to, does_nothing_beside
 from orchestrator.errors import InputError
 from orchestrator.outputs import folder_to_fill, writing
@@ -91,12 +92,10 @@ def run(args: argparse.Namespace) -> int:
     model, setting, said = choice
     print(f"{model.name} at {setting.label}{said}", flush=True)
     from orchestrator.run.worker import quiet_libraries
-    from quantizers.export.compressed_tensors import CompressedTensors
     from quantizers.export.conversion import export
-    from quantizers.export.kbit_format import KBitFormat
 
     quiet_libraries()
-    written = KBitFormat() if args.format == "kbit" else CompressedTensors()
+    written = writer(args.format)
     try:
         written.check(setting)
         statistics = _statistics(identify(model), setting, args)
@@ -132,30 +131,18 @@ def _asked(args: argparse.Namespace) -> _Choice:
 
 
 def _answer(args: argparse.Namespace) -> _Choice:
-    """The best that fits, of what a database holds."""
+    """The best that fits, of what a database holds and the format can express."""
     if args.budget is None:
         raise InputError("--from-answer: give --budget")
     if given := [name for name in ("model", *_FACTORS) if getattr(args, name) is not None]:
         raise InputError(f"--from-answer: the answer says {given[0]}; leave it out")
-    from analysis.answers.optimal import optimal
-    from analysis.curves.budget import parse_budget
-    from analysis.curves.metrics import larger_is_better
     from kbit.chosen_models import chosen_model
     from orchestrator.store.reading import read_results
     from orchestrator.study.experiment import Experiment
 
-    metric = args.metric or "zero_shot"
     store = open_store(args.db)
     results = read_results(store)
-    try:
-        budget = parse_budget(args.budget)
-        answers = optimal(results, budget, args.family, metric, task=args.task)
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    fitting = [answer.best_fit for answer in answers if answer.best_fit is not None]
-    if not fitting:
-        raise InputError(f"{store.url}: no experiment fits {args.budget}")
-    best = (max if larger_is_better(metric) else min)(fitting, key=lambda fit: fit.value)
+    best = best_to_export(results, args, store.url)
     entry = chosen_model(best.model, args.models)  # never a folder of that name
     model = identify(entry)
     revision = store.revision_of(model)
@@ -168,6 +155,7 @@ def _answer(args: argparse.Namespace) -> _Choice:
             f"{best.model}: its files are not those that were measured; give the models.yaml of "
             "the sweep, or sweep again"
         )
+    metric = args.metric or "zero_shot"
     return _Choice(entry, best.setting, f": {metric} {best.value:.4f} in {store.url}")
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from orchestrator.run.calibration_cost import calibration_cost
 from orchestrator.run.estimate import Rates, tokens_of
 from orchestrator.study.experiment import Asked
-from orchestrator.study.model_config import model_config
+from orchestrator.study.model_config import is_known, model_config
+from orchestrator.study.models import ModelEntry
 from quantizers.dimensions import dimensions
 from quantizers.units import format_bytes
 
@@ -83,7 +84,7 @@ def streaming_lines(
             windows = Windows(tokens, bool(calibrated))
             cost = streaming_cost(model_config(first.model), size, windows, itemsize)
         if cost is None:
-            yield f"streaming {name}: {len(mine)} settings; its sizes are unknown"
+            yield f"streaming {name}: {len(mine)} settings; {_why_unknown(first.model)}"
             continue
         parts = [
             f"{len(mine)} settings through {cost.blocks} blocks",
@@ -94,3 +95,13 @@ def streaming_lines(
         ]
         parts += [f"{format_bytes(cost.hessians)} of Hessians"] if cost.hessians else []
         yield f"streaming {name}: {', '.join(parts)}"
+
+
+def _why_unknown(model: ModelEntry) -> str:
+    """The hub is not asked by a dry run, but its config.json is a small file."""
+    if model.n_params is None:
+        return "its sizes are unknown: give n_params in models.yaml"
+    if is_known(model_config(model)):
+        return "its sizes are unknown: config.json does not tell them in a known way"
+    revision = f" --revision {model.revision}" if model.revision else ""
+    return f"its sizes are unknown here: hf download {model.hub} config.json{revision}"

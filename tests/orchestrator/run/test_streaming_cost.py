@@ -1,5 +1,7 @@
 """What a dry run says of streaming, beside what streaming takes; and which models choose it."""
 
+import json
+
 import pytest
 import torch
 import yaml
@@ -97,3 +99,23 @@ def test_a_dry_run_says_what_it_takes(study, tmp_path, capsys):
     lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("streaming ")]
     assert len(lines) == 4
     assert all("2 settings through 4 blocks" in line and "wait" in line for line in lines)
+
+
+def test_a_dry_run_of_a_hub_model_says_which_small_file_it_lacks(tmp_path, capsys, monkeypatch):
+    bloom = next(m for family in load_models().values() for m in family if m.name == "bloom-176b")
+    study = tmp_path / "study.yaml"
+    study.write_text(yaml.safe_dump(STUDY | {
+        "models": ["bloom-176b"], "compute": {"device": "cuda", "streaming": True},
+    }))  # fmt: skip
+    command = ["sweep", str(study), "--dry-run", "--db", str(tmp_path / "none.db")]
+    cached = tmp_path / "models--bigscience--bloom" / "snapshots" / str(bloom.revision)
+    cached.mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        assert main(command) == 0
+        asks = f"hf download bigscience/bloom config.json --revision {bloom.revision}"
+        assert asks in capsys.readouterr().out
+        (cached / "config.json").write_text(json.dumps(BLOOM_176B))
+        assert main(command) == 0
+        assert "2 settings through 70 blocks, 11.3 GiB of weights" in capsys.readouterr().out
