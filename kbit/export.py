@@ -107,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
         f"{output}: {done.file_bytes:,} bytes of weights, {done.bits.total_bits / 8:,.0f} by "
         "kbit's count (16-bit constants, one table a model)"
     )
+    if done.loader != "AutoModelForCausalLM":  # which does not know models that also see
+        print(f"load it by {done.loader}")
     return 0
 
 

@@ -26,8 +26,11 @@ def best_to_export(results: pd.DataFrame, args: argparse.Namespace, where: str) 
         from analysis.curves.settings import settings_of
 
         can = [not _inexpressible(setting, args.format) for setting in settings_of(results)]
+        left = results[can]
+        if args.family not in (None, *left["family"]) or left.empty:
+            raise InputError(f"{where}: {reason}; there is no other setting")
         print(f"left out: {best.model}, {best.value:.4f}, at {reason}", flush=True)
-        best, _ = _best_fit(results[can], args, task, f"{where}: {reason}; of what can be exported")
+        best, _ = _best_fit(left, args, task, f"{where}: {reason}; of what can be exported")
     return best
 
 
@@ -53,7 +56,8 @@ def _best_fit(
         raise InputError(str(error)) from None
     fitting = [(a.best_fit, a.task) for a in answers if a.best_fit is not None]
     if not fitting:
-        least = format_bits(results["total_bits"].min())
+        asked = results["family"].isin([args.family] if args.family else results["family"])
+        least = format_bits(results.loc[asked, "total_bits"].min())
         raise InputError(f"{where}: no experiment fits {args.budget}; the smallest takes {least}")
     return (max if larger_is_better(metric) else min)(fitting, key=lambda fit: fit[0].value)
 

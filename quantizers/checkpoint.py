@@ -74,6 +74,11 @@ def check_folder(directory: Path, weights: str) -> list[Path]:
     Raises UnusableModel where they are missing, truncated, of another format, quantized already,
     or an adapter's. Of weight files it reads the headers alone.
     """
+    if directory.suffix == ".gguf" and directory.is_file():
+        raise UnusableModel(
+            f"{directory} is GGUF, which kbit does not read; kbit convert {directory.name} "
+            "--output DIR dequantizes it to a directory"
+        )
     if not directory.is_dir():
         raise UnusableModel(f"{directory} is not a directory; correct its `path`")
     check_names({file.name for file in directory.iterdir()}, weights, str(directory))

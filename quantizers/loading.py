@@ -122,8 +122,6 @@ def _read(
     checkpoint: Checkpoint, dtype: torch.dtype, device: str
 ) -> tuple[nn.Module, Mapping[str, Any]]:
     """The model as `transformers` fills it, and its account of the keys."""
-    from transformers import AutoModelForCausalLM
-
     options = _options(checkpoint)
     shared = device == "cuda" and checkpoint.gpus > 1
     with in_one_line(_weights_of(checkpoint)):
@@ -132,7 +130,7 @@ def _read(
             options["device_map"] = (
                 device_map(skeleton(checkpoint), devices) if shared else {"": devices[0]}
             )
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = auto_class(_config(checkpoint)).from_pretrained(
             checkpoint.source,
             dtype=dtype,
             use_safetensors=checkpoint.weights == "safetensors",
@@ -157,15 +155,38 @@ def gpus_of(checkpoint: Checkpoint) -> list[torch.device]:
 def skeleton(checkpoint: Checkpoint) -> Any:
     """The model with parameters on the meta device; buffers are real."""
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(checkpoint.source, **_options(checkpoint))
+    config = _config(checkpoint)
     trusted = {"trust_remote_code": checkpoint.trust_remote_code}
     dtype = getattr(torch, checkpoint.dtype)
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, **trusted)
+        model = auto_class(config).from_config(config, dtype=dtype, **trusted)
     model.tie_weights()  # what was tied as it was made is not, on the meta device
     return model
+
+
+def _config(checkpoint: Checkpoint) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(checkpoint.source, **_options(checkpoint))
+
+
+def auto_class(config: Any) -> Any:
+    """What of `transformers` reads a model. Some that also see are not listed as causal; given text
+    alone they are, and their decoder is what is quantized."""
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
+
+    part = config.get_text_config(decoder=True)
+    sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and part is not config
+    encodes = config.is_encoder_decoder or part.is_encoder_decoder
+    if sees and not encodes and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
 
 
 def _without_hooks(model: nn.Module) -> None:

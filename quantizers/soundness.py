@@ -47,6 +47,14 @@ def check_causal(model: Any) -> None:
         )
 
 
+def check_says_causal(model: Any) -> None:
+    """As `check_causal`, of a model without weights: by what its attention says of itself, where it
+    says anything."""
+    said = {module.is_causal for module in model.modules() if hasattr(module, "is_causal")}
+    if said == {False}:
+        raise UnusableModel(f"{type(model).__name__} looks ahead: it is no causal language model")
+
+
 def _why(model: nn.Module) -> str:
     for name, buffer in model.named_buffers():
         if buffer.is_floating_point() and not buffer.isfinite().all():

@@ -16,13 +16,14 @@ from torch import Tensor
 from quantizers.calibration import Statistics
 from quantizers.checkpoint import Checkpoint
 from quantizers.export.writer import ShardWriter
-from quantizers.loading import in_one_line, located, skeleton
+from quantizers.loading import auto_class, in_one_line, located, skeleton
 from quantizers.outliers import PackedMatrix
 from quantizers.plan import packed_sites
 from quantizers.proxies import Proxies
 from quantizers.setting import Setting
 from quantizers.shards import Shards, open_shards
 from quantizers.size import ModelBits, StoredSize
+from quantizers.soundness import check_says_causal
 from quantizers.wiring import Site, wiring_of
 
 
@@ -42,10 +43,12 @@ class Format(Protocol):
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the size by kbit's count, and the bytes of the weight files."""
+    """What was written: the size by kbit's count, the bytes of the weight files, and the class of
+    `transformers` that loads them."""
 
     bits: ModelBits
     file_bytes: int
+    loader: str
 
 
 @torch.no_grad()
@@ -61,7 +64,7 @@ def export(
     statistics: of the 16-bit model, by `Site.input`, for settings that need them. Memory holds one
     matrix, and what waits for its file (512 MiB). On an error nothing is left.
 
-    Raises UnusableModel as `open_shards` does, and ValueError for a setting that cannot be
+    Raises UnusableModel as `open_shards` does, and for encoders; ValueError for what cannot be
     exported: 16 bit, folding, rounded activations, experts, and what the format cannot express.
     """
     if setting.bits == 16:
@@ -69,7 +72,7 @@ def export(
     output_format.check(setting)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} exists and is not an empty directory")
-    _refuse_experts(checkpoint)
+    _refuse_kinds(checkpoint)
     model, tokenizer, shards = open_shards(checkpoint)
     with _complete(output) as folder:
         writer = ShardWriter(folder)
@@ -81,7 +84,8 @@ def export(
         config = json.loads(model.config.to_json_string(use_diff=False))
         config |= {"dtype": checkpoint.dtype, **changes}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        return Exported(bits, sum(f.stat().st_size for f in folder.glob("*.safetensors")))
+        n_bytes = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+        return Exported(bits, n_bytes, auto_class(model.config).__name__)
 
 
 def _write(
@@ -116,11 +120,12 @@ def _write(
     return size.model_bits(sum(p.numel() for p in model.parameters()))
 
 
-def _refuse_experts(checkpoint: Checkpoint) -> None:
+def _refuse_kinds(checkpoint: Checkpoint) -> None:
     """Before weights are looked for: those of most mixtures are rearranged on loading."""
     checkpoint = located(checkpoint)
     with in_one_line(checkpoint.source):
         model = skeleton(checkpoint)
+    check_says_causal(model)
     if any(site.expert is not None for site in wiring_of(model).linear):
         raise ValueError(
             f"model {checkpoint.name}: export packs linear layers, not the experts of "

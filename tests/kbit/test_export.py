@@ -1,5 +1,6 @@
 """`kbit export`: from a database's answer to a directory that others load and score the same."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pandas as pd
 import pytest
 
 from evaluation.tasks.loaded_task import load_task
+from kbit.export_answer import best_to_export
+from orchestrator.errors import InputError
 from orchestrator.paths import SHIPPED
 from orchestrator.store.reading import read_item_scores, read_results
 from orchestrator.store.store import Store
@@ -66,6 +69,31 @@ def test_the_harness_scores_what_the_database_says(
     assert list(ours) == theirs
     (stored,) = rows[rows.metric == "acc"].value
     assert stored == pytest.approx(sum(theirs) / len(theirs), abs=1e-12)
+
+
+def test_an_answer_that_cannot_be_exported_gives_way_and_is_named(
+    database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = read_results(Store.open(f"sqlite:///{database}"))
+    better = results[results.bits == 4].assign(
+        activations="token 8", experiment_id=lambda rows: "x" + rows.experiment_id,
+        value=lambda rows: rows.value * 0.9,
+    )  # fmt: skip
+    asked = argparse.Namespace(
+        budget="150KiB", family="sotu-neox", metric="cross_entropy", task=None, format="kbit"
+    )
+    plain = best_to_export(results, asked, "here")
+    assert capsys.readouterr().out == ""
+    assert best_to_export(pd.concat([results, better]), asked, "here") == plain
+    said = capsys.readouterr().out
+    assert said.startswith("left out: sotu-neox-32x2, ") and "neither fold nor round" in said
+    for rows, budget, why in (
+        (better, "150KiB", "neither fold nor round what they read; there is no other setting"),
+        (pd.concat([results[results.bits == 16], better]), "150KiB", "can be exported: no exp"),
+        (results, "1KiB", "no experiment fits 1KiB; the smallest takes [0-9.]+ KiB$"),
+    ):
+        with pytest.raises(InputError, match=why):
+            best_to_export(rows, argparse.Namespace(**{**vars(asked), "budget": budget}), "here")
 
 
 def test_the_model_must_be_what_was_measured(database: Path, tmp_path: Path) -> None:

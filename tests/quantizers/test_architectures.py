@@ -10,14 +10,21 @@ from typing import Any
 import torch
 import transformers as hf
 
+from quantizers.loading import auto_class
 from quantizers.wiring import wiring_of
-from tests.quantizers.tiny_models import _COMMON, _GATED, CONFIGS, HIDDEN, LAYERS, MIXTURES, VOCAB
+from tests.quantizers.tiny_models import (
+    _COMMON,
+    _GATED,
+    CONFIGS,
+    HIDDEN,
+    LAYERS,
+    MIXTURES,
+    SEEING,
+    VISION,
+    VOCAB,
+)
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "architectures.md"
-_VISION = {
-    "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-    "image_size": 16, "patch_size": 8,
-}  # fmt: skip
 OTHERS = {
     "phi3": lambda: hf.Phi3Config(**_COMMON, **_GATED),
     "stablelm": lambda: hf.StableLmConfig(**_COMMON, **_GATED),
@@ -25,7 +32,7 @@ OTHERS = {
     "granite": lambda: hf.GraniteConfig(**_COMMON, **_GATED),
     "olmo2": lambda: hf.Olmo2Config(**_COMMON, **_GATED),
     "gemma3": lambda: hf.Gemma3Config(
-        text_config={**_COMMON, **_GATED, "head_dim": 8}, vision_config=_VISION
+        text_config={**_COMMON, **_GATED, "head_dim": 8}, vision_config=VISION
     ),
     "mamba": lambda: hf.MambaConfig(vocab_size=VOCAB, hidden_size=HIDDEN, num_hidden_layers=LAYERS),
     "rwkv": lambda: hf.RwkvConfig(
@@ -49,8 +56,9 @@ line; never a part of it in silence.
 
 Not read at all, each refused in one line that names the format: adapters, GPTQ, AWQ, bitsandbytes,
 compressed-tensors, fp8 and other weights that are quantized already, encoders and other models that
-look ahead. GGUF files are dequantized by `kbit convert` first. Of models that also see or hear the
-language model is taken.
+look ahead. GGUF files are dequantized by `kbit convert` first. Of models that also see the language
+model is taken, be they read by `AutoModelForCausalLM` or by `AutoModelForImageTextToText`, as their
+exports are; the rest of them stays in 16 bit and counts.
 
 | architecture | quantized | outliers | folding | export |
 |---|---|---|---|---|
@@ -59,7 +67,7 @@ language model is taken.
 
 def row(name: str, config: Any) -> str:
     with torch.device("meta"):
-        model = hf.AutoModelForCausalLM.from_config(config)
+        model = auto_class(config).from_config(config)
     try:
         wiring = wiring_of(model)
     except ValueError as error:
@@ -84,7 +92,9 @@ def _counted(n: int, what: str) -> str:
 
 
 def test_the_page_is_what_the_code_does() -> None:
-    rows = [row(name, make()) for name, make in sorted((CONFIGS | MIXTURES | OTHERS).items())]
+    rows = [
+        row(name, make()) for name, make in sorted((CONFIGS | MIXTURES | SEEING | OTHERS).items())
+    ]
     page = _HEAD + "\n".join(rows) + "\n"
     if os.environ.get("KBIT_WRITE"):
         TABLE.write_text(page)

@@ -228,6 +228,7 @@ def test_the_way_out_of_a_folder_without_the_right_weights(tmp_path: Path) -> No
     assert "pytorch_model.bin is there: set `weights: bin`" in refused(tmp_path)
     (tmp_path / "pytorch_model.bin").rename(tmp_path / "model-Q4_0.gguf")
     assert "model-Q4_0.gguf is GGUF, which kbit does not read" in refused(tmp_path)
+    assert "kbit convert model-Q4_0.gguf" in refused(tmp_path / "model-Q4_0.gguf")
     (tmp_path / "config.json").unlink()
     assert f"config.json is missing in {tmp_path}: model-Q4_0.gguf is GGUF" in refused(tmp_path)
     assert "is not a directory" in refused(tmp_path / "none")

@@ -8,6 +8,7 @@ import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from quantizers.checkpoint import Checkpoint
+from quantizers.loading import auto_class
 
 HIDDEN, HEADS, LAYERS, VOCAB = 24, 4, 3, 40
 
@@ -72,14 +73,33 @@ MIXTURES = {
         **_COMMON, **_GATED, num_local_experts=3, num_experts_per_tok=2
     ),
 }
+VISION = {
+    "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "image_size": 16, "patch_size": 8,
+}  # fmt: skip
+# Listed by transformers among models of images and text alone.
+SEEING = {
+    "llava": lambda: hf.LlavaConfig(
+        text_config=hf.LlamaConfig(**_COMMON, **_GATED),
+        vision_config=hf.CLIPVisionConfig(**VISION),
+    ),
+    "qwen2_vl": lambda: hf.Qwen2VLConfig(
+        text_config={
+            **_COMMON,
+            **_GATED,
+            "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 1]},
+        },
+        vision_config={"depth": 1, "embed_dim": 8, "hidden_size": HIDDEN, "num_heads": 2},
+    ),
+}
 
 
 def tiny_model(name: str, seed: int = 0, layers: int = LAYERS) -> Any:
     """Biases, norms and all get random values, so that nothing hides behind a zero."""
     torch.manual_seed(seed)
-    config = (CONFIGS | MIXTURES)[name]()
-    config.num_hidden_layers = layers  # of GPT-2 and BLOOM, an alias
-    model = hf.AutoModelForCausalLM.from_config(config).eval().float()
+    config = (CONFIGS | MIXTURES | SEEING)[name]()
+    config.get_text_config().num_hidden_layers = layers  # of GPT-2 and BLOOM, an alias
+    model = auto_class(config).from_config(config).eval().float()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)

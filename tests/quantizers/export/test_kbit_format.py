@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+import transformers
+from transformers import AutoTokenizer, BertConfig
 
 from kbit.on_import import register_format
 from quantizers.checkpoint import Checkpoint, UnusableModel
@@ -19,25 +20,33 @@ from quantizers.packed_embedding import PackedTable
 from quantizers.resident import ResidentModel
 from quantizers.setting import Setting
 from quantizers.shards import open_shards
-from tests.quantizers.tiny_models import CONFIGS, MIXTURES, logits, saved_checkpoint
+from tests.quantizers.tiny_models import (
+    _COMMON,
+    CONFIGS,
+    MIXTURES,
+    SEEING,
+    logits,
+    saved_checkpoint,
+)
 
 FOUR = Setting.make(4, "float", block_size=16)
 ALL = Setting.make(5, "quantile", block_size=16, centered=True, scope="all")
 
 
-def loaded(folder: Path) -> torch.nn.Module:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+def loaded(folder: Path, loader: str = "AutoModelForCausalLM") -> torch.nn.Module:
+    return getattr(transformers, loader).from_pretrained(folder, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("setting", [FOUR, ALL], ids=["linear", "all"])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [*CONFIGS, *SEEING])
 def test_loaded_is_what_the_sweep_scored(name: str, setting: Setting, tmp_path: Path) -> None:
     checkpoint = saved_checkpoint(name, tmp_path / "original")
     resident = ResidentModel(load_model(checkpoint, "cpu")[0])
     bits = resident.apply(setting)
     done = export(checkpoint, setting, KBitFormat(), tmp_path / "packed")
     assert done.bits == bits
-    packed = loaded(tmp_path / "packed")
+    packed = loaded(tmp_path / "packed", done.loader)
+    assert (done.loader == "AutoModelForImageTextToText") == (name in SEEING)
     if name == "gemma":  # rounds what it scales embeddings by to the type it is loaded in
         scales = [m.model.embed_tokens.embed_scale for m in (packed, resident.model)]
         assert float(scales[0]) == pytest.approx(float(scales[1]), rel=2**-11)
@@ -136,6 +145,16 @@ def test_what_cannot_be_exported_leaves_nothing(llama: Checkpoint, tmp_path: Pat
     with pytest.raises(ValueError, match="not an empty directory"):
         export(llama, FOUR, KBitFormat(), output)
     assert [path.name for path in output.iterdir()] == ["a.txt"]
+
+
+def test_what_looks_ahead_is_no_model_to_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CONFIGS, "bert", lambda: BertConfig(**_COMMON, intermediate_size=40))
+    encoder = saved_checkpoint("bert", tmp_path / "bert")
+    with pytest.raises(UnusableModel, match="BertLMHeadModel looks ahead"):
+        export(encoder, FOUR, KBitFormat(), tmp_path / "packed")
+    assert not (tmp_path / "packed").exists()
 
 
 def test_an_exported_model_is_quantized_already(llama: Checkpoint, tmp_path: Path) -> None:
