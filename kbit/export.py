@@ -79,8 +79,8 @@ def _yaml(text: str) -> Any:
 def _format(name: str) -> str:
     if name.lower() == "gguf":
         raise argparse.ArgumentTypeError(
-            "GGUF is not written: Q4_0 and Q8_0 round a block's absmax / 8 or / 127 to fp16, so "
-            "weights there would be others than those that were scored; choose "
+            "GGUF is not written: Q4_0 and Q8_0 keep absmax / 7 or / 127 in fp16, so weights there "
+            "would be others than those that were scored (but for 4 bit in bfloat16); choose "
             + " or ".join(FORMATS)
         )
     return name
