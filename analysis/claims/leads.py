@@ -1,5 +1,6 @@
 """A lead of one setting over another, and what it says of a claim, over text and over models."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,6 +25,13 @@ MULTIPLICITY = (
     "it fails by any one of them, which of k comparisons would happen by chance up to k times as "
     "often."
 )
+
+
+def told(cells: Sequence[str], unit: str = "") -> str:
+    """A lead and its two intervals in words, from its cells of COLUMNS."""
+    shown, over_text, over_models, _ = cells
+    text, models = over_text or "unknown", over_models or "unknown"
+    return f"{shown}{unit} ({text} over text, {models} over models)"
 
 
 @dataclass(frozen=True, eq=False)

@@ -99,8 +99,9 @@ def _block_size(linear: pd.DataFrame, scores: ItemScores) -> Claim | None:
         "1024 to 64 at 4 bit is worth "
         + listed(
             [
-                f"{r.equivalent_bits:+.2f} bits ({r.family}; counted from blocks of 1024 "
-                f"{r.equivalent_at_reference:+.2f})"
+                f"{r.equivalent_bits:+.2f} bits ({r.family}, "
+                f"{between(r.equivalent_low, r.equivalent_high, '+.2f') or 'interval unknown'}; "
+                f"counted from blocks of 1024 {r.equivalent_at_reference:+.2f})"
                 for r in four.itertuples()
             ]
         )
@@ -118,6 +119,16 @@ def _block_size(linear: pd.DataFrame, scores: ItemScores) -> Claim | None:
         ],
         ["figure-15-block-size-loss"],
     )
+
+
+def _type_in_words(level: str, gains: pd.DataFrame) -> str:
+    """A type's gain over int in each family, with its interval."""
+    rows = gains[gains["level"] == level]
+    values = (
+        f"{r.gain:+.4f} ({between(r.gain_low, r.gain_high)}) in {r.family}"
+        for r in rows.itertuples()
+    )
+    return f"{level} {' and '.join(values)}" if len(rows) else level
 
 
 def _data_type(linear: pd.DataFrame, scores: ItemScores) -> Claim | None:
@@ -141,7 +152,8 @@ def _data_type(linear: pd.DataFrame, scores: ItemScores) -> Claim | None:
         "section 5.2, figures 3, 9 and 14",
         "At 4 bit the data type matters: quantile quantization and float are best.",
         judged(verdict, four["gain_low"]),
-        "from best to worst at 4 bit: " + ", ".join(f"{t} {gains[t]:+.4f}" for t in order),
+        "from best to worst at 4 bit, in nats over int: "
+        + "; ".join(_type_in_words(level, four) for level in order),
         [
             f"Gain over int in blocks of {BLOCK}. The claim holds if quantile and float lead at "
             "4 bit by the mean over families and both are clearly ahead of int in each; in part if "

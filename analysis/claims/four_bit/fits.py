@@ -45,13 +45,16 @@ def _agreement(linear: pd.DataFrame) -> Claim | None:
             numbers = [f"{r.pearson:+.3f}", between(r.low, r.high, "+.3f"), f"{r.spearman:+.3f}"]
             rows.append([name, r.family, r.metric.replace("_", "-"), *numbers, f"{r.n:,}"])
     every = found[found["family"] == "all families"].set_index("metric")
-    pooled = every["pearson"]
     return Claim(
         "Perplexity stands for zero-shot accuracy",
         "section 4",
         "Perplexity and mean zero-shot accuracy are almost perfectly correlated: Pearson −0.94.",
         _agree(every["low"], every["high"]),
-        "; ".join(f"Pearson {v:+.2f} with {m.replace('_', '-')}" for m, v in pooled.items()),
+        "; ".join(
+            f"Pearson {r.pearson:+.2f} ({between(r.low, r.high, '+.2f')}) with "
+            f"{r.Index.replace('_', '-')}"
+            for r in every.itertuples()
+        ),
         [
             "Over all experiments; perplexities above 100 count as 100, as the paper plots them. "
             "Intervals by Fisher's z, as if experiments were independent (settings of one model "
@@ -190,7 +193,11 @@ def _table_2(linear: pd.DataFrame) -> Claim | None:
         "attention output, 0.55 to 0.78 for attention output and FFN1, near 0 for the control; "
         "outlier dimensions have up to 20 times the usual deviation.",
         HOLDS if order and ffn[1] > 0.5 else PARTLY if ffn[1] > 0 or attention[1] > 0 else FAILS,
-        f"Spearman {attention[0]:+.2f}, {ffn[0]:+.2f}, control {control[0]:+.2f}",
+        "Spearman "
+        + ", ".join(
+            f"{name}{mean:+.2f} ({between(low, high, '+.2f')})"
+            for name, (mean, low, high) in (("", attention), ("", ffn), ("control ", control))
+        ),
         [
             "Mean over layers of each model of the correlation between a unit's weight standard "
             "deviation and its mean absolute feature on held-out text, and largest over median "

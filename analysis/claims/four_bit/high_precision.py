@@ -32,8 +32,11 @@ def high_precision_claims(linear: pd.DataFrame, scores: ItemScores) -> Iterator[
         beyond = any(least > room for _, least, _ in high)
         within = all(most < room for *_, most in high)
         verdicts.append(FAILS if beyond else HOLDS if within else OPEN)
-        largest = max(effect for effect, *_ in high)
-        evidence.append(f"{largest:.4f} nats beside {at_four:.4f} at 4 bit ({family})")
+        largest, least, most = max(high)
+        evidence.append(
+            f"{largest:.4f} nats ({between(least, most, '.4f')}) beside {at_four:.4f} at 4 bit "
+            f"({family})"
+        )
     if not verdicts:
         return
     yield Claim(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from analysis.claims.claim import JOINTLY, Claim, jointly, table
 from analysis.claims.fptq.recipes import FULL, RANDOM, Measure, measures, versus
-from analysis.claims.leads import COLUMNS, Lead
+from analysis.claims.leads import COLUMNS, Lead, told
 from analysis.claims.paper import Study
 
 A_PERCENT = 0.01  # of accuracy: the paper's "mere 1 % precision gap"
@@ -45,7 +45,7 @@ def _lossless(study: Study, there: list[Measure]) -> Claim | None:
         "4-bit weights and 8-bit activations without fine-tuning, at a mere 1 % from the 16-bit "
         "model.",
         jointly(verdicts),
-        "FPTQ's lead over 16 bit: " + ", ".join(f"{r[1]} ({r[0]})" for r in rows),
+        "FPTQ's lead over 16 bit: " + "; ".join(f"{r[0]} {told(r[1:5])}" for r in rows),
         [
             f"The claim holds by an accuracy if the lead is above -{A_PERCENT:.0%}. {JOINTLY} A "
             "loss has no such bound: it is shown, not judged.",
@@ -65,7 +65,7 @@ def _as_w8a8(study: Study, there: list[Measure]) -> Claim | None:
         "With half the bits for weights, FPTQ is within 1 % of SmoothQuant at 8 bit for most "
         "models.",
         jointly(verdicts),
-        "FPTQ's lead over SmoothQuant W8A8: " + ", ".join(f"{r[1]} ({r[0]})" for r in rows),
+        "FPTQ's lead over SmoothQuant W8A8: " + "; ".join(f"{r[0]} {told(r[1:5])}" for r in rows),
         [
             "Judged as the claim above.",
             table(["By", *COLUMNS, "Claim"], rows),
@@ -95,7 +95,7 @@ def _components(study: Study, there: list[Measure]) -> Claim | None:
         "A scale a tensor collapses; scales a token, then fine-grained weights with a static scale "
         "everywhere but before the down projection, then logarithmic equalization each improve it.",
         jointly(verdicts),
-        f"by {measure.name}: " + ", ".join(f"{r[0]} {r[2]}" for r in rows[: len(pairs)]),
+        f"by {measure.name}: " + "; ".join(f"{r[0]} {told(r[2:6])}" for r in rows[: len(pairs)]),
         [
             f"Judged by {measure.name}: a step holds if its lead is above 0. {JOINTLY}",
             table(["Step", "By", *COLUMNS, "Claim"], rows, text=2),
@@ -121,14 +121,12 @@ def _first_judges(
     if not found:
         return None
     judge, name = found[0], found[0].name
-    shown, over_text, over_models, _ = judge.cells
     return Claim(
         title,
         source,
         claim,
         judge.verdict(),
-        f"lead of {whose}, by {name}: {shown} ({over_text} over text, {over_models or 'unknown'} "
-        "over models)",
+        f"lead of {whose}, by {name}: {told(judge.cells)}",
         [
             f"Judged by {name}: the claim holds if the lead is above 0.",
             table(["By", *COLUMNS], [[lead.name, *lead.cells] for lead in found]),
@@ -158,7 +156,7 @@ def _random(study: Study, there: list[Measure]) -> Claim | None:
         "needed.",
         jointly(verdicts),
         f"lead of random tokens, by {by}: "
-        + ", ".join(f"{r[0]} {r[2]}" for r in rows if r[1] == by),
+        + "; ".join(f"{r[0]} {told(r[2:6])}" for r in rows if r[1] == by),
         [
             f"As well is a loss below {A_PERCENT:.0%} of accuracy, or below "
             f"{NEGLIGIBLE:.0%} of what FPTQ loses against 16 bit in nats. Judged by {by}. "
@@ -198,7 +196,7 @@ def _alpha(study: Study, there: list[Measure]) -> Claim | None:
         "For the majority of models alpha is 1: no other exponent of the logarithm is better.",
         jointly(verdicts),
         f"lead of alpha 1, by {by}: "
-        + ", ".join(f"over {r[0]} {r[2]}" for r in rows if r[1] == by),
+        + "; ".join(f"over {r[0]} {told(r[2:6])}" for r in rows if r[1] == by),
         [
             f"Judged by {by}: holds if alpha 1 is ahead of each other one. {JOINTLY}",
             table(["Other alpha", "By", *COLUMNS, "Claim"], rows, text=2),

@@ -14,9 +14,8 @@ from analysis.claims.claim import (
     table,
 )
 from analysis.claims.gptq.points import FLOAT_BLOCK, NEGLIGIBLE, lead, losses, versus
-from analysis.claims.leads import COLUMNS, Lead
+from analysis.claims.leads import COLUMNS, Lead, told
 from analysis.claims.paper import Study
-from analysis.curves.names import listed
 from analysis.findings.duels import twins
 from analysis.noise.bootstrap import ItemScores
 from quantizers.data_types import DATA_TYPES
@@ -59,7 +58,7 @@ def _data_types(points: pd.DataFrame, scores: ItemScores) -> Claim | None:
         "The choice of the 4-bit data type carries over from rounding to nearest.",
         jointly([d.verdict() for d in duels.values()]),
         "leads under GPTQ at 4 bit: "
-        + listed([f"{a} over {b} {d.shown} nats" for (a, b), d in duels.items()]),
+        + "; ".join(f"{a} over {b} {told(d.cells, ' nats')}" for (a, b), d in duels.items()),
         [
             f"In blocks of {FLOAT_BLOCK}, the mean over models. The claim holds if each of the two "
             f"is clearly ahead of every other type. {JOINTLY} Below, leads over int:",
@@ -97,7 +96,8 @@ def _hessians(points: pd.DataFrame, scores: ItemScores) -> Claim | None:
         "Statistics that all settings share lose nothing worth the passes that sequential ones "
         "take.",
         jointly(verdicts),
-        "lead of shared over sequential: " + ", ".join(f"{r[0]} {r[1]} nats" for r in rows),
+        "lead of shared over sequential: "
+        + "; ".join(f"{r[0]} {told(r[1:5], ' nats')}" for r in rows),
         [
             "The same settings of the same models, with Hessians of the 16-bit model and with "
             f"sequential ones. “As well” is a loss below {NEGLIGIBLE:.0%} of what GPTQ gains over "

@@ -7,7 +7,7 @@ import pandas as pd
 
 from analysis.claims.claim import JOINTLY, Claim, Exhibit, jointly, table
 from analysis.claims.gptq.points import losses, nearest, one_shot, versus
-from analysis.claims.leads import COLUMNS, Lead
+from analysis.claims.leads import COLUMNS, Lead, told
 from analysis.claims.paper import Study
 from analysis.curves.names import listed
 from analysis.noise.bootstrap import ItemScores
@@ -37,7 +37,7 @@ def claims(study: Study) -> Iterator[Claim]:
         "In blocks, 2-bit GPTQ yields a better model than 3-bit float, which takes a bit more.",
         jointly(list(verdicts.values())),
         "lead of 2-bit GPTQ in nats: "
-        + ", ".join(f"{d.shown} in blocks of {block}" for block, d in duels.items()),
+        + "; ".join(f"in blocks of {block} {told(d.cells)}" for block, d in duels.items()),
         [
             "2-bit int by GPTQ less 3-bit float to nearest, in the same blocks of the same models "
             "(positive: GPTQ is better). "

@@ -278,4 +278,9 @@ def test_the_verdicts_of_committed_studies_are_what_their_results_give(name: str
     committed = re.findall(
         r"^\| \[(.+?)\].*?\*\*(.+?)\*\*", folder.with_suffix(".md").read_text(), re.M
     )
-    assert committed == [(claim.title, claim.verdict) for claim in paper.claims(study)]
+    claims = list(paper.claims(study))
+    assert committed == [(claim.title, claim.verdict) for claim in claims]
+    for claim in claims:  # each lead has its interval beside it
+        shown = re.sub(r"\([^()]* to [^()]*\)", "(interval)", claim.evidence)
+        leads = re.findall(r"[+-]\d+\.\d{4}\b(?! (?:nats )?\(interval\))", shown)
+        assert not leads, claim.evidence
