@@ -164,7 +164,7 @@ def _answer(args: argparse.Namespace) -> _Choice:
 def _entry(name: str, models: Path | None) -> ModelEntry:
     from kbit.chosen_models import chosen_model
 
-    if os.path.isdir(name):
+    if os.path.isdir(name) or name.endswith(".gguf"):
         does_nothing_beside(f"the folder {name}", {"--models": models})
         folder = Path(name).resolve()
         return ModelEntry(family=folder.name, name=folder.name, path=str(folder))

@@ -35,7 +35,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.asked = False
-        self._begun = self._graceful = self._stopping = self._over = False
+        self._begun = self._graceful = self.stopping = self._over = False
         self._answering = False
 
     def __call__(self) -> bool:
@@ -84,9 +84,9 @@ class Interrupt:
             self.asked = True
             _say(FINISHING)
             return
-        if self._stopping:
+        if self.stopping:
             _exit(INTERRUPTED)
-        self._stopping = True
+        self.stopping = True
         if not self.asked:
             _say(STOPPED)
         if not self._begun:
@@ -123,7 +123,7 @@ def run_program(main: Callable[[], int]) -> int:
 
 def say_interrupted(error: KeyboardInterrupt) -> int:
     """Tell the user, once; the exit code."""
-    if not isinstance(error, Stopped):
+    if not isinstance(error, Stopped) and not program.stopping:  # Ray raises one of its own
         print(STOPPED, file=sys.stderr, flush=True)
     return INTERRUPTED
 

@@ -124,6 +124,7 @@ def test_the_model_must_be_what_was_measured(database: Path, tmp_path: Path) -> 
         (["sotu-llama", "--bits", 4], "is a family"),
         (["sotu-llama-32x2", "--bits", 1], "bits: 1 is not"),
         (["sotu-llama-32x2", "--bits", 16], "nothing to export"),
+        ([f"{Path(__file__).parent}/x.gguf"], "x.gguf is not a directory"),
         (["sotu-llama-32x2", "--budget", "1MiB"], "goes with --from-answer"),
         (["sotu-llama-32x2", "--rounding", "gptq"], "name it by --calibration"),
         (

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.paths import ROOT
+from orchestrator.run import interrupt
 from orchestrator.run.interrupt import FINISHING, STOPPED
 from orchestrator.store.store import Store
 from tests.orchestrator import processes
@@ -122,3 +123,13 @@ def test_a_server_that_is_gone_ends_a_sweep_in_one_line(study, folder):
     assert "Traceback" not in output
     assert len(re.findall("^error: ", output, re.MULTILINE)) == 1
     assert output.splitlines()[-1].startswith("error: postgresql+psycopg://")
+
+
+def test_what_was_said_is_not_said_again(monkeypatch, capsys):
+    """Where a library answers the interrupt by raising one of its own, as Ray does."""
+    monkeypatch.setattr(interrupt, "program", interrupt.Interrupt())
+    assert interrupt.say_interrupted(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == f"{interrupt.STOPPED}\n"
+    interrupt.program.stopping = True
+    assert interrupt.say_interrupted(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == ""
