@@ -11,6 +11,8 @@ from quantizers.checkpoint import UnusableModel
 def check_gguf(file: Path) -> None:
     """Raises UnusableModel for a file that is not there or is none, and without the package that
     reads them."""
+    if file.is_dir():
+        raise UnusableModel(f"{file} is a folder: name a .gguf file in it")
     if not file.is_file():
         raise UnusableModel(f"{file}: no such file")
     with file.open("rb") as stream:

@@ -77,6 +77,7 @@ def test_what_cannot_be_converted_is_one_line(tmp_path: Path) -> None:
     cut = "cannot be loaded" if find_spec("gguf") else "pip install 'kbit-scaling[gguf]'"
     for file, message in (
         ("none.gguf", "no such file"), ("text.gguf", "is not a GGUF file"), ("cut.gguf", cut),
+        (".", "is a folder: name a .gguf file in it"),
     ):  # fmt: skip
         run = kbit("convert", tmp_path / file, "--output", tmp_path / "x")
         assert run.returncode == 2 and message in run.stderr, run.stderr
