@@ -2,7 +2,6 @@
 
 import ctypes
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -10,13 +9,11 @@ import torch
 
 from quantizers.codebooks import dynamic, floating, integer, midpoints_of, quantile
 from quantizers.granularity import Granularity
-from quantizers.kernels import build, launches, reference
+from quantizers.kernels import launches, reference
 from quantizers.kernels.build import Instance
 from quantizers.kernels.search import LEAST_EXACT, search_of
-from quantizers.kernels.tuning import macros
 from quantizers.packed import empty
-from tests.quantizers.cuda_on_cpu import run
-from tests.quantizers.cuda_on_cpu.run import Emulator
+from tests.quantizers.cuda_on_cpu.run import Emulator, library_of
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
@@ -235,23 +232,7 @@ extern "C" float greatest_inexact() {
 
 @needs_compiler
 def test_division_by_a_reciprocal_rounds_as_ieee_division(tmp_path):
-    parts = [run._SHIM.read_text()]
-    parts += [(build.SOURCES / part).read_text() for part in ("common.cuh", "quantize.cu")]
-    (tmp_path / "divide.cpp").write_text("\n".join([*parts, DIVISIONS]))
-    library = tmp_path / "divide.so"
-    command = [
-        "g++",
-        "-std=c++17",
-        "-O2",
-        "-march=native",
-        "-w",
-        "-shared",
-        "-fPIC",
-        "-ffp-contract=off",
-    ]
-    command += [f"-D{key}={value}" for key, value in macros("sm_90").items()]
-    subprocess.run([*command, str(tmp_path / "divide.cpp"), "-o", str(library)], check=True)
-    check = ctypes.CDLL(str(library))
+    check = library_of(tmp_path / "divide.cpp", ("common.cuh", "quantize.cu"), DIVISIONS)
     check.greatest_inexact.restype = ctypes.c_float
     assert check.wrong_quotients() == 0
     assert 0 < check.greatest_inexact() < 2.0**-63

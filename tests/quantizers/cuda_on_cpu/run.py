@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,39 +23,35 @@ _SHIM = Path(__file__).with_name("shim.h")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+# Each sum and product is rounded, as in the kernels; the shim jumps between stacks, which fortified
+# jumps refuse, and casts pointers.
+_COMPILER = ["g++", "-std=c++17", "-O2", "-march=native", "-w", "-shared", "-fPIC"]
+_COMPILER += ["-ffp-contract=off", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing"]
+
+
+def library_of(file: Path, sources: Sequence[str], code: str, arch: str = "sm_90") -> ctypes.CDLL:
+    """The shim, kernel sources and C++ that calls them, written to `file` (.cpp) and compiled."""
+    kernels = [(build.SOURCES / source).read_text() for source in sources]
+    file.write_text("\n".join([_SHIM.read_text(), *kernels, code]))
+    library = file.with_suffix(".so")
+    defined = [f"-D{key}={value}" for key, value in macros(arch).items()]
+    subprocess.run([*_COMPILER, *defined, str(file), "-o", str(library)], check=True)
+    return ctypes.CDLL(str(library))
+
+
 class Emulator:
     """Instances of one kernel family, compiled together."""
 
     def __init__(self, instances: list[Instance], folder: Path, arch: str = "sm_90") -> None:
         self._index = {instance: i for i, instance in enumerate(instances)}
         family = instances[0].family
-        parts = [_SHIM.read_text()]
         sources = "common.cuh", "lane_table.cuh", f"{family}.cu"
-        parts += [(build.SOURCES / source).read_text() for source in sources]
-        parts += [
+        launchers = [
             f'extern "C" void run_{i}(const long long* arguments, int blocks, int threads)'
             f"{{ launch({instance.name}, arguments, blocks, threads); }}"
             for i, instance in enumerate(instances)
         ]
-        source, library = folder / f"{family}.cpp", folder / f"{family}.so"
-        source.write_text("\n".join(parts))
-        command = [
-            "g++",
-            "-std=c++17",
-            "-O2",
-            "-march=native",
-            "-w",
-            "-shared",
-            "-fPIC",
-            "-ffp-contract=off",
-        ]
-        command += [
-            "-U_FORTIFY_SOURCE",
-            "-fno-strict-aliasing",
-            *(f"-D{k}={v}" for k, v in macros(arch).items()),
-        ]
-        subprocess.run([*command, str(source), "-o", str(library)], check=True)
-        self._library = ctypes.CDLL(str(library))
+        self._library = library_of(folder / f"{family}.cpp", sources, "\n".join(launchers), arch)
         self._shared = ctypes.c_void_p.in_dll(self._library, "shared_memory")
         self._shared_bytes = ctypes.c_ulong.in_dll(self._library, "shared_bytes")
         self._order = ctypes.c_int.in_dll(self._library, "thread_order")
