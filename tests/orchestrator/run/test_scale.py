@@ -19,8 +19,9 @@ def test_overhead_memory_and_file_size(jobs, tmp_path):
             [*command, "--jobs", str(jobs), "--json", output],
             check=True, env={**processes.ENVIRONMENT, "RAY_TMPDIR": folder}, timeout=300,
         )  # fmt: skip
-    values = {record["metric"]: record["value"] for record in json.loads(output.read_text())}
-    assert values["experiments"] > 0  # how fast is for the benchmark to say: machines are shared
+    records = {record["metric"]: record for record in json.loads(output.read_text())}
+    values = {metric: record["value"] for metric, record in records.items()}
+    assert records["experiments"]["ratio"] > 0.1  # of bare actor calls a second, beside: some 0.4
     assert values["driver memory, maximum"] < 1000
     growth = values["driver memory, maximum"] - values["driver memory, first tenth"]
     assert growth < 100
