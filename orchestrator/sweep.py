@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,7 +132,7 @@ def _run(
                 stages = Stages(sweep, plan, store, device, workforce, interrupt)
                 stages.retry_failed = args.retry_failed
                 verdict = stages.run()
-            if interrupt.asked:
+            if interrupt():
                 raise Stopped
             failed = store.failures_of(plan.asked)
             _print_outcome(plan, len(failed), verdict, store.url)
@@ -155,17 +155,19 @@ def _database(url: str) -> Iterator[Store]:
     file = sqlite_file(url)
     made = file is not None and not file.exists()
     store = Store.create(url)
-    with closing(store):
-        try:
-            with store.lock():
-                yield store
-            return
-        except (InputError, SweepStopped) as error:
-            if not made or isinstance(error, Rescued) or not store.attempts().empty:
-                raise
-            problem: Exception = error
-            if isinstance(error, SweepStopped):  # its name has been said
-                problem = SweepStopped(f"{error}; nothing was stored, so no database is left")
+    try:
+        with store.lock():
+            yield store
+        return
+    except (InputError, SweepStopped) as error:
+        if not made or isinstance(error, Rescued) or not store.attempts().empty:
+            raise
+        problem: Exception = error
+        if isinstance(error, SweepStopped):  # its name has been said
+            problem = SweepStopped(f"{error}; nothing was stored, so no database is left")
+    finally:
+        with current().held():  # SQLAlchemy would print what is raised while it closes
+            store.close()
     assert file is not None
     for suffix in ("", "-wal", "-shm", ".lock"):
         file.with_name(file.name + suffix).unlink(missing_ok=True)

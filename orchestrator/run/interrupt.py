@@ -2,7 +2,8 @@
 
 In a sweep the first Ctrl-C lets the experiments in flight finish; the next, SIGTERM, and either
 anywhere else, stop now. Whoever does not stop at once is ended at the next signal: transactions are
-whole or not at all, and a private cluster has its watchdog.
+whole or not at all, and a private cluster has its watchdog. Libraries swallow exceptions that come
+in the middle of an import or a callback: an interrupt is raised again until it has arrived.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -24,6 +25,7 @@ FINISHING = (
 STOPPED = "interrupted; the same command goes on where this stopped"
 _SHOW_CURSOR = "\x1b[?25h"  # a live display hides it
 _END_WITHIN = 30.0  # seconds for libraries to close what they have open
+_AGAIN = 0.3  # seconds after which an interrupt that nothing unwinds from is raised again
 
 
 class Stopped(KeyboardInterrupt):
@@ -36,10 +38,11 @@ class Interrupt:
     def __init__(self) -> None:
         self.asked = False
         self._begun = self._graceful = self.stopping = self._over = False
-        self._answering = False
+        self._answering = self._held = False
+        self._meanwhile: int | None = None
 
     def __call__(self) -> bool:
-        return self.asked
+        return self.asked or self.stopping
 
     def __enter__(self) -> Interrupt:
         self._before = self.listen()
@@ -67,11 +70,26 @@ class Interrupt:
     def end(self) -> None:
         """The exit code is known: no signal changes it, and no library holds up the exit."""
         self._over = True
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """A signal inside is answered at the end, where nothing swallows it or prints a trace."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+            if self._meanwhile is not None:
+                self._on_signal(self._meanwhile, None)
+
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._over or self._answering:  # one in the middle of another would cut its line off
+            return
+        if self._held:
+            self._meanwhile = number
             return
         self._answering = True
         try:
@@ -91,7 +109,16 @@ class Interrupt:
             _say(STOPPED)
         if not self._begun:
             _exit(INTERRUPTED)
+        signal.signal(signal.SIGALRM, self._again)
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN, _AGAIN)
         raise Stopped
+
+    def _again(self, _number: int, _frame: FrameType | None) -> None:
+        handled = sys.exc_info()[1]
+        while handled is not None and not isinstance(handled, KeyboardInterrupt):
+            handled = handled.__context__
+        if handled is None and not self._over:  # no `except`, `finally` or `with` works on it
+            raise Stopped
 
 
 program = Interrupt()  # of a process that is one command
@@ -114,6 +141,12 @@ def run_program(main: Callable[[], int]) -> int:
             program.end()
     except KeyboardInterrupt:
         program.end()
+        code = INTERRUPTED
+    except Exception:
+        if not program.stopping:  # else what an interrupt in the middle of an import left
+            raise
+        code = INTERRUPTED
+    if program.stopping:  # however it ended: the user was told so
         code = INTERRUPTED
     timer = threading.Timer(_END_WITHIN, _exit, [code])
     timer.daemon = True

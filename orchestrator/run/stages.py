@@ -75,7 +75,7 @@ class Stages:
         corpus = corpus_sample(plan, sweep)
         print("first a sample of every experiment, by loss:", flush=True)
         self._stage(corpus.asked, Stage.SCREEN)
-        if self.interrupt.asked:
+        if self.interrupt():
             return None
         verdict = judge(plan, corpus, sweep, store)
         print(f"{dropped(plan, verdict)} experiments dropped after the samples", flush=True)
@@ -88,7 +88,7 @@ class Stages:
         while True:
             self._execute(self._missing_jobs(asked, stage, retry_failed))
             outgrown = 0
-            if not self.interrupt.asked:
+            if not self.interrupt():
                 outgrown = self.store.discard_larger_batches(stage, ids)
             if not outgrown:
                 return

@@ -102,6 +102,77 @@ def test_any_command_ends_in_one_line(tmp_path, wait):
     assert check_end(process) == STOPPED + "\n"
 
 
+def end_of(body: str) -> tuple[int, list[str]]:
+    """Exit code and lines of a command whose work is `body`, interrupted once it has said `go`."""
+    lines = "\n    ".join(body.strip().splitlines())
+    program = f"""
+import sys, time
+from orchestrator.run.interrupt import program, run_program
+def main():
+    {lines}
+    return 0
+sys.exit(run_program(main))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], text=True, cwd=ROOT, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert process.stdout.readline() == "go\n"
+    send(process, signal.SIGINT, 1, gap=0)
+    output, _ = process.communicate(timeout=30)
+    return process.returncode, output.splitlines()
+
+
+SWALLOWED = """
+for _ in range(2):
+    try:
+        print("go" if _ == 0 else "on", flush=True)
+        time.sleep(20)
+    except BaseException:
+        pass
+time.sleep(20)
+print("never")
+"""
+CLOSING = """
+try:
+    print("go", flush=True)
+    time.sleep(20)
+finally:
+    try:
+        raise OSError
+    except OSError:
+        time.sleep(1)
+    print("closed")
+"""
+HALF_IMPORTED = """
+try:
+    print("go", flush=True)
+    time.sleep(20)
+except BaseException:
+    pass
+raise AttributeError("what an import left undone")
+"""
+HELD = """
+with program.held():
+    print("go", flush=True)
+    time.sleep(1)
+    print("closed", flush=True)
+print("never")
+"""
+
+
+def test_an_interrupt_that_a_library_swallows_comes_again():
+    assert end_of(SWALLOWED) == (130, [STOPPED, "on"])
+
+
+@pytest.mark.parametrize(
+    ("body", "lines"),
+    [(CLOSING, [STOPPED, "closed"]), (HALF_IMPORTED, [STOPPED]), (HELD, ["closed", STOPPED])],
+)
+def test_what_closes_is_left_to_close(body, lines):
+    assert end_of(body) == (130, lines)
+
+
 def test_a_server_that_is_gone_ends_a_sweep_in_one_line(study, folder):
     with server() as pattern:
         url = pattern.format("postgres")
