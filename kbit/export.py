@@ -15,20 +15,24 @@ from kbit.database import add_db, open_store
 from kbit.export_answer import best_to_export, writer
 from orchestrator.arguments import belongs_to, does_nothing_beside
 from orchestrator.errors import InputError
-from orchestrator.outputs import folder_to_fill, writing
+from orchestrator.outputs import file_to_write, folder_to_fill, writing
 from orchestrator.study.identity import Identified, identify
 from orchestrator.study.models import ModelEntry
 from orchestrator.study.spec import FACTORS
+from quantizers.gguf_file import check_package
 from quantizers.setting import Setting
 
 if TYPE_CHECKING:
     from quantizers.calibration import Statistics
+    from quantizers.export.conversion import Exported
 
 EXAMPLE = """\
 example: kbit export my-model --bits 4 --data-type float --block-size 64 --output my-model-4bit
          kbit export --from-answer --budget 4GiB --db results/my-sweep.db --output best
          kbit export my-model --bits 4 --data-type int --block-size '{group: 128}' \\
              --format compressed-tensors --output my-model-w4a16
+         kbit export my-model --dtype bfloat16 --bits 4 --data-type int --block-size 32 \\
+             --format gguf --output my-model-Q4_0.gguf
 Load it:
     import kbit
     from transformers import AutoModelForCausalLM
@@ -36,7 +40,7 @@ Load it:
 # Options that are factors of a sweep's grid, and what they are by default.
 _FACTORS = {**FACTORS, "bits": 4}
 del _FACTORS["calibration"]  # an option of its own: there is no sweep to name one
-FORMATS = ("kbit", "compressed-tensors")
+FORMATS = ("kbit", "compressed-tensors", "gguf")
 
 
 class _Choice(NamedTuple):
@@ -65,8 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answer.add_argument("--task", help="a task, task set or corpus")
     add_db(parser)
     parser.add_argument("--models", type=Path, help="another models.yaml")
-    parser.add_argument("--format", choices=FORMATS, default="kbit", type=_format)
-    parser.add_argument("--output", type=Path, required=True, help="a directory to be made")
+    parser.add_argument(
+        "--dtype", choices=("float16", "bfloat16"), help="of a directory; default: float16"
+    )
+    parser.add_argument("--format", choices=FORMATS, default="kbit")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="a directory to be made; gguf: a .gguf file"
+    )
 
 
 def _yaml(text: str) -> Any:
@@ -76,31 +85,16 @@ def _yaml(text: str) -> Any:
         raise argparse.ArgumentTypeError(f"{text!r} is not a value of YAML") from None
 
 
-def _format(name: str) -> str:
-    if name.lower() == "gguf":
-        raise argparse.ArgumentTypeError(
-            "GGUF is not written: Q4_0 and Q8_0 keep absmax / 7 or / 127 in fp16, so weights there "
-            "would be others than those that were scored (but for 4 bit in bfloat16); choose "
-            + " or ".join(FORMATS)
-        )
-    return name
-
-
 def run(args: argparse.Namespace) -> int:
-    output = folder_to_fill(args.output)
+    output = _place(args)
     choice = _answer(args) if args.from_answer else _asked(args)
     model, setting, said = choice
     print(f"{model.name} at {setting.label}{said}", flush=True)
     from orchestrator.run.worker import quiet_libraries
-    from quantizers.export.conversion import export
 
     quiet_libraries()
-    written = writer(args.format)
     try:
-        written.check(setting)
-        statistics = _statistics(identify(model), setting, args)
-        with writing(output):
-            done = export(model.checkpoint, setting, written, output, statistics)
+        done = _export(choice, args, output)
     except ValueError as error:
         raise InputError(str(error)) from None
     print(
@@ -110,6 +104,34 @@ def run(args: argparse.Namespace) -> int:
     if done.loader != "AutoModelForCausalLM":  # which does not know models that also see
         print(f"load it by {done.loader}")
     return 0
+
+
+def _place(args: argparse.Namespace) -> Path:
+    if args.format != "gguf":
+        return folder_to_fill(args.output)
+    check_package()
+    if args.output.suffix != ".gguf":
+        raise InputError(f"--output {args.output}: a GGUF file's name ends in .gguf")
+    return file_to_write(args.output)
+
+
+def _export(choice: _Choice, args: argparse.Namespace, output: Path) -> Exported:
+    from quantizers.export.conversion import export, exportable
+    from quantizers.export.gguf_blocks import Gguf
+    from quantizers.export.gguf_file import check_gguf_model, export_gguf
+
+    model, setting, _ = choice
+    written = writer(args.format)
+    written.check(setting)
+    if isinstance(written, Gguf):
+        check_gguf_model(model.checkpoint)
+    else:
+        exportable(model.checkpoint)
+    statistics = _statistics(identify(model), setting, args)
+    with writing(output):
+        if isinstance(written, Gguf):
+            return export_gguf(model.checkpoint, setting, output, statistics)
+        return export(model.checkpoint, setting, written, output, statistics)
 
 
 def _asked(args: argparse.Namespace) -> _Choice:
@@ -129,7 +151,7 @@ def _asked(args: argparse.Namespace) -> _Choice:
         raise InputError(str(error)) from None
     if not setting.needs_statistics:
         belongs_to("a method that reads text (gptq)", {"--calibration": args.calibration})
-    return _Choice(_entry(args.model, args.models), setting, "")
+    return _Choice(_entry(args), setting, "")
 
 
 def _answer(args: argparse.Namespace) -> _Choice:
@@ -138,6 +160,7 @@ def _answer(args: argparse.Namespace) -> _Choice:
         raise InputError("--from-answer: give --budget")
     if given := [name for name in ("model", *_FACTORS) if getattr(args, name) is not None]:
         raise InputError(f"--from-answer: the answer says {given[0]}; leave it out")
+    belongs_to("a directory, and no answer", {"--dtype": args.dtype})
     from kbit.chosen_models import chosen_model
     from orchestrator.store.reading import read_results
     from orchestrator.study.experiment import Experiment
@@ -161,14 +184,17 @@ def _answer(args: argparse.Namespace) -> _Choice:
     return _Choice(entry, best.setting, f": {metric} {best.value:.4f} in {store.url}")
 
 
-def _entry(name: str, models: Path | None) -> ModelEntry:
+def _entry(args: argparse.Namespace) -> ModelEntry:
     from kbit.chosen_models import chosen_model
 
+    name = args.model
     if os.path.isdir(name) or name.endswith(".gguf"):
-        does_nothing_beside(f"the folder {name}", {"--models": models})
+        does_nothing_beside(f"the folder {name}", {"--models": args.models})
         folder = Path(name).resolve()
-        return ModelEntry(family=folder.name, name=folder.name, path=str(folder))
-    return chosen_model(name, models)
+        entry = ModelEntry(family=folder.name, name=folder.name, path=str(folder))
+        return entry.model_copy(update={"dtype": args.dtype or entry.dtype})
+    belongs_to("a directory; models.yaml says that of a name", {"--dtype": args.dtype})
+    return chosen_model(name, args.models)
 
 
 def _calibration(args: argparse.Namespace) -> Any:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from analysis.answers.answer import Candidate
     from quantizers.export.compressed_tensors import CompressedTensors
+    from quantizers.export.gguf_blocks import Gguf
     from quantizers.export.kbit_format import KBitFormat
 
 
@@ -34,10 +35,13 @@ def best_to_export(results: pd.DataFrame, args: argparse.Namespace, where: str) 
     return best
 
 
-def writer(name: str) -> KBitFormat | CompressedTensors:
+def writer(name: str) -> KBitFormat | CompressedTensors | Gguf:
     from quantizers.export.compressed_tensors import CompressedTensors
+    from quantizers.export.gguf_blocks import Gguf
     from quantizers.export.kbit_format import KBitFormat
 
+    if name == "gguf":
+        return Gguf()
     return KBitFormat() if name == "kbit" else CompressedTensors()
 
 

@@ -18,7 +18,10 @@ def check_gguf(file: Path) -> None:
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":
             raise UnusableModel(f"{file} is not a GGUF file")
+    check_package()
+
+
+def check_package() -> None:
+    """Raises UnusableModel without the package that reads and writes GGUF."""
     if find_spec("gguf") is None:
-        raise UnusableModel(
-            "GGUF files are read by the package gguf: pip install 'kbit-scaling[gguf]'"
-        )
+        raise UnusableModel("GGUF needs the package gguf: pip install 'kbit-scaling[gguf]'")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from quantizers.setting import Setting
 from quantizers.shards import Shards, open_shards
 from quantizers.size import ModelBits, StoredSize
 from quantizers.soundness import check_says_causal
-from quantizers.wiring import Site, wiring_of
+from quantizers.wiring import Site, Wiring, wiring_of
 
 
 class Format(Protocol):
@@ -72,9 +72,10 @@ def export(
     output_format.check(setting)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} exists and is not an empty directory")
-    _refuse_kinds(checkpoint)
+    exportable(checkpoint)
     model, tokenizer, shards = open_shards(checkpoint)
-    with _complete(output) as folder:
+    with complete(output) as folder:
+        folder.mkdir(parents=True)
         writer = ShardWriter(folder)
         bits = _write(model, setting, shards, output_format, writer, statistics)
         writer.close()
@@ -97,31 +98,42 @@ def _write(
     statistics: Mapping[str, Statistics] | None,
 ) -> ModelBits:
     """Every tensor of the model, once."""
-    wiring = wiring_of(model)
+    size, wiring = StoredSize(setting), wiring_of(model)
+    for site, matrix in packed_in_turn(wiring, setting, shards, statistics):
+        size.add(matrix, site.weight.numel())
+        for end, tensor in output_format.tensors(site, matrix).items():
+            writer.add(f"{site.name}.{end}", tensor)
+    for name in others(model, wiring.in_scope(setting.scope)):
+        writer.add(name, shards[name])
+    return size.model_bits(sum(p.numel() for p in model.parameters()))
+
+
+def packed_in_turn(
+    wiring: Wiring,
+    setting: Setting,
+    shards: Shards,
+    statistics: Mapping[str, Statistics] | None,
+) -> Iterator[tuple[Site, PackedMatrix]]:
+    """The matrices in scope, each packed when it is asked for. Raises as `packed_sites` does."""
 
     def weight(site: Site) -> Tensor:
         stored = shards[site.weight_name]
         return (stored.T if site.transposed else stored).contiguous()
 
-    size, packed = StoredSize(setting), set()
-    proxies = Proxies(wiring, weight)
-    for site, matrix in packed_sites(wiring, setting, proxies, weight, statistics):
-        size.add(matrix, site.weight.numel())
-        packed.add(id(site.parameter))
-        for end, tensor in output_format.tensors(site, matrix).items():
-            writer.add(f"{site.name}.{end}", tensor)
-    for name, parameter in model.named_parameters():
-        if id(parameter) not in packed:
-            writer.add(name, shards[name])
-    persistent = set(model.state_dict())
-    for name, _ in model.named_buffers():
-        if name in persistent:
-            writer.add(name, shards[name])
-    return size.model_bits(sum(p.numel() for p in model.parameters()))
+    return packed_sites(wiring, setting, Proxies(wiring, weight), weight, statistics)
 
 
-def _refuse_kinds(checkpoint: Checkpoint) -> None:
-    """Before weights are looked for: those of most mixtures are rearranged on loading."""
+def others(model: Any, sites: Iterable[Site]) -> list[str]:
+    """Names of the model's parameters that are not those of `sites`, and of its buffers that a
+    checkpoint has; tied ones once."""
+    packed, persistent = {id(site.parameter) for site in sites}, set(model.state_dict())
+    names = [name for name, p in model.named_parameters() if id(p) not in packed]
+    return names + [name for name, _ in model.named_buffers() if name in persistent]
+
+
+def exportable(checkpoint: Checkpoint) -> Any:
+    """The model without its weights, before these are looked for: those of most mixtures are
+    rearranged on loading. Raises as `export` does for what cannot be exported at any setting."""
     checkpoint = located(checkpoint)
     with in_one_line(checkpoint.source):
         model = skeleton(checkpoint)
@@ -131,18 +143,22 @@ def _refuse_kinds(checkpoint: Checkpoint) -> None:
             f"model {checkpoint.name}: export packs linear layers, not the experts of "
             f"{model.config.model_type!r}; no part of a mixture is exported"
         )
+    return model
 
 
 @contextmanager
-def _complete(output: Path) -> Any:
-    """A folder beside `output` that takes its name when everything is written."""
+def complete(output: Path) -> Iterator[Path]:
+    """A path beside `output`, of a file or a folder, that takes its name when all is written."""
     partial = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    _remove(partial)
     try:
         yield partial
-        if output.exists():
+        if output.is_dir():
             output.rmdir()
-        partial.rename(output)
+        partial.replace(output)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from orchestrator.errors import InputError
 from orchestrator.paths import SHIPPED
 from orchestrator.store.reading import read_item_scores, read_results
 from orchestrator.store.store import Store
+from tests.kbit.command import kbit as here
 from tests.kbit.test_cli import kbit
 
 STUDY = """
@@ -132,7 +133,8 @@ def test_the_model_must_be_what_was_measured(database: Path, tmp_path: Path) -> 
             "--calibration: seed: takes numbers from 0 on, not -1",
         ),
         (["sotu-llama-32x2", "--format", "compressed-tensors"], "only data type int"),
-        (["sotu-llama-32x2", "--format", "gguf"], "others than those that were scored"),
+        (["sotu-llama-32x2", "--dtype", "bfloat16"], "--dtype: goes with a directory"),
+        (["sotu-llama-32x2", "--format", "gguf"], "a GGUF file's name ends in .gguf"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list, message: str, database: Path, tmp_path) -> None:
@@ -142,6 +144,34 @@ def test_mistakes_are_one_line(arguments: list, message: str, database: Path, tm
     assert run.returncode == 2 and message in run.stderr, run.stderr
     assert len([line for line in run.stderr.splitlines() if line.startswith("error")]) == 1
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        (SHIPPED / "models" / "sotu-llama-32x2", ["--data-type", "float"], "only data type int"),
+        ("sotu-neox-32x2", [], "architecture 'gpt_neox': GGUF is written of llama, mistral"),
+        ("sotu-llama-32x2", [], "layers.0.self_attn.q_proj.weight: "),
+    ],
+)
+def test_what_gguf_does_not_hold_is_one_line(
+    model: str, options: list, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gguf", reason="pip install 'kbit-scaling[gguf]'")
+    (tmp_path / "x.gguf").write_text("mine")
+    code, _, err = here(
+        "export", model, "--data-type", "int", "--block-size", 32, *options, "--format", "gguf",
+        "--output", tmp_path / "x.gguf",
+    )  # fmt: skip
+    assert code == 2 and message in err and len(err.splitlines()) == 1, err
+    assert [file.name for file in tmp_path.iterdir()] == ["x.gguf"]
+    assert (tmp_path / "x.gguf").read_text() == "mine"
+
+
+def test_gguf_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantizers.gguf_file.find_spec", lambda name: None)
+    code, _, err = here("export", "m", "--format", "gguf", "--output", tmp_path / "x.gguf")
+    assert code == 2 and err.endswith("pip install 'kbit-scaling[gguf]'\n"), err
 
 
 def test_gptq_is_exported_with_its_calibration(tmp_path: Path) -> None:

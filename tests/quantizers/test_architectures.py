@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import transformers as hf
 
+from quantizers.export.gguf_model import check_config
 from quantizers.loading import auto_class
 from quantizers.wiring import wiring_of
 from tests.quantizers.tiny_models import (
@@ -52,7 +53,7 @@ line; never a part of it in silence.
   failed.
 - **outliers**: proxy quantization (`outlier_fraction`), which needs to know what produces what.
 - **folding**: norms whose channels can move into what reads them; "none": others read them too.
-- **export**: `kbit export` packs its layers.
+- **export**: `kbit export` packs its layers; "GGUF": also as a GGUF file.
 
 Not read at all, each refused in one line that names the format: adapters, GPTQ, AWQ, bitsandbytes,
 compressed-tensors, fp8 and other weights that are quantized already, encoders and other models that
@@ -80,9 +81,17 @@ def row(name: str, config: Any) -> str:
         _counted(len(wiring.linear), "") + (f", {_counted(experts, 'expert')}" if experts else ""),
         "yes" if wiring.knows_producers else "no",
         _counted(len(norms), "norm") if norms else "none",
-        "no" if experts else "yes",
+        _export(config, experts),
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _export(config: Any, experts: int) -> str:
+    try:
+        check_config(config)
+    except ValueError:
+        return "no" if experts else "yes"
+    return "yes, GGUF"
 
 
 def _counted(n: int, what: str) -> str:
