@@ -38,7 +38,7 @@ class Interrupt:
     def __init__(self) -> None:
         self.asked = False
         self._begun = self._graceful = self.stopping = self._over = False
-        self._answering = self._held = False
+        self._answering = self._held = self._insists = False
         self._meanwhile: int | None = None
 
     def __call__(self) -> bool:
@@ -64,7 +64,7 @@ class Interrupt:
     def begin(self) -> None:
         """From here on there is something to close. Before, while modules are imported, a signal
         ends the process where it stands."""
-        self._begun = True
+        self._begun = self._insists = True
         self.listen()
 
     def end(self) -> None:
@@ -109,8 +109,9 @@ class Interrupt:
             _say(STOPPED)
         if not self._begun:
             _exit(INTERRUPTED)
-        signal.signal(signal.SIGALRM, self._again)
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN, _AGAIN)
+        if self._insists:
+            signal.signal(signal.SIGALRM, self._again)
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN, _AGAIN)
         raise Stopped
 
     def _again(self, _number: int, _frame: FrameType | None) -> None:

@@ -74,12 +74,19 @@ def processes_of(folder: str, name: str = "") -> list[int]:
 def left_after(folder: str, seconds: float = 20) -> dict[int, str]:
     """Processes of that cluster that have not ended within `seconds`, and what they run."""
     wait_until(lambda: not processes_of(folder), seconds)
-    return {pid: psutil.Process(pid).name() for pid in processes_of(folder)}
+    left = {}
+    for pid in processes_of(folder):
+        with suppress(psutil.NoSuchProcess):  # ended meanwhile
+            left[pid] = psutil.Process(pid).name()
+    return left
 
 
 def ports_of(folder: str) -> set[int]:
     """TCP ports that the processes of that cluster listen on."""
-    connections = (c for p in processes_of(folder) for c in psutil.Process(p).net_connections())
+    connections = []
+    for pid in processes_of(folder):
+        with suppress(psutil.NoSuchProcess):
+            connections += psutil.Process(pid).net_connections()
     return {c.laddr.port for c in connections if c.status == psutil.CONN_LISTEN}
 
 

@@ -124,7 +124,7 @@ def test_driver_is_killed_and_workers_die_hang_or_poison(study, folder, capsys):
     """A private cluster dies with its driver, and has left Ray's usual ports to others."""
     text = study.read_text().replace("[8, 7, 6, 5, 4, 3, 2]", "[7, 5, 8, 6, 3, 4]")
     study.write_text(text.replace("[64, 128, 256]", "64").replace("[float, int]", "float"))
-    driver = processes.start(folder, study, KBIT_JOB_SECONDS="1")
+    driver = processes.start(folder, study, KBIT_JOB_SECONDS="4")  # time to look around
     assert processes.wait_until(partial(processes.has_attempts, study, 1))
     taken = processes.ports_of(folder)
     driver.kill()
