@@ -27,7 +27,7 @@ EXAMPLE = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("study", type=Path, nargs="?", default=Path("training"))
+    parser.add_argument("study", type=Path, help="a study file")
     parser.add_argument("--dry-run", action="store_true", help="print what is missing and stop")
     parser.add_argument("--executor", choices=("ray", "local"), default="ray")
 

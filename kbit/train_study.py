@@ -28,7 +28,7 @@ GPU_FLOPS, GPU_SHARE = 989e12, 0.4  # H100, bf16, dense
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("study", type=Path, nargs="?", default=Path("training"))
+    parser.add_argument("study", type=Path, help="a study file")
     parser.add_argument("--text", help="train on this instead: a folder of .txt documents")
     parser.add_argument("--dry-run", action="store_true", help="print what is missing and stop")
     parser.add_argument("--executor", choices=("ray", "local"), default="ray")

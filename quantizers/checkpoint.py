@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,16 @@ def check_folder(directory: Path, weights: str) -> list[Path]:
         for file in files:
             _check_tensors(_safetensors_header(file), file)
     return files
+
+
+def count_stored(directory: Path) -> int:
+    """Elements of all tensors in the safetensors files of a local checkpoint, by their headers.
+
+    Raises UnusableModel where they are missing or damaged.
+    """
+    files = _weight_files(directory, "safetensors")
+    shapes = (t["shape"] for file in files for t in _safetensors_header(file).values())
+    return sum(math.prod(shape) for shape in shapes)
 
 
 def check_names(names: Collection[str], weights: str, where: str) -> None:

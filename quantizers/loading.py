@@ -130,8 +130,10 @@ def _read(
             options["device_map"] = (
                 device_map(skeleton(checkpoint), devices) if shared else {"": devices[0]}
             )
-        loaded: Any = auto_class(_config(checkpoint)).from_pretrained(
+        config = _config(checkpoint)
+        loaded: Any = auto_class(config).from_pretrained(
             checkpoint.source,
+            config=config,
             dtype=dtype,
             use_safetensors=checkpoint.weights == "safetensors",
             ignore_mismatched_sizes=True,  # reported, so that all of them are named

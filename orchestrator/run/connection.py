@@ -43,7 +43,10 @@ def join_cluster() -> bool:
         return False
     place, address = found
     check_answer(place, address)
-    with _deadline(JOIN_SECONDS, f"{place}: {address} does not answer as a Ray cluster does"):
+    silent = f"{place}: {address} does not answer as a Ray cluster does"
+    if "RAY_AUTH_MODE" not in os.environ:  # one that wants a token lets Ray try for ever
+        silent += ", or not without its token: set RAY_AUTH_MODE=token"
+    with _deadline(JOIN_SECONDS, silent):
         try:
             ray.init(**_QUIET)  # finds the same, and its token; an address given here would not
         except Exception as error:

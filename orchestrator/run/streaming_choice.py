@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from orchestrator.run.device import memory_of
 from orchestrator.study.experiment import Asked
+from orchestrator.study.model_size import size_of
 from orchestrator.study.models import ModelEntry
 from orchestrator.study.spec import Compute
 from orchestrator.study.streaming_check import streaming_refusal
@@ -32,9 +33,10 @@ def streamed_models(asked: Sequence[Asked], compute: Compute, device: str) -> di
 
 def _too_large(entry: ModelEntry, device: str, memory: int | None) -> str | None:
     """In words, where a model does not fit the memory that it would be given."""
-    if memory is None or entry.n_params is None:
+    size = size_of(entry)
+    if memory is None or size is None:
         return None
-    needed = BYTES_RESIDENT[device] * entry.n_params
+    needed = BYTES_RESIDENT[device] * size
     shares = entry.gpus / entry.per_gpu if device == "cuda" else 1
     if needed <= MOST_OF_MEMORY * memory * shares:
         return None

@@ -13,6 +13,7 @@ from orchestrator.run.calibration_cost import calibration_cost
 from orchestrator.run.estimate import Rates, tokens_of
 from orchestrator.study.experiment import Asked
 from orchestrator.study.model_config import is_known, model_config
+from orchestrator.study.model_size import size_of
 from orchestrator.study.models import ModelEntry
 from quantizers.dimensions import dimensions
 from quantizers.units import format_bytes
@@ -73,7 +74,7 @@ def streaming_lines(
         mine = [(e, protocols) for e, protocols in asked if e.model.name == name]
         first = mine[0][0]
         itemsize = 4 if first.compute_dtype == "float32" else 2
-        size = first.model.n_params
+        size = size_of(first.model)
         known = {} if rates is None else rates.tokens
         tokens = sum(tokens_of(p, known) or 0 for _, protocols in mine for p in protocols)
         calibrated = {e.calibration: e for e, _ in mine if e.calibration is not None}
@@ -99,7 +100,7 @@ def streaming_lines(
 
 def _why_unknown(model: ModelEntry) -> str:
     """The hub is not asked by a dry run, but its config.json is a small file."""
-    if model.n_params is None:
+    if size_of(model) is None:
         return "its sizes are unknown: give n_params in models.yaml"
     if is_known(model_config(model)):
         return "its sizes are unknown: config.json does not tell them in a known way"

@@ -16,7 +16,7 @@ def model_config(entry: ModelEntry) -> Config:
     Where there is none yet, what the hub's name tells: a worker, which reads the model itself,
     refuses a protocol that does not do it justice.
     """
-    path = _config_file(entry)
+    path = config_file(entry)
     if path is not None:
         try:
             config = json.loads(path.read_text())
@@ -50,7 +50,8 @@ def begins_with_bos(bos: bool | Literal["auto"], config: Config) -> bool:
     return needs_bos(config) if bos == "auto" else bos
 
 
-def _config_file(entry: ModelEntry) -> Path | None:
+def config_file(entry: ModelEntry) -> Path | None:
+    """Of a local directory, or in the hub's cache; None where the latter has none."""
     if entry.path is not None:
         return Path(entry.path) / "config.json"
     from huggingface_hub import try_to_load_from_cache

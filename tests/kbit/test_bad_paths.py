@@ -33,11 +33,11 @@ NEEDED: dict[str, list[str]] = {
     "outliers": [MODEL, "--max-tokens", "64"],
     "plant": [MODEL, "--output", "new"],
     "qat": [MODEL, "--steps", "1"],
-    "score-study": ["--executor", "local"],
+    "score-study": ["training", "--executor", "local"],
     "study": ["--text-only"],
     "sweep": ["study.yaml", "--executor", "local"],
     "train": [MODEL, "--output", "new"],
-    "train-study": ["--executor", "local"],
+    "train-study": ["training", "--executor", "local"],
 }
 
 

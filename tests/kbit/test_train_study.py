@@ -104,6 +104,15 @@ def test_bad_studies_end_with_one_line(study, tmp_path, capsys, changes, problem
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["train-study", "score-study"])
+def test_no_study_is_taken_for_granted(command, capsys):
+    """The shipped one takes days."""
+    with pytest.raises(SystemExit) as end:
+        main([command])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("error: the following arguments are required: study")
+
+
 def test_a_folder_with_another_recipes_model_is_not_written_over(study, tmp_path, capsys):
     assert main(["train-study", str(study(variants=[{}])), "--executor", "local"]) == 0
     (tmp_path / "out/runs.csv").unlink()

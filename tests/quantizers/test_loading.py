@@ -18,6 +18,7 @@ from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
     MixtralConfig,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
     RobertaConfig,
     XLNetConfig,
@@ -115,6 +116,22 @@ def test_missing_unexpected_and_misshapen_keys_are_named(tmp_path: Path, change,
     rewrite(saved(tmp_path, CAUSAL["neox"]), change)
     message = refused(tmp_path)
     assert f"{tmp_path / 'model.safetensors'} " in message and reason in message
+
+
+def test_its_config_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the loader: of the tokenizer `transformers` has its own way."""
+    saved(tmp_path, CAUSAL["llama"])
+    read, real = [], PreTrainedConfig.get_config_dict.__func__
+
+    def counted(cls, source, **options):
+        read.append(source)
+        return real(cls, source, **options)
+
+    monkeypatch.setattr("quantizers.loading.load_tokenizer", lambda checkpoint: range(48))
+    monkeypatch.setattr("quantizers.loading.check_vocabulary", lambda *given: None)
+    monkeypatch.setattr(PreTrainedConfig, "get_config_dict", classmethod(counted))
+    load_model(Checkpoint("x", str(tmp_path)), "cpu")
+    assert read == [str(tmp_path)]
 
 
 def test_a_pickle_that_is_no_checkpoint(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a dry run says of streaming, beside what streaming takes; and which models choose it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -86,6 +87,11 @@ def test_models_that_do_not_fit_choose_it_by_themselves(asked, monkeypatch):
     [(name, why)] = streamed_models(asked, compute, "cpu").items()
     assert name in {e.model.name for e, _ in asked if e.model.n_params == largest}
     assert why == "takes 2.74 MiB, 3.04 MiB are there"
+    untold = [
+        (replace(e, model=e.model.model_copy(update={"n_params": None})), protocols)
+        for e, protocols in asked
+    ]
+    assert streamed_models(untold, compute, "cpu") == {name: why}  # its files tell
     assert streamed_models(asked, Compute(device="cpu", streaming=False), "cpu") == {}
     assert len(streamed_models(asked, Compute(device="cpu", streaming=True), "cpu")) == 4
     monkeypatch.setattr(streaming_choice, "memory_of", lambda device: None)
