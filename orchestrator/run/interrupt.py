@@ -8,6 +8,7 @@ in the middle of an import or a callback: an interrupt is raised again until it 
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Never
 
 INTERRUPTED = 130
 FINISHING = (
@@ -152,7 +153,19 @@ def run_program(main: Callable[[], int]) -> int:
     timer = threading.Timer(_END_WITHIN, _exit, [code])
     timer.daemon = True
     timer.start()
+    if code == INTERRUPTED:
+        _leave()
     return code
+
+
+def _leave() -> Never:
+    """Libraries close what they have open; the interpreter's own end, which frees a model and every
+    module one by one, takes seconds and is left out."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # a pipe whose reader the interrupt ended, too
+            stream.flush()
+    _exit(INTERRUPTED)
 
 
 def say_interrupted(error: KeyboardInterrupt) -> int:
@@ -168,7 +181,7 @@ def _say(line: str) -> None:
         os.write(2, f"{line}\n".encode())
 
 
-def _exit(code: int) -> None:
+def _exit(code: int) -> Never:
     if os.isatty(2):
         with suppress(OSError):
             os.write(2, _SHOW_CURSOR.encode())

@@ -152,6 +152,16 @@ except BaseException:
     pass
 raise AttributeError("what an import left undone")
 """
+LEAVING = """
+import atexit
+class Kept:
+    def __del__(self):
+        print("never", flush=True)
+sys.kept = Kept()
+atexit.register(print, "closed")
+print("go", flush=True)
+time.sleep(20)
+"""
 HELD = """
 with program.held():
     print("go", flush=True)
@@ -167,7 +177,12 @@ def test_an_interrupt_that_a_library_swallows_comes_again():
 
 @pytest.mark.parametrize(
     ("body", "lines"),
-    [(CLOSING, [STOPPED, "closed"]), (HALF_IMPORTED, [STOPPED]), (HELD, ["closed", STOPPED])],
+    [
+        (CLOSING, [STOPPED, "closed"]),
+        (HALF_IMPORTED, [STOPPED]),
+        (LEAVING, [STOPPED, "closed"]),
+        (HELD, ["closed", STOPPED]),
+    ],
 )
 def test_what_closes_is_left_to_close(body, lines):
     assert end_of(body) == (130, lines)
