@@ -75,8 +75,9 @@ class ModelEntry(Strict):
         return self.hub or self.name
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML takes the last of two equal keys in silence; here that is a mistake."""
+class _Loader(yaml.SafeLoader):
+    """YAML takes the last of two equal keys in silence; here that is a mistake. So is a number that
+    no database holds."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[Any, int] = {}
@@ -90,12 +91,22 @@ class _UniqueKeys(yaml.SafeLoader):
                 lines[key] = line
         return super().construct_mapping(node, deep)
 
+    def construct_bounded_int(self, node: yaml.ScalarNode) -> int:
+        value = self.construct_yaml_int(node)
+        if abs(value) >= 1 << 63:
+            line = node.start_mark.line + 1
+            raise InputError(f"line {line}: {value} is too large a number: at most {(1 << 63) - 1}")
+        return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_bounded_int)
+
 
 def load_yaml(path: Path) -> Any:
     """Parse a YAML file. Raises InputError (one line) when it is missing, not YAML, or has a key
     twice in one mapping."""
     try:
-        return yaml.load(path.read_text(), _UniqueKeys)
+        return yaml.load(path.read_text(), _Loader)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except FileNotFoundError:
