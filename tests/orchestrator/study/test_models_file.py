@@ -55,7 +55,7 @@ def test_family_keys_are_defaults_for_its_models(tmp_path):
         ("families: {f: {models: []}}", "families.f.models: an empty list"),
         ("families: {f: {models: []},\n f: {models: []}}", "'f' is there twice: lines 1 and 2"),
         ("families: {f: {models: [{name: a, name: b, hub: x}]}}", "'name' is there twice"),
-        ("families: {f: {models: [{hub: a, n_params: 9223372036854775808}]}}", "line 1: 92.* large"),
+        ("families: {f: {models: [{hub: a, seed: 9223372036854775808}]}}", "line 1: 92.*large"),
         ("{families: {}, 1: 2, x: 3}", "1: unknown key"),
         ("families: {f: {models: [{name: a, hub: x, 3: y}]}}", r"models\.0\.3: a key is text"),
         ("families: {f: {models: [{name: a, path: x, revision: y}]}}", "revision: goes with hub"),
