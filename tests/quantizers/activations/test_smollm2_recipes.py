@@ -1,6 +1,6 @@
 """FPTQ's table 10 on a model of others: SmolLM2-135M on WikiText-2, by loss, as a sweep has it.
 
-Needs what tests/quantizers/rounding/test_smollm2.py needs, and some 15 minutes of a core. Where
+Needs what tests/quantizers/rounding/test_smollm2.py needs, and some 20 minutes of a core. Where
 KBIT_SMOLLM2 names a folder, the model, the texts and the database are kept there, and what a run
 has scored the next one only reads. docs/real-model.md has the numbers.
 """
@@ -106,3 +106,15 @@ def test_the_order_of_table_10_but_for_its_last_step(scored):
     assert scored.saved("fptq", "sq-w4a8-fine").low > 0
     equalized, smoothed = WEIGHTS.format("logarithmic 1.0"), WEIGHTS.format("smoothquant 0.5")
     assert scored.saved(equalized, smoothed).low > 0
+
+
+EXCHANGED = "4-bit int G128 {}A8 by_type"
+
+
+def test_what_each_part_of_fptq_is_worth(scored):
+    for folding in ("", "folded logarithmic 0.5 "):
+        assert scored.saved(EXCHANGED.format(folding), "fptq").low > 0
+    assert scored.saved("fptq", EXCHANGED.format("folded logarithmic 1.5 ")).low > 0
+    assert scored.saved("fptq", "fptq-gptq").low > 0
+    assert scored.saved("sq-w4a8-fine", EXCHANGED.format("gptq folded smoothquant 0.5 ")).low > 0
+    assert scored.saved("4-bit int G128 folded logarithmic 1.0 A8 by_range", "fptq").low > 0
