@@ -89,16 +89,24 @@ for (const heading of document.querySelectorAll('th')) {
   heading.addEventListener('keydown', event => event.key === 'Enter' && sort(heading));
 }
 
-// Tables: rows that hold all words of the field above them stay, as "neox 4-bit int".
+// Tables: rows that hold all words of the field above them stay, as "neox 4-bit int". What is said
+// of all of them, a family above its table, is a word of each.
 function holds(text, asked) {
   return asked.toLowerCase().split(/\s+/).every(word => text.toLowerCase().includes(word));
 }
 
+function titleOf(table) {
+  let above = table.previousElementSibling;
+  while (above && !/^(H[1-6]|SUMMARY)$/.test(above.tagName)) above = above.previousElementSibling;
+  return above?.textContent ?? '';
+}
+
 for (const field of document.querySelectorAll('input.filter')) {
+  const title = titleOf(field.closest('.table'));
   field.addEventListener('input', () => {
     for (const row of field.closest('.table').querySelector('table').tBodies[0].rows) {
       const text = [...row.cells].map(cell => cell.textContent.trim()).join(' ');
-      row.hidden = !holds(text, field.value);
+      row.hidden = !holds(`${title} ${text}`, field.value);
     }
   });
 }

@@ -105,6 +105,32 @@ SORTED = """
 """
 
 
+# Rows that are left by each of the words, in every table that has a field.
+FILTERED = """
+JSON.stringify([...document.querySelectorAll('input.filter')].map(field => {
+  const rows = [...field.closest('.table').querySelector('table').tBodies[0].rows];
+  const title = titleOf(field.closest('.table'));
+  const left = word => {
+    field.value = word;
+    field.dispatchEvent(new Event('input'));
+    return rows.filter(row => !row.hidden).length;
+  };
+  const holding = rows.filter(row => row.textContent.includes('4-bit')).length;
+  return {title, all: rows.length, holding, family: left(title.split(/[,:]/)[0]),
+          setting: left('4-bit'), nothing: left('no such words'), none: left('')};
+}))
+"""
+
+
+def test_rows_are_filtered_by_family_and_setting(page: Path) -> None:
+    tables = json.loads(look(page, [{"width": 1280}], FILTERED)[0])
+    assert sum(table["title"] != "" for table in tables) > 2
+    for table in tables:
+        assert table["family"] == table["none"] == table["all"] and table["nothing"] == 0, table
+        assert table["setting"] == table["holding"], table
+    assert any(0 < table["setting"] < table["all"] for table in tables)
+
+
 def test_tables_are_sorted_by_a_click_and_saved_as_they_stand(page: Path) -> None:
     found = json.loads(look(page, [{"width": 1280}], SORTED)[0])
     assert found["up"] == sorted(found["up"]) and len(set(found["up"])) > 10
