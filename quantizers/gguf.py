@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import pre_tokenizers
 
 from quantizers.checkpoint import UnusableModel
 from quantizers.gguf_file import check_gguf
@@ -36,8 +37,10 @@ def read_gguf(file: Path, dtype: torch.dtype) -> Dequantized:
 
     source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     with in_one_line(str(file)):
-        types = Counter(tensor.tensor_type.name for tensor in GGUFReader(file).tensors)
+        reader = GGUFReader(file)
+        types = Counter(tensor.tensor_type.name for tensor in reader.tensors)
         tokenizer = AutoTokenizer.from_pretrained(**source)
+        _split_as(reader.get_field("tokenizer.ggml.pre"), tokenizer)
         model = AutoModelForCausalLM.from_pretrained(
             **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
         )
@@ -47,3 +50,15 @@ def read_gguf(file: Path, dtype: torch.dtype) -> Dequantized:
         key, kind = found
         raise UnusableModel(f"{file}: {key} holds {kind} in {str(dtype).removeprefix('torch.')}")
     return Dequantized(model, tokenizer, dict(types))
+
+
+def _split_as(field: Any, tokenizer: Any) -> None:
+    """`transformers` splits text as GPT-2 where it does not know the name that the file has of its
+    way; SmolLM's takes digits apart first, which shows where more than one space comes before."""
+    if field is not None and field.contents() == "smollm":
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            ]
+        )

@@ -30,6 +30,7 @@ def write_gguf(path: Path) -> dict[str, np.ndarray]:
     writer.add_rope_dimension_count(HIDDEN // HEADS)
     writer.add_vocab_size(WORDS)
     writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
     writer.add_token_list(["w", "1", "w1", "<|endoftext|>", *(f"x{i}" for i in range(4, WORDS))])
     writer.add_token_types([1] * WORDS)
     writer.add_token_merges(["w 1"])
@@ -66,6 +67,7 @@ def test_a_file_becomes_a_checkpoint(tmp_path: Path) -> None:
     assert "5 F32, 7 Q8_0 tensors, dequantized to float16" in run.stdout
     model, tokenizer = load_model(Checkpoint("tiny", str(tmp_path / "model")), "cpu")
     assert len(tokenizer) == WORDS
+    assert tokenizer.tokenize("w1") == ["w", "1"]  # though there is a merge: digits stand apart
     for name, ours in (("blk.0.ffn_up", "mlp.up_proj"), ("blk.0.ffn_down", "mlp.down_proj")):
         weight = model.get_submodule(f"model.layers.0.{ours}").weight
         assert torch.equal(weight, torch.from_numpy(held[name]).half())
