@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from analysis.curves.settings import with_recipes
 from kbit.database import add_db, open_store
 from orchestrator.errors import InputError
 from orchestrator.outputs import folder_to_fill, writing
@@ -63,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     folder = folder_to_fill(args.output, new=True)
     store = open_store(args.db)
-    results = read_results(store)
+    results = with_recipes(read_results(store))
     if results.empty:
         raise InputError(f"{store.url}: no results yet; run a sweep first")
     items = _items(store, results)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
 from analysis.answers.contest import competitors
 from analysis.answers.degradation import MEAN, degradations
 from analysis.answers.formats import format_shares, formats_at
+from analysis.claims.claim import between
 from analysis.curves.budget import format_bits
 from analysis.noise.bootstrap import ItemScores
 from kbit.output import print_frame
@@ -14,6 +18,15 @@ from orchestrator.errors import InputError
 
 Asked = tuple[pd.DataFrame, str, str, str | None]
 """Results, metric, axis and task, as the analysis takes them."""
+
+
+_PERCENT = ("percent", "low", "high")
+
+
+def _task(row: Mapping[str, Any]) -> str:
+    """ "piqa -4.2 (-7.9 to -0.4)"."""
+    interval = between(row["low"], row["high"], "+.1f")
+    return f"{row['task']} {row['percent']:+.1f}" + (f" ({interval})" if interval else "")
 
 
 def print_shares(asked: Asked, scores: ItemScores, form: str | None = None) -> None:
@@ -46,7 +59,8 @@ _SHOWN = {
     "reached": "reaches",
     "behind": "mean distance to the best",
     "clearly_behind": "clearly behind the best",
-    "usual": "most often by",
+    "recipe": "most often by",
+    "usual": "that is",
 }
 _HOW = (
     "wins: share of the budgets (log-spaced; formats that tie share a budget); clearly behind: of "
@@ -67,8 +81,8 @@ def print_formats(asked: Asked, budget: float, scores: ItemScores) -> None:
 def print_degradation(
     results: pd.DataFrame, task: str | None, scores: ItemScores, form: str
 ) -> None:
-    """By task for programs; for people the mean, which task loses most, and why an interval is
-    missing."""
+    """By task for programs; for people the mean, the task that loses most, each with its interval,
+    and why one is missing."""
     table = degradations(results, task, scores)
     if form != "table":
         print_frame(table, form)
@@ -76,12 +90,13 @@ def print_degradation(
     key = ["family", "model", "setting"]
     tasks = table[(table["task"] != MEAN) & table["percent"].notna()]
     worst = tasks.loc[tasks.groupby(key)["percent"].idxmin()]
-    worst = worst.assign(worst=worst["task"] + worst["percent"].map(" {:+.1f}".format))
+    worst = worst.assign(worst=[_task(row) for row in worst.to_dict("records")])
     means = table[table["task"] == MEAN].merge(worst[[*key, "worst"]], on=key, how="left")
-    print_frame(means[[*key, "percent", "low", "high", "paired", "worst"]], "table")
+    shown = means[["family", "model", "recipe", "setting", *_PERCENT, "paired", "worst"]]
+    print_frame(shown, "table")
     print(
         "mean over tasks of 100 (after - before) / before (negative: worse), its 90% interval, "
-        "the worst task"
+        "the worst task with its own; every task: --format csv, or --task NAME"
     )
     missing = means.loc[means["reason"] != ""].groupby("reason", sort=False)["model"].unique()
     for reason, models in missing.items():

@@ -6,13 +6,12 @@ import argparse
 
 import pandas as pd
 
-from analysis.curves.settings import settings_of
+from analysis.curves.settings import with_recipes
 from kbit.database import add_db, open_store
 from kbit.output import add_format, print_frame
 from orchestrator.errors import InputError
 from orchestrator.store.reading import experiment_origins, protocol_settings
 from orchestrator.store.store import Store
-from quantizers.recipes import recipe_of
 from quantizers.setting import SETTING_COLUMNS
 
 EXAMPLE = "example: kbit results --family sotu-neox --bits 4 --metric cross_entropy --format csv"
@@ -55,19 +54,18 @@ def run(args: argparse.Namespace) -> int:
                 )
             rows = rows[rows[name] == wanted]
     if args.format != "table":
-        print_frame(rows, args.format)  # programs get all columns
+        print_frame(with_recipes(rows), args.format)  # programs get all columns
         return 0
-    rows = rows.reset_index(drop=True)
+    rows = with_recipes(rows.reset_index(drop=True))
     measured = _varied(_settings_of_protocols(rows, store), rows["task"])
     models = _varied(_origins(rows, store), rows["model"])
-    recipes = [recipe_of(setting) for setting in settings_of(rows)]
     varied = [name for name in VARIED_COLUMNS if rows[name].nunique() > 1]
     counted = rows["n_items"].astype("Int64").where(rows["n_items"] > 0)  # 0: an import's unknown
     values = rows[VALUE_PART].assign(n_items=counted)
     told = [rows[SETTING_PART], rows[varied], models, rows[["task"]], measured, values]
     short = pd.concat(told, axis=1)
-    if any(recipes):
-        short = short.assign(recipe=[name or "" for name in recipes])
+    if rows["recipe"].notna().any():
+        short = short.assign(recipe=rows["recipe"].fillna(""))
     print_frame(short, args.format)
     return 0
 

@@ -11,6 +11,7 @@ from kbit.database import add_db, open_store
 from kbit.output import add_format, print_frame
 from orchestrator.errors import InputError
 from orchestrator.store.reading import read_site_records
+from quantizers.recipes import recipe_of
 from quantizers.setting import Setting
 
 EXAMPLE = (
@@ -58,12 +59,13 @@ def run(args: argparse.Namespace) -> int:
 
 def site_table(records: pd.DataFrame) -> pd.DataFrame:
     """One row a matrix of an experiment, with a column for each quantity that any has."""
-    names = {
-        row["experiment_id"]: Setting.from_row(row).label
+    settings = {
+        row["experiment_id"]: Setting.from_row(row)
         for row in records.drop_duplicates("experiment_id").to_dict("records")
     }
+    recipes = {setting.label: recipe_of(setting) or "" for setting in settings.values()}
     cells = records.assign(
-        setting=records["experiment_id"].map(names),
+        setting=records["experiment_id"].map({id_: s.label for id_, s in settings.items()}),
         found=records["label"].where(records["label"].notna(), records["value"]),
     )
     places = ["model", "setting", "site"]
@@ -72,7 +74,9 @@ def site_table(records: pd.DataFrame) -> pd.DataFrame:
     )
     found = [name for name in QUANTITIES if name in wide]
     numbers = dict.fromkeys((name for name in found if name != "format"), "float64")
-    return wide[found].astype(numbers).reset_index()
+    sites = wide[found].astype(numbers).reset_index()
+    sites.insert(1, "recipe", sites["setting"].map(recipes))
+    return sites
 
 
 def alike(sites: pd.DataFrame) -> pd.DataFrame:
@@ -80,6 +84,6 @@ def alike(sites: pd.DataFrame) -> pd.DataFrame:
     fewest levels, the largest share clamped."""
     worst = {name: "min" if name == "levels" else "max" for name in sites if name in QUANTITIES[1:]}
     named = sites.assign(site=sites["site"].map(lambda name: _BLOCK.sub(".*.", name)))
-    places = [name for name in ("model", "setting", "site", "format") if name in named]
+    places = [name for name in ("model", "recipe", "setting", "site", "format") if name in named]
     grouped = named.groupby(places, sort=False, dropna=False)
     return grouped.agg(worst).assign(matrices=grouped.size()).reset_index()

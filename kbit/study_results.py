@@ -12,6 +12,7 @@ from analysis.answers.shares import optimal_table
 from analysis.claims.four_bit.figures import FIGURES
 from analysis.curves.budget import parse_budget
 from analysis.curves.scaling import scaling_curves
+from analysis.curves.settings import with_recipes
 from analysis.documents.report import metrics_of
 from analysis.figures.strips import optimal_figure
 from kbit.database import find_store, item_scores_of
@@ -47,11 +48,12 @@ class StudyResults:
         return item_scores_of(self._store)
 
     def results(self, family: str | None = None) -> pd.DataFrame:
-        """Every stored metric, a row each: the columns of the flat view `results`."""
+        """Every stored metric, a row each: the columns of the flat view `results`, and `recipe`."""
         if family is None:
-            return self._rows.copy()
+            return with_recipes(self._rows)
         check_family(self._rows, family)
-        return self._rows[self._rows["family"] == family].reset_index(drop=True)
+        rows = self._rows[self._rows["family"] == family]
+        return with_recipes(rows.reset_index(drop=True))
 
     def optimal(
         self,

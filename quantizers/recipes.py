@@ -68,7 +68,12 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+_NAMES: Mapping[Setting, str] = {recipe.setting: name for name, recipe in RECIPES.items()}
+
+
 def recipe_of(setting: Setting) -> str | None:
-    """The recipes that a setting is, whatever its calibration, joined by a comma; None: none."""
-    plain = replace(setting, calibration=None)
-    return ", ".join(name for name, recipe in RECIPES.items() if recipe.setting == plain) or None
+    """The recipe whose factors a setting has, all of them, whatever its calibration; None: none.
+
+    So a recipe with a factor overridden has no name, unless it is another one then.
+    """
+    return _NAMES.get(replace(setting, calibration=None))

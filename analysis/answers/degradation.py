@@ -9,13 +9,13 @@ import pandas as pd
 from analysis.curves.metrics import Part
 from analysis.curves.points import comparable_rows, curve_points
 from analysis.curves.scaling import FloatArray
-from analysis.curves.settings import is_baseline, settings_of
+from analysis.curves.settings import is_baseline, settings_of, with_recipes
 from analysis.noise.bootstrap import ItemScores, no_item_scores
 from analysis.noise.means import covariance_of_means
 from analysis.noise.ratios import mean_interval, ratio_interval
 
 MEAN = "mean"
-COLUMNS = ["family", "model", "setting", "bits", "task", "before", "after", "percent"]
+COLUMNS = ["family", "model", "recipe", "setting", "bits", "task", "before", "after", "percent"]
 COLUMNS += ["low", "high", "paired", "reason"]
 
 
@@ -25,19 +25,21 @@ def degradations(
     """Every experiment's accuracies beside the same model's at 16 bit, task by task and on average.
 
     The tasks are those of `task` (a set or a task; None: as curve_points takes them), each by its
-    usual metric. Columns: family, model, setting (label), bits, task ("mean": over them), before,
-    after (accuracies; NaN for the mean), percent (negative: worse), low, high (90%, over items, by
-    Fieller's theorem, and of the mean by MOVER; NaN: not known), paired (both were scored on the
-    same items), reason (why there is no interval: errors are unknown, or 16 bit has too few items
-    right to take percent of; else ""). Models without 16 bit are left out. Raises ValueError as
-    curve_points does.
+    usual metric. Columns: family, model, recipe ("": it has none), setting (label), bits, task
+    ("mean": over them), before, after (accuracies; NaN for the mean), percent (negative: worse),
+    low, high (90%, over items, by Fieller's theorem, and of the mean by MOVER; NaN: not known),
+    paired (both were scored on the same items), reason (why there is no interval: errors are
+    unknown, or 16 bit has too few items right to take percent of; else ""). Models without 16 bit
+    are left out. Raises ValueError as curve_points does.
     """
     points = curve_points(results, "zero_shot", task)
     known = comparable_rows(results, "zero_shot")
     value = known.set_index(["experiment_id", "task", "metric"])[
         ["value", "stderr", "n_items"]
     ].sort_index()
-    points = points.assign(setting=[s.label for s in settings_of(points)], full=is_baseline(points))
+    labels = [setting.label for setting in settings_of(points)]
+    recipes = with_recipes(points)["recipe"].fillna("")
+    points = points.assign(recipe=recipes, setting=labels, full=is_baseline(points))
     rows: list[list[object]] = []
     for _, model in points.groupby(["family", "model"], sort=False):
         full = model[model["full"]]
@@ -46,7 +48,7 @@ def degradations(
         base = full.iloc[0]
         for row in model[~model["full"]].sort_values("bits", kind="stable").to_dict("records"):
             ids = (str(base["experiment_id"]), str(row["experiment_id"]))
-            place = [row["family"], row["model"], row["setting"], row["bits"]]
+            place = [row[name] for name in ("family", "model", "recipe", "setting", "bits")]
             rows += [[*place, *cells] for cells in _tasks(ids, row["parts"], value, scores)]
     return pd.DataFrame(rows, columns=COLUMNS)
 

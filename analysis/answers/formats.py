@@ -22,10 +22,11 @@ from analysis.curves.panel import Panel, make_panel, run_ends
 from analysis.curves.scaling import Curve, FloatArray
 from analysis.noise.bootstrap import ItemScores, no_item_scores
 from analysis.noise.means import is_clear
+from quantizers.recipes import recipe_of
 from quantizers.setting import Setting
 
-COLUMNS = ["family", "budget_bits", "format", "setting", "value", "behind", "behind_stderr"]
-COLUMNS += ["paired", "clearly_behind"]
+COLUMNS = ["family", "budget_bits", "format", "recipe", "setting", "value", "behind"]
+COLUMNS += ["behind_stderr", "paired", "clearly_behind"]
 _EQUAL = 1e-12  # of a value: formats closer than that to the best are tied with it
 
 
@@ -44,16 +45,17 @@ def formats_at(
 ) -> pd.DataFrame:
     """The best setting of every format at each budget (bits), the best format first.
 
-    `curves`: of one family, metric and axis. Columns: family, budget_bits, format, setting (its
-    label), value; behind (what it is worse by than the best format's, 0 for that itself),
-    behind_stderr (NaN where it is not known), paired (over the items both were scored on),
-    clearly_behind (the distance's 95 % interval leaves out 0). A budget that one format alone
-    reaches is left out.
+    `curves`: of one family, metric and axis. Columns: family, budget_bits, format, recipe (its
+    name, "": it has none), setting (its label), value; behind (what it is worse by than the best
+    format's, 0 for that itself), behind_stderr (NaN where it is not known), paired (over the items
+    both were scored on), clearly_behind (the distance's 95 % interval leaves out 0). A budget that
+    one format alone reaches is left out.
     """
     panel = make_panel(curves)
     grid = np.asarray(budgets, dtype=np.float64)
     value, best = _best_of_formats(panel, grid)
     tables = []
+    recipes = [recipe_of(curve.setting) or "" for curve in panel.curves]
     first = np.argmax(np.stack([score for score, _ in best.values()]), axis=0)
     champion = np.stack([index for _, index in best.values()])[first, np.arange(len(grid))]
     for name, (score, index) in best.items():
@@ -69,6 +71,7 @@ def formats_at(
                     "family": panel.curves[0].family,
                     "budget_bits": grid,
                     "format": name,
+                    "recipe": [recipes[i] for i in index],
                     "setting": [panel.curves[i].setting.label for i in index],
                     "value": value[index, _each(grid)],
                     "behind": behind,
@@ -95,8 +98,9 @@ def format_shares(
     Over log-spaced budgets that a weight-only format and one with activations reach. Columns:
     family, format, share (of budgets won; formats that tie share a budget, so shares add up to 1),
     reached (share of budgets it reaches), behind (mean over those it reaches), clearly_behind
-    (share of these), usual (the setting that stands for it most often), n_budgets, low_bits and
-    high_bits (the budgets). Raises ValueError as scaling_curves does.
+    (share of these), usual (the setting that stands for it most often), recipe (that setting's,
+    "": it has none), n_budgets, low_bits and high_bits (the budgets). Raises ValueError as
+    scaling_curves does.
     """
     rows: list[list[object]] = []
     for family, curves in competitors(results, metric, axis, task).items():
@@ -109,12 +113,13 @@ def format_shares(
         n = table["budget_bits"].nunique()
         for name, part in table.groupby("format", sort=False):
             usual = part["setting"].mode().iloc[0]
+            recipe = part.loc[part["setting"] == usual, "recipe"].iloc[0]
             share, reached = part["won"].sum() / n, len(part) / n
             behind = part[["behind", "clearly_behind"]].mean()
             place = [n, table["budget_bits"].min(), table["budget_bits"].max()]
-            rows.append([family, name, share, reached, *behind, usual, *place])
+            rows.append([family, name, share, reached, *behind, usual, recipe, *place])
     columns = ["family", "format", "share", "reached", "behind", "clearly_behind", "usual"]
-    columns += ["n_budgets", "low_bits", "high_bits"]
+    columns += ["recipe", "n_budgets", "low_bits", "high_bits"]
     shares = pd.DataFrame(rows, columns=columns)
     return shares.sort_values(["family", "share"], ascending=[True, False], ignore_index=True)
 

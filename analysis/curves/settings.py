@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from quantizers.data_types import default_exponent_bits
+from quantizers.recipes import recipe_of
 from quantizers.setting import SETTING_COLUMNS, Setting
 
 
@@ -20,6 +21,17 @@ def settings_of(rows: pd.DataFrame) -> list[Setting]:
     """The precision setting of every row of results; each distinct one is read once."""
     distinct, which = _distinct(rows)
     return [distinct[i] for i in which]
+
+
+def with_recipes(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of results with the column `recipe` behind their factors: the name of the recipe that
+    they are (see `kbit recipes`), missing where they are none."""
+    distinct, which = _distinct(rows)
+    names = np.array([recipe_of(setting) for setting in distinct], dtype=object)
+    place = max(rows.columns.get_loc(name) for name in SETTING_COLUMNS) + 1
+    made = rows.copy()
+    made.insert(place, "recipe", names[which])
+    return made
 
 
 def is_baseline(rows: pd.DataFrame) -> pd.Series:

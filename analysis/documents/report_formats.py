@@ -44,7 +44,7 @@ def format_tables(
 
 def _shares(shares: pd.DataFrame, metric: str) -> str:
     columns = ["Family", "Format", "Wins", "Reaches", in_unit(metric, "Behind")]
-    columns += ["Clearly behind", "By"]
+    columns += ["Clearly behind", "By recipe", "That is"]
     rows = [
         [
             escape(row.family),
@@ -53,6 +53,7 @@ def _shares(shares: pd.DataFrame, metric: str) -> str:
             f"{row.reached:.0%}",
             format_value(metric, row.behind, unit=False),
             f"{row.clearly_behind:.0%}",
+            escape(row.recipe),
             escape(row.usual),
         ]
         for row in shares.itertuples()
@@ -62,7 +63,7 @@ def _shares(shares: pd.DataFrame, metric: str) -> str:
 
 def _degradation(lost: pd.DataFrame) -> list[str]:
     tasks = [task for task in lost["task"].unique() if task != MEAN]
-    columns = ["Model", "Setting", "Mean (%)", "90% interval", *map(str, tasks)]
+    columns = ["Model", "Recipe", "Setting", "Mean (%)", "90% interval", *map(str, tasks)]
     rows = []
     for (model, setting), part in lost.groupby(["model", "setting"], sort=False):
         by_task = part.set_index("task")
@@ -76,11 +77,12 @@ def _degradation(lost: pd.DataFrame) -> list[str]:
         ]
         interval = between(mean["low"], mean["high"], "+.2f") or "?"
         named = f"{dot(mean['bits'])}{escape(str(setting))}"
-        rows.append([escape(str(model)), named, f"{mean['percent']:+.2f}", interval, *cells])
+        place = [escape(str(model)), escape(mean["recipe"]), named]
+        rows.append([*place, f"{mean['percent']:+.2f}", interval, *cells])
     return [
         "<h3>Percent degradation</h3>",
         "<p>The mean over tasks of (after − before) / before against the same model at 16 bit, "
         "with 90% intervals over the items both were scored on.</p>",
         f"<details><summary>{len(rows)} settings of models</summary>"
-        f"{table(columns, rows[:_MOST], numbers=columns[2:])}</details>",
+        f"{table(columns, rows[:_MOST], numbers=columns[3:])}</details>",
     ]

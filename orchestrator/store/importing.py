@@ -20,7 +20,7 @@ from orchestrator.store.schema import ExperimentRow, MeasurementRow, ProtocolRow
 from orchestrator.store.store import Store
 
 # Columns of what `kbit results` writes, of which an import sets its own.
-IGNORED = ("source", "experiment_id", "protocol")
+IGNORED = ("source", "experiment_id", "protocol", "recipe")
 _MOST_SHOWN = 20
 _UNKNOWN = ("", "nan", "na", "n/a", "<na>", "null")
 

@@ -33,3 +33,20 @@ def test_a_recipe_is_recognized_by_its_factors():
     assert recipe_of(Setting.make(**fptq, block_size={"group": 128}, calibration="any")) == "fptq"
     assert recipe_of(Setting.make(**fptq, block_size={"group": 64})) is None
     assert recipe_of(Setting.make(16)) is None
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_overridden_into_its_opposite_has_no_name(name):
+    """Or that of the recipe which it then is: gptq that rounds to nearest is columnwise-w4."""
+    factors = dict(RECIPES[name].factors)
+    opposites = {
+        "activations": 16,
+        "folding": "none",
+        "rounding": "nearest",
+        "data_type": "dynamic",
+    }
+    for factor in set(opposites) & set(factors):
+        other = Setting.make(**factors | {factor: opposites[factor]})
+        assert recipe_of(other) != name
+        called = {n for n, r in RECIPES.items() if r.setting == other}
+        assert called == ({recipe_of(other)} - {None})

@@ -14,7 +14,7 @@ from analysis.curves.settings import settings_of
 from analysis.findings.duels import duel, pair_up
 from evaluation.tasks.sets import TASK_SETS
 from quantizers.activations.format import NONE
-from quantizers.recipes import RECIPES
+from quantizers.recipes import RECIPES, recipe_of
 from quantizers.setting import Setting
 
 FULL = "16 bit"
@@ -24,7 +24,6 @@ PLANTED = " planted "  # in the family's name of models that `kbit plant` wrote
 LAST_WORD = ("lambada_openai", "sotu_last_word")  # LAMBADA, and the embedded corpus's own
 _FPTQ = RECIPES["fptq"].setting
 _ALPHA = "fptq, alpha "
-_NAMES: Mapping[Setting, str] = {recipe.setting: name for name, recipe in RECIPES.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,9 +117,9 @@ def _measure(results: pd.DataFrame, metric: str, task: str | None, name: str) ->
 def _name(setting: Setting) -> str:
     if setting.is_baseline:
         return FULL
+    if name := recipe_of(setting):
+        return name
     plain = replace(setting, calibration=None)
-    if plain in _NAMES:
-        return _NAMES[plain]
     method = plain.folding_method
     if method and method.name == "logarithmic" and replace(plain, folding=_FPTQ.folding) == _FPTQ:
         return f"{_ALPHA}{method.alpha:g}"

@@ -36,12 +36,15 @@ def test_the_better_recipe_stands_for_its_format() -> None:
     table = formats_at(curves, [budget], study.scores)
     assert list(table["format"])[:2] == ["W4A16", "W4A8"]
     second = table.iloc[1]
-    assert second["setting"] == folded.label and second["paired"] and second["clearly_behind"]
+    assert second["setting"] == folded.label and second["recipe"] == ""
+    assert table.iloc[0]["recipe"] == "columnwise-w4"
+    assert second["paired"] and second["clearly_behind"]
     assert second["behind"] == pytest.approx(0.01, abs=1e-9)
     shares = format_shares(study.results, LOSS, scores=study.scores).set_index("format")
     assert shares.loc["W4A16", "share"] == shares["share"].max() > 0.5
     assert shares.loc["W4A8", "clearly_behind"] == 1
-    assert shares.loc["W4A8", "usual"] == folded.label
+    assert shares.loc["W4A8", "usual"] == folded.label and shares.loc["W4A8", "recipe"] == ""
+    assert shares.loc["W8A8", "recipe"] == "vectorwise-w8a8"
 
 
 def test_formats_that_cannot_be_told_apart_are_not_clear() -> None:
