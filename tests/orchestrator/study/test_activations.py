@@ -17,6 +17,7 @@ from orchestrator.study.grid import expand
 from orchestrator.study.models import load_models
 from orchestrator.study.spec import load_sweep
 from orchestrator.sweep import main
+from quantizers.folding import same_function
 
 SWEEP = {
     "models": ["sotu-neox-32x2"],
@@ -57,9 +58,16 @@ def test_a_sweep_of_folding_and_activations(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "logarithmic 1.0" in shown and "by_type 8" in shown and "scales" not in shown
     assert shown.count("vectorwise-w8a8") == 1
+    kbit(["results", "--db", str(tmp_path / "t.db"), "--format", "csv"])
+    rows = (csv := tmp_path / "rows.csv").write_text(capsys.readouterr().out) and pd.read_csv(csv)
+    called = rows.set_index("experiment_id")["recipe"].dropna()
+    assert set(called) == {"vectorwise-w8a8"} and called.index.nunique() == 1
+    assert kbit(["import", str(csv), "--db", str(tmp_path / "again.db")]) == 0
+    capsys.readouterr()
     assert kbit(["sites", "--db", str(tmp_path / "t.db"), "--all", "--format", "csv"]) == 0
     sites = pd.read_csv(io.StringIO(capsys.readouterr().out))
     assert len(sites) == 5 * 8  # settings that round activations x matrices
+    assert set(sites.loc[sites["recipe"].notna(), "recipe"]) == {"vectorwise-w8a8"}
     static = sites[sites["format"] == "tensor 8"]
     down = sites["site"].str.endswith("dense_4h_to_h") & sites["setting"].str.contains("by_type")
     assert set(sites[down]["format"]) == {"token 8"} and down.sum() == 4
@@ -173,6 +181,20 @@ def test_a_setting_that_one_of_the_models_refuses_leaves_the_others(tmp_path, ca
     assert failed["error"].iloc[0].startswith("folding: hadamard: BLOOM's embedding")
     assert swept(tmp_path, **{**study, "models": models[1:]}) == 2  # no model takes it: a mistake
     assert "model sotu-bloom-32x2 at 8-bit int per row folded hadamard" in capsys.readouterr().err
+
+
+def test_a_folding_that_changes_the_function_is_stored_as_failed(tmp_path, capsys, monkeypatch):
+    """And the sweep goes on: its check runs in every experiment that folds."""
+    monkeypatch.setattr(same_function, "_TOLERANCE", 0.0)
+    foldings = ["none", "smoothquant", "awq", "hadamard"]
+    grid = {"bits": 8, "data_type": "int", "block_size": "row", "calibration": "rand"}
+    assert swept(tmp_path, grids=[{**grid, "folding": foldings}]) == 1
+    assert "3 of 4 experiments have failed" in capsys.readouterr().out
+    attempts = Store.open(f"sqlite:///{tmp_path / 't.db'}").attempts().set_index("folding")
+    assert attempts.loc["none", "status"] == "done"
+    for error in attempts.loc[attempts["status"] == "failed", "error"]:
+        assert "folding: gpt_neox.layers.0.attention.query_key_value behind" in error
+        assert "of its largest output, more than 0" in error and "\n" not in error
 
 
 def expanded(tmp_path, **grid):
