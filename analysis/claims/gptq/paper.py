@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from analysis.claims.claim import Claim, Exhibit
 from analysis.claims.four_bit.figures import method_figure
-from analysis.claims.gptq import optimum, practice, scaling, table_1
+from analysis.claims.gptq import optimum, options, practice, scaling, table_1
 from analysis.claims.gptq.points import LOSS
 from analysis.claims.leads import MULTIPLICITY, RULE
 from analysis.claims.paper import Paper, Study
@@ -17,7 +17,7 @@ def claims(study: Study) -> list[Claim]:
     """Every claim that these results can test: none without experiments of GPTQ."""
     if not (study.results["method"] == "gptq").any() or curve_points(study.results, LOSS).empty:
         return []
-    parts = (table_1, scaling, optimum, practice)
+    parts = (table_1, scaling, optimum, practice, options)
     return [claim for part in parts for claim in part.claims(study)]
 
 

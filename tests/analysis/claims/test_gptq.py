@@ -40,6 +40,9 @@ MOVES = "GPTQ moves the bit-optimal precision down"
 TYPES = "Under GPTQ, too, quantile and float are the best 4-bit data types"
 SHARED = "Hessians of the 16-bit model do as well as sequential ones"
 TOKENS = "GPTQ does with less calibration text"
+CLIPPED = "Clipped scales are better than absmax, under GPTQ too"
+ORDERED = "GPTQ gains by taking columns in the order of their Hessian"
+DAMPED = "Ten times the damping makes GPTQ worse"
 
 
 def table_1(lead: float) -> dict[Setting, float]:
@@ -123,6 +126,27 @@ def test_tokens() -> None:
     assert verdict(TOKENS, texts(0.053), LOUD) == UNRESOLVED
     found = calibrations(made_study(texts(0.05)).results)
     assert list(found["tokens"]) == [8192, 131072]
+
+
+@pytest.mark.parametrize(
+    ("title", "better", "other"),
+    [
+        (CLIPPED, {"scales": "clipped"}, {}),
+        (ORDERED, {}, {"gptq_order": False}),
+        (DAMPED, {}, {"gptq_damping": 0.1}),
+    ],
+)
+def test_options(title, better, other) -> None:
+    def losses(lead: float) -> dict[Setting, float]:
+        better_settings = {replace(gptq(bits), **better): 0.1 - lead for bits in (2, 3)}
+        return better_settings | {replace(gptq(bits), **other): 0.1 for bits in (2, 3)}
+
+    assert verdict(title, losses(0.02)) == HOLDS
+    assert verdict(title, losses(-0.02)) == FAILS
+    assert verdict(title, losses(0.02), LOUD) == UNRESOLVED
+    one_fails = losses(0.02) | {replace(gptq(3), **better): 0.12}
+    assert verdict(title, one_fails) == FAILS
+    assert title not in verdicts(PAPER.claims(made_study({gptq(3): 0.1})))
 
 
 def test_table_1_and_figure_5_come_from_rows() -> None:
