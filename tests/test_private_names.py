@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("analysis", "evaluation", "kbit", "orchestrator", "quantizers", "training")
 # What is imported, or taken of a module of theirs.
 RELIED_ON = {
+    "atexit._run_exitfuncs",  # of Python itself
     "lm_eval.tasks._factory.GROUP_FIELD_NAMES",
     "lm_eval.tasks._yaml_loader.load_yaml",
     "ray._common.utils.get_default_ray_temp_dir",
