@@ -28,9 +28,10 @@ test: install lint
 	# The processes that tests start read compiled modules, whatever the environment says.
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# All that needs an NVIDIA GPU, about ten minutes: tests, benchmark tables, compute-sanitizer.
+# All that needs an NVIDIA GPU, about ten minutes: tests, benchmark tables, compute-sanitizer. With
+# WHEELS=FOLDER peers and the sanitizer are installed from wheels brought along (see the script).
 gpu: install
-	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python benchmarks/gpu.py $(if $(WHEELS),--wheels "$(WHEELS)")
 
 lint: install
 	$(BIN)/ruff check .

@@ -11,8 +11,9 @@ each step how it ended. compute-sanitizer takes `kbit doctor`, which runs one in
 kernel family on this device; where it is not installed, that is said.
 
 Peers are measured where they are installed. Where nothing can be downloaded, bring them along:
-`pip download --no-deps -d FOLDER humming-kernels bitsandbytes` elsewhere, then --wheels FOLDER,
-which installs what lies there beside Python's packages. (humming-kernels also needs NVCC or NVRTC.)
+`pip download --no-deps -d FOLDER humming-kernels bitsandbytes nvidia-cuda-sanitizer-api` elsewhere,
+then --wheels FOLDER (make gpu WHEELS=FOLDER), which installs what lies there beside Python's
+packages. (humming-kernels also needs NVCC or NVRTC.)
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,14 +71,22 @@ def install(wheels: Path) -> None:
     subprocess.run([*PYTHON, "pip", "install", "--no-deps", "--no-index", *files], check=True)
 
 
+def program(name: str) -> str | None:
+    """Where a program is: on the path, or in one of NVIDIA's wheels beside Python's packages."""
+    if found := shutil.which(name):
+        return found
+    files = sorted(Path(sysconfig.get_path("purelib"), "nvidia").rglob(name))
+    return next((str(f) for f in files if f.is_file() and os.access(f, os.X_OK)), None)
+
+
 def run(step: Step, limit: float) -> dict[str, Any]:
     """How a step ended: ok, failed, late (it had no more time) or missing (its program is)."""
     record: dict[str, Any] = {"step": step.name, "command": " ".join(step.command)}
-    if shutil.which(step.command[0]) is None:
+    if (found := program(step.command[0])) is None:
         return record | {"ended": "missing", "seconds": 0.0}
-    started = time.perf_counter()
+    command, started = [found, *step.command[1:]], time.perf_counter()
     try:
-        done = subprocess.run(step.command, cwd=ROOT, timeout=limit, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=ROOT, timeout=limit, capture_output=True, text=True)
         ended, said = "ok" if done.returncode == 0 else "failed", done.stdout + done.stderr
     except subprocess.TimeoutExpired as late:
         ended, said = "late", _text(late.stdout) + _text(late.stderr)
@@ -91,14 +102,20 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--into", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--only", nargs="+", help="these steps alone")
+    names = [step.name for step in steps(ROOT, "any")]
+    parser.add_argument("--only", nargs="+", choices=names, help="these steps alone")
     parser.add_argument("--wheels", type=Path, help="a folder of peers' wheels to install first")
     args = parser.parse_args(argv)
     if not torch.cuda.is_available():
         print("no GPU here: nothing is run, and no table is filled", file=sys.stderr)
         return 2
-    if args.wheels:
-        install(args.wheels)
+    try:
+        args.into.mkdir(parents=True, exist_ok=True)
+        if args.wheels:
+            install(args.wheels)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"nothing is run: {error}", file=sys.stderr)
+        return 2
     name = torch.cuda.get_device_name(0)
     device = re.sub(r"[^a-z0-9]+", "-", name.lower().removeprefix("nvidia ")).strip("-")
     chosen = [s for s in steps(args.into, device) if not args.only or s.name in args.only]

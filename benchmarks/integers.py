@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.integer_peers import MARLIN, humming, onednn, torchao
 from benchmarks.kernels import Case, Report, copies, device_seconds, warm_up
 from quantizers.activations.products import integer_weight, packed_integers
-from quantizers.integers import Codes, IntegerWeight, PackedIntegers
+from quantizers.integers import IntegerWeight, PackedIntegers
 from quantizers.kernels import (
     cpu_integers,
     cpu_tile,
@@ -54,13 +55,15 @@ CPU_TOKENS = (1, 16, 256)
 GPU_SIDES = (4096, 8192)
 GPU_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 FORMATS = {"W8A8 row": (8, "row"), "W4A8 group 128": (4, {"group": 128}), "W4A8 row": (4, "row")}
+BY_BOTH = "W8A8 row"  # the format that our kernel and cuBLASLt both take
+Weight = IntegerWeight | PackedIntegers
 AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma"}
 
 
-def weights(side: int, device: str) -> dict[str, IntegerWeight | PackedIntegers]:
+def weights(side: int, device: str) -> dict[str, Weight]:
     """A square matrix in each format; 4 bit packed on a GPU, as int8 on a CPU, as in scoring."""
     weight = torch.randn(side, side, generator=torch.Generator().manual_seed(0)).mul(0.02).half()
-    found: dict[str, IntegerWeight | PackedIntegers] = {}
+    found: dict[str, Weight] = {}
     for name, (bits, block) in FORMATS.items():
         packed = quantize_matrix(weight.to(device), Setting.make(bits, "int", block_size=block))
         make = packed_integers if bits == 4 and device == "cuda" else integer_weight
@@ -70,7 +73,7 @@ def weights(side: int, device: str) -> dict[str, IntegerWeight | PackedIntegers]
     return found
 
 
-def linear(x: Tensor, w: IntegerWeight | PackedIntegers) -> Tensor:
+def linear(x: Tensor, w: Weight) -> Tensor:
     return integer_product(round_rows(x, 127), w, None, x.dtype)
 
 
@@ -115,7 +118,7 @@ def cpu_table(report: Report, suffix: str) -> None:
         report.add_time(case, once, "fp32 product M=256", peer_time)
 
 
-def _laid_out(w: IntegerWeight | PackedIntegers) -> None:
+def _laid_out(w: Weight) -> None:
     assert isinstance(w, IntegerWeight)
     fresh = IntegerWeight(w.values, w.scales, w.group, w.limit)
     assert fresh.tiles.numel() and fresh.scales_of_panels.numel()
@@ -134,7 +137,18 @@ def without_dot_products(report: Report) -> None:
 # --- GPU ---
 
 
+def crossover_table(report: Report) -> None:
+    """Our kernel and cuBLASLt's product apart, where both can: it comes first, since it decides."""
+    for side in GPU_SIDES:
+        warm_up()
+        w, full = weights(side, "cuda")[BY_BOTH], torch.randn(side, side, device="cuda").half()
+        for tokens in GPU_TOKENS:
+            x = torch.randn(tokens, side, device="cuda").half()
+            _apart(report, f"{BY_BOTH} M={tokens} {side}x{side}", (x, w), _cublas(x, full))
+
+
 def gpu_table(report: Report) -> None:
+    """All formats, rounding included, and our kernel apart."""
     for side in GPU_SIDES:
         warm_up()
         made, full = weights(side, "cuda"), torch.randn(side, side, device="cuda").half()
@@ -145,18 +159,15 @@ def gpu_table(report: Report) -> None:
         }
         for tokens in GPU_TOKENS:
             x = torch.randn(tokens, side, device="cuda").half()
-            fulls = [full.clone() for _ in range(copies(full.nbytes))]
-            cublas = device_seconds([partial(torch.nn.functional.linear, x, w) for w in fulls])
-            report.add_time(
-                f"round M={tokens} {side}",
-                device_seconds([partial(round_rows, x, 127)] * 4),
-                "cuBLAS fp16",
-                cublas,
-            )
-            codes = round_rows(x, 127)
+            cublas = _cublas(x, full)
+            rounding = device_seconds([partial(round_rows, x, 127)] * 4)
+            report.add_time(f"round M={tokens} {side}", rounding, "cuBLAS fp16", cublas)
             for name, w in made.items():
                 case = f"{name} M={tokens} {side}x{side}"
-                taken = _gpu_rows(report, case, (x, codes, w), cublas)
+                if name != BY_BOTH:
+                    _apart(report, case, (x, w), cublas)
+                taken = device_seconds([partial(linear, x, c) for c in _cold(w)])
+                report.add_time(f"{case}, with rounding", taken, "cuBLAS fp16", cublas)
                 if (peer := peers[name]) is not None:
                     theirs = device_seconds([partial(peer, x)] * copies(full.nbytes))
                     report.add_time(f"{case}, with rounding", taken, "humming-kernels", theirs)
@@ -165,16 +176,14 @@ def gpu_table(report: Report) -> None:
                     report.add(case, "published ratio", ratio, "x cuBLAS", "Marlin, H200", ratio)
 
 
-def _gpu_rows(
-    report: Report,
-    case: str,
-    operands: tuple[Tensor, Codes, IntegerWeight | PackedIntegers],
-    cublas: float,
-) -> float:
-    """Seconds with rounding."""
-    x, codes, w = operands
-    held = w.words if isinstance(w, PackedIntegers) else w.values
-    cold = [_copy(w) for _ in range(copies(held.nbytes))]
+def _cublas(x: Tensor, full: Tensor) -> float:
+    cold = [full.clone() for _ in range(copies(full.nbytes))]
+    return device_seconds([partial(torch.nn.functional.linear, x, w) for w in cold])
+
+
+def _apart(report: Report, case: str, operands: tuple[Tensor, Weight], cublas: float) -> None:
+    x, w = operands
+    codes, cold = round_rows(x, 127), _cold(w)
     if integer_gpu.kernel_product(codes, w, None, x.dtype) is not None:
         kernel = [partial(integer_gpu.kernel_product, codes, c, None, x.dtype) for c in cold]
         report.add_time(f"{case}, kernel", device_seconds(kernel), "cuBLAS fp16", cublas)
@@ -182,15 +191,14 @@ def _gpu_rows(
     if whole and integer_gpu.library_product(codes, w, None, x.dtype) is not None:
         library = [partial(integer_gpu.library_product, codes, c, None, x.dtype) for c in cold]
         report.add_time(f"{case}, cuBLASLt", device_seconds(library), "cuBLAS fp16", cublas)
-    rounded = device_seconds([partial(linear, x, c) for c in cold])
-    report.add_time(f"{case}, with rounding", rounded, "cuBLAS fp16", cublas)
-    return rounded
 
 
-def _copy(w: IntegerWeight | PackedIntegers) -> IntegerWeight | PackedIntegers:
-    if isinstance(w, PackedIntegers):
-        return PackedIntegers(w.words.clone(), w.table, w.scales.clone(), w.group, w.limit)
-    return IntegerWeight(w.values.clone(), w.scales.clone(), w.group, w.limit)
+def _cold(w: Weight) -> list[Weight]:
+    """Copies, together more than the cache holds."""
+    name = "words" if isinstance(w, PackedIntegers) else "values"
+    held, scales = getattr(w, name), w.scales
+    many = range(copies(held.nbytes))
+    return [replace(w, **{name: held.clone(), "scales": scales.clone()}) for _ in many]
 
 
 def crossover(report: Report) -> int | None:
@@ -200,8 +208,8 @@ def crossover(report: Report) -> int | None:
         tokens
         for tokens in GPU_TOKENS
         for side in GPU_SIDES
-        if (library := times.get(f"W8A8 row M={tokens} {side}x{side}, cuBLASLt")) is None
-        or library > times.get(f"W8A8 row M={tokens} {side}x{side}, kernel", 0.0)
+        if (library := times.get(f"{BY_BOTH} M={tokens} {side}x{side}, cuBLASLt")) is None
+        or library > times.get(f"{BY_BOTH} M={tokens} {side}x{side}, kernel", 0.0)
     ]
     return next((t for t in GPU_TOKENS if t > max(slower, default=0)), None)
 
@@ -215,12 +223,13 @@ def main(argv: list[str] | None = None) -> int:
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name(0)
         report = Report(f"{name}, torch {torch.__version__}, {today}", args.json)
-        gpu_table(report)
+        crossover_table(report)
         found = crossover(report)
         used = measured.library_tokens(torch.device("cuda", 0))
         print(f"cuBLASLt is faster from {found} rows; {used} was used")
         if found is not None:
             measured.keep(name, str(today), {measured.LIBRARY_TOKENS: found})
+        gpu_table(report)
         for name, why in proving.failures().items():
             print(f"not used, so not measured above: {name}: {why}")
     else:

@@ -70,6 +70,38 @@ def test_crossovers_are_read_off_the_tables(capsys):
     assert kernels.faster_rows(report) == 32
 
 
+def test_what_decides_is_kept_before_a_table_that_may_be_cut_short(tmp_path, monkeypatch, capsys):
+    kept = {}
+    monkeypatch.setattr(measured, "keep", lambda name, date, values: kept.update(values))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *device: "Some GPU")
+
+    def cut_short(*given):
+        raise TimeoutError
+
+    def at_once(report, copy):
+        report.add_time(f"fused k=4 M=32, {kernels.AT_ONCE}", 1.0, "16 rows at a time", 2.0)
+
+    def apart(report):
+        for tokens in integers.GPU_TOKENS:
+            for side in integers.GPU_SIDES:
+                for what, taken in (("kernel", tokens), ("cuBLASLt", 100)):
+                    case = f"{integers.BY_BOTH} M={tokens} {side}x{side}, {what}"
+                    report.add_time(case, taken, "cuBLAS fp16", 1.0)
+
+    for name in ("warm_up", "copy_bandwidth", "clock_rate"):
+        monkeypatch.setattr(kernels, name, lambda: 1.0)
+    monkeypatch.setattr(kernels, "multiply_table", at_once)
+    monkeypatch.setattr(kernels, "dequantize_table", cut_short)
+    monkeypatch.setattr(integers, "crossover_table", apart)
+    monkeypatch.setattr(integers, "gpu_table", cut_short)
+    for script in (kernels, integers):
+        with pytest.raises(TimeoutError):
+            script.main(["--json", str(tmp_path / "records.json")])
+    assert kept == {measured.MULTIPLY_ROWS: 32, measured.LIBRARY_TOKENS: 128}
+    measured._of_name.cache_clear()
+
+
 def test_a_session_on_a_gpu_says_how_each_step_ended(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu.main(["--into", str(tmp_path)]) == 2 and not list(tmp_path.iterdir())
@@ -97,6 +129,27 @@ def test_wheels_are_installed_first_and_a_folder_without_is_said(tmp_path, monke
     (tmp_path / "peer-1-py3-none-any.whl").touch()
     gpu.install(tmp_path)
     assert ran[0][-1].endswith("peer-1-py3-none-any.whl") and "--no-index" in ran[0]
+
+
+def test_programs_are_found_in_wheels_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu.sysconfig, "get_path", lambda name: str(tmp_path))
+    tool = tmp_path / "nvidia" / "cu13" / "bin" / "compute-sanitizer-of-a-wheel"
+    tool.parent.mkdir(parents=True)
+    tool.write_text("#!/bin/sh\necho found\n")
+    step = gpu.Step("memcheck", [tool.name, "--tool", "memcheck"], 0.1)
+    assert gpu.run(step, 60.0)["ended"] == "missing"  # no program: not executable
+    tool.chmod(0o755)
+    assert gpu.run(step, 60.0)["last_lines"] == ["found"]
+
+
+def test_mistakes_in_a_session_are_one_line(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main(["--only", "kernel"])
+    assert "invalid choice: 'kernel'" in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert gpu.main(["--into", str(tmp_path / "new"), "--wheels", str(tmp_path / "none")]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "none: holds no wheel" in line
 
 
 def test_a_report_of_a_gpu_is_written_as_it_grows(tmp_path, capsys):
