@@ -6,6 +6,7 @@ bits where a row has one scale.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -97,15 +98,20 @@ def kernel_product(
 
 def _proves_product(launch: Launch, device: torch.device, limits: Limits) -> bool:
     """On two tiles each way, the last ones short, and powers of two for scales: then no order of
-    sums rounds, and the result is that of fp64 bit for bit."""
+    sums rounds, and the result is that of fp64 bit for bit, in each type that it can have."""
     bits, scales, _, tokens = (int(p) for p in launch.instance.parameters)  # type: ignore[arg-type]
     x, w = sample(bits, {0: 1, 1: 5, 2: 10}[scales], tokens - 3, device)
-    trial = integer_launches.integer_product(x, w, None, torch.float32, limits)
-    assert trial is not None and trial[0].instance == launch.instance
-    trial[1].fill_(torch.nan)
-    proving.start(trial[0], device)
+    x = replace(x, scale=x.scale / 2**12)  # most results are within fp16
     whole = w.unpacked() if isinstance(w, PackedIntegers) else w
-    return torch.equal(trial[1], reference.integer_product(x, whole, None, torch.float32))
+    some = torch.linspace(-9, 9, len(w.scales), device=device)
+    for dtype, bias in ((torch.float32, None), (torch.float16, some), (torch.bfloat16, some)):
+        trial = integer_launches.integer_product(x, w, bias, dtype, limits)
+        assert trial is not None and trial[0].instance == launch.instance
+        trial[1].fill_(torch.nan)
+        proving.start(trial[0], device)
+        if not torch.equal(trial[1], reference.integer_product(x, whole, bias, dtype)):
+            return False
+    return True
 
 
 def sample(

@@ -165,8 +165,23 @@ def test_integer_products(started, bits, group):
         few = Codes(x.values[:rows], x.scale[:rows], 127)
         y = integer_gpu.integer_product(few, w, bias, HALF)
         assert torch.equal(y, reference.integer_product(few, whole, bias, HALF))
-    assert len(started) == 4  # each instance once more, on the sample
+    assert len(started) == 2 * (3 + 1)  # each instance in every type of result, on the sample
     assert proving.failures() == {}
+
+
+@pytest.mark.parametrize("wrong", [torch.half, torch.bfloat16], ids=str)
+def test_a_product_that_is_wrong_in_one_type_of_result_is_not_used(started, monkeypatch, wrong):
+    right = proving.start
+
+    def start(launch, device):
+        right(launch, device)
+        if launch.arguments["y"].dtype == wrong:
+            launch.arguments["y"].view(torch.uint8)[-1] ^= 1
+
+    monkeypatch.setattr(proving, "start", start)
+    x, w = integer_gpu.sample(8, 1, 3, torch.device("cpu"))
+    assert integer_gpu.kernel_product(x, w, None, torch.float32) is None
+    assert len(proving.failures()) == 1
 
 
 def test_many_rows_take_the_library_for_their_sums(started, monkeypatch):
