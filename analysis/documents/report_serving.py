@@ -20,7 +20,7 @@ def serving_tables(results: pd.DataFrame) -> list[str]:
             _number(row[LATENCY], ".1f") + _times(row["gain"]),
             _number(row[CONTEXT], ".1f") + _times(row["context_gain"]),
             _number(row[STEP], ".2f") + _times(row["step_gain"]),
-            _number(row[RATE], ".1f"),
+            _number(row[RATE], ".1f") + _times(row["gain"]),
             _number(row[PEAK] / 1e9, ".2f") + _less(row["less_memory"]),
         ]
         for _, row in measured.iterrows()

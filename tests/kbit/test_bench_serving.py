@@ -6,9 +6,12 @@ import pytest
 
 from analysis.answers.serving import serving_table, stage_table
 from analysis.documents.report_serving import serving_tables
+from evaluation.speed.serving import Serving, Shape
+from kbit.bench_serving import print_serving
 from kbit.cli import main
 from orchestrator.store.reading import read_results
 from orchestrator.store.store import Store
+from quantizers.setting import Setting
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +37,22 @@ def test_stages_are_measured_apart(measured):
         assert row["latency_ms"] == pytest.approx(latency)
         assert row["tokens_per_second"] == pytest.approx(batch * output / latency * 1000)
     assert [row["gain"] for row in rows if row["setting"] == "16-bit"] == [1, 1]
+
+
+def test_speed_and_memory_stand_beside_those_of_16_bit(monkeypatch):
+    printed = []
+    monkeypatch.setattr("kbit.bench_serving.print_frame", lambda frame, form: printed.append(frame))
+    shape = Shape.parse("8x4x1")
+    served = [
+        (Setting.make(bits, "int", block_size=64), Serving(shape, seconds, None, peak, False))
+        for bits, seconds, peak in ((16, 1.0, 100), (8, 0.5, 60), (4, 0.25, None))
+    ]
+    print_serving(served, "table")
+    assert printed[0]["gain"].tolist() == [1, 2, 4]
+    assert printed[0]["less_memory"].tolist()[:2] == [0, pytest.approx(0.4)]
+    assert printed[0]["less_memory"].isna().tolist() == [False, False, True]
+    print_serving(served[1:], "table")
+    assert printed[1][["gain", "less_memory"]].isna().all(axis=None)
 
 
 def test_the_database_has_what_the_tables_show(measured):
