@@ -367,8 +367,3 @@ def test_the_sweeps_that_ship_can_be_planned(name, experiments):
     found = planned(name)
     assert len({e.id for e in found}) == experiments
     assert all((e.calibration is None) != e.setting.needs_statistics for e in found)
-
-
-def test_the_study_is_a_part_of_the_embedded_sweep():
-    part = {e.id for e in planned("gptq-study")}
-    assert len(part) == 1044 and part <= {e.id for e in planned("gptq-embedded")}
