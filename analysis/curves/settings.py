@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from quantizers.data_types import default_exponent_bits
+from quantizers.granularity import Granularity
 from quantizers.recipes import recipe_of
 from quantizers.setting import SETTING_COLUMNS, Setting
 
@@ -68,21 +69,25 @@ _CHOSEN = ("bits", "data_type", "exponent_bits", "block_size", "by_row")  # by a
 def main_settings(settings: Sequence[Setting]) -> set[Setting]:
     """The settings drawn solid: one a precision, of the most common data type and block size.
 
-    `settings` may repeat (one entry a curve): counts decide. Only plain round-to-nearest over the
+    `settings` may repeat (one entry a curve): counts decide, and among equals, as in a full grid,
+    what the paper recommends (section 7: float, blocks of 64). Only plain round-to-nearest over the
     linear layers qualifies where there is any.
     """
     quantized = [s for s in settings if not s.keeps_weights]
     plain = [s for s in quantized if is_plain(s)] or quantized
-    common = Counter((s.data_type, s.granularity) for s in plain).most_common(1)
+    counts = Counter((s.data_type, s.granularity) for s in plain)
+    common = max(counts, default=None, key=lambda pair: (counts[pair], *_recommended(*pair)))
     main = {s for s in settings if s.is_baseline}
     for bits in {s.bits for s in plain}:
-        usual = [
-            s for s in plain if s.bits == bits and (s.data_type, s.granularity) == common[0][0]
-        ]
+        usual = [s for s in plain if s.bits == bits and (s.data_type, s.granularity) == common]
         if usual:
             times = Counter(usual)
             main.add(max(times, key=lambda s: (times[s], _usual_exponent(s))))
     return main
+
+
+def _recommended(data_type: str | None, granularity: Granularity) -> tuple[bool, bool]:
+    return data_type == "float", granularity == Granularity(64)
 
 
 def is_plain(setting: Setting) -> bool:

@@ -140,6 +140,16 @@ def test_labels_tell_settings_apart() -> None:
     assert label == "3-bit int per tensor p=0.02 centered scope all gptq"
 
 
+def test_the_main_settings_of_a_full_grid_are_those_the_paper_recommends() -> None:
+    grid = [
+        Setting.make(bits, data_type, block_size=block)
+        for bits in (3, 4)
+        for data_type in ("dynamic", "int", "float", "quantile")
+        for block in (1024, "row", 64, None)
+    ]
+    assert main_settings(grid) == {Setting.make(bits, "float", block_size=64) for bits in (3, 4)}
+
+
 def test_main_settings(results: pd.DataFrame) -> None:
     settings = [c.setting for c in scaling_curves(results, "zero_shot")]
     main = main_settings([*settings, INT4])
