@@ -123,10 +123,9 @@ def _export(choice: _Choice, args: argparse.Namespace, output: Path) -> Exported
     model, setting, _ = choice
     written = writer(args.format)
     written.check(setting)
-    if isinstance(written, Gguf):
-        check_gguf_model(model.checkpoint)
-    else:
-        exportable(model.checkpoint)
+    if setting.needs_statistics:  # before text is read; the export itself begins so, too
+        check_model = check_gguf_model if isinstance(written, Gguf) else exportable
+        check_model(model.checkpoint)
     statistics = _statistics(identify(model), setting, args)
     with writing(output):
         if isinstance(written, Gguf):

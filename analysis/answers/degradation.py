@@ -9,10 +9,11 @@ import pandas as pd
 from analysis.curves.metrics import Part
 from analysis.curves.points import comparable_rows, curve_points
 from analysis.curves.scaling import FloatArray
-from analysis.curves.settings import is_baseline, settings_of, with_recipes
+from analysis.curves.settings import is_baseline, settings_of
 from analysis.noise.bootstrap import ItemScores, no_item_scores
 from analysis.noise.means import covariance_of_means
 from analysis.noise.ratios import mean_interval, ratio_interval
+from quantizers.recipes import recipe_of
 
 MEAN = "mean"
 COLUMNS = ["family", "model", "recipe", "setting", "bits", "task", "before", "after", "percent"]
@@ -37,8 +38,9 @@ def degradations(
     value = known.set_index(["experiment_id", "task", "metric"])[
         ["value", "stderr", "n_items"]
     ].sort_index()
-    labels = [setting.label for setting in settings_of(points)]
-    recipes = with_recipes(points)["recipe"].fillna("")
+    settings = settings_of(points)
+    labels = [setting.label for setting in settings]
+    recipes = [recipe_of(setting) or "" for setting in settings]
     points = points.assign(recipe=recipes, setting=labels, full=is_baseline(points))
     rows: list[list[object]] = []
     for _, model in points.groupby(["family", "model"], sort=False):

@@ -83,8 +83,9 @@ class Interrupt:
             yield
         finally:
             self._held = False
-            if self._meanwhile is not None:
-                self._on_signal(self._meanwhile, None)
+            number, self._meanwhile = self._meanwhile, None
+            if number is not None:
+                self._on_signal(number, None)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._over or self._answering:  # one in the middle of another would cut its line off
@@ -135,6 +136,7 @@ def run_program(main: Callable[[], int]) -> int:
     """The exit code of a command that is all this process does."""
     # Raised where nothing can catch it (a destructor, a callback at exit), it would be printed.
     sys.unraisablehook = _end_if_interrupted
+    code = INTERRUPTED
     try:
         program.begin()
         try:
@@ -143,11 +145,9 @@ def run_program(main: Callable[[], int]) -> int:
             program.end()
     except KeyboardInterrupt:
         program.end()
-        code = INTERRUPTED
     except Exception:
         if not program.stopping:  # else what an interrupt in the middle of an import left
             raise
-        code = INTERRUPTED
     if program.stopping:  # however it ended: the user was told so
         code = INTERRUPTED
     timer = threading.Timer(_END_WITHIN, _exit, [code])

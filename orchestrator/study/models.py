@@ -104,7 +104,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_bounded_int)
 
 def load_yaml(path: Path) -> Any:
     """Parse a YAML file. Raises InputError (one line) when it is missing, not YAML, or has a key
-    twice in one mapping."""
+    twice in one mapping or a whole number of more than 64 bits."""
     try:
         return yaml.load(path.read_text(), _Loader)
     except InputError as error:

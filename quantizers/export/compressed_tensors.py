@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quantizers.export.expressible import check_expressible
 from quantizers.outliers import PackedMatrix
 from quantizers.packed import PackedTensor
 from quantizers.packing import pack, unpack
@@ -35,7 +36,7 @@ class CompressedTensors:
     def check(self, setting: Setting) -> None:
         rounds = setting.activation_format is not None
         fits_w8a8 = setting.bits == 8 and setting.block_size is None and setting.by_row
-        for wrong, reason in (
+        needs = (
             (setting.data_type != "int", "data type int"),
             (setting.bits > _MOST_BITS, f"at most {_MOST_BITS} bits"),
             (setting.attention_bits is not None, "one width"),
@@ -47,9 +48,8 @@ class CompressedTensors:
             (setting.block_size is None and not setting.by_row, "blocks of rows (row, or groups)"),
             (rounds and (setting.activations != _TOKEN_8 or not fits_w8a8),
              "activations of 16 bit, or {token: 8} beside 8 bit a row"),
-        ):  # fmt: skip
-            if wrong:
-                raise ValueError(f"{setting.label}: compressed-tensors can express only {reason}")
+        )  # fmt: skip
+        check_expressible(setting, "compressed-tensors", needs)
         self._group = setting.block_size
         self._rounds_inputs = rounds
 

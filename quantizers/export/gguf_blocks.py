@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from quantizers.blockwise import dequantize
+from quantizers.export.expressible import check_expressible
 from quantizers.outliers import PackedMatrix
 from quantizers.packing import unpack
 from quantizers.setting import Setting
@@ -24,7 +25,7 @@ class Gguf:
     """Which settings there are blocks for."""
 
     def check(self, setting: Setting) -> None:
-        for wrong, reason in (
+        needs = (
             (setting.data_type != "int", "data type int"),
             (setting.bits not in NAMES, "4 bit (Q4_0), or 8 (Q8_0)"),
             (setting.block_size != BLOCK, f"blocks of {BLOCK}"),
@@ -32,9 +33,8 @@ class Gguf:
             (setting.centered, "no centering"),
             (setting.outlier_fraction, "no outlier columns"),
             (not setting.is_weight_only, "weights as they are, and 16-bit inputs"),
-        ):
-            if wrong:
-                raise ValueError(f"{setting.label}: GGUF can express only {reason}")
+        )
+        check_expressible(setting, "GGUF", needs)
 
 
 def check_rows(name: str, d_in: int) -> None:

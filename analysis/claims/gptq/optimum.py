@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from analysis.claims.claim import FAILS, HOLDS, UNKNOWN, UNRESOLVED, Claim, between, table
-from analysis.claims.gptq.points import LOSS
+from analysis.claims.gptq.points import LOSS, ROUNDINGS
 from analysis.claims.paper import Study
 from analysis.curves.names import listed
 from analysis.curves.panel import make_panel, overlap_range, precisions_reaching
@@ -37,8 +37,9 @@ def claims(study: Study) -> Iterator[Claim]:
         compared |= {curve.setting.bits for curve in fields[0]}
         nearest.append(optima[0])
         one_shot.append(optima[1])
-        ways = ("nearest", "GPTQ")
-        rows += [[family, way, *_shares(o[0])] for way, o in zip(ways, optima, strict=True)]
+        rows += [
+            [family, way, *_shares(o[0])] for way, o in zip(ROUNDINGS.values(), optima, strict=True)
+        ]
     if not rows:
         return
     shift = np.concatenate(nearest, axis=1) - np.concatenate(one_shot, axis=1)  # [1 + R, budgets]

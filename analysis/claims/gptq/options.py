@@ -7,13 +7,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.claims.claim import JOINTLY, Claim, jointly, table
-from analysis.claims.gptq.points import lead, losses
+from analysis.claims.gptq.points import ROUNDINGS, lead, losses
 from analysis.claims.leads import COLUMNS, Lead, told
 from analysis.claims.paper import Study
 from analysis.findings.duels import twins
 from analysis.noise.bootstrap import ItemScores
-
-_NAMES = {"rtn": "nearest", "gptq": "GPTQ"}
 
 
 @dataclass(frozen=True)
@@ -95,4 +93,4 @@ def _claim(option: _Option, points: pd.DataFrame, scores: ItemScores) -> Claim |
 
 def _rows(leads: dict[tuple[str, float], Lead]) -> Iterator[list[str]]:
     for (method, bits), found in sorted(leads.items(), key=lambda item: (item[0][1], item[0][0])):
-        yield [f"{bits:g}-bit", _NAMES[method], *found.cells]
+        yield [f"{bits:g}-bit", ROUNDINGS[method], *found.cells]

@@ -9,6 +9,7 @@ from analysis.findings.duels import duel, entrants, pair_up
 from analysis.noise.bootstrap import ItemScores
 
 LOSS = "cross_entropy"
+ROUNDINGS = {"rtn": "nearest", "gptq": "GPTQ"}  # by method
 FLOAT_BLOCK = 64  # of the paper's float, which it holds GPTQ against
 NEGLIGIBLE = 0.1  # share of what GPTQ gains over nearest: less is no loss worth a claim
 

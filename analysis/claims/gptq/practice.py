@@ -13,7 +13,7 @@ from analysis.claims.claim import (
     jointly,
     table,
 )
-from analysis.claims.gptq.points import FLOAT_BLOCK, NEGLIGIBLE, lead, losses, versus
+from analysis.claims.gptq.points import FLOAT_BLOCK, NEGLIGIBLE, ROUNDINGS, lead, losses, versus
 from analysis.claims.leads import COLUMNS, Lead, told
 from analysis.claims.paper import Study
 from analysis.findings.duels import twins
@@ -48,7 +48,7 @@ def _data_types(points: pd.DataFrame, scores: ItemScores) -> Claim | None:
     rows = [
         [f"{bits}-bit", name, kind, *found.cells]
         for bits in (2, 3, 4)
-        for method, name in (("rtn", "nearest"), ("gptq", "GPTQ"))
+        for method, name in ROUNDINGS.items()
         for kind in DATA_TYPES
         if kind != "int" and (found := _over(points, scores, kind, "int", bits, method))
     ]

@@ -86,16 +86,20 @@ def test_an_interrupt_says_whether_it_waits(study, folder, number, line):
     assert line in check_end(process)
 
 
+def started(program: str, *arguments: str) -> subprocess.Popen:
+    """A Python program, as the head of a process group."""
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments], text=True, cwd=ROOT, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("wait", [0.15, 0.6])
 def test_any_command_ends_in_one_line(tmp_path, wait):
     Store.create(f"sqlite:///{tmp_path}/t.db").close()
     program = "import sys, time; from kbit.cli import main; main.__globals__['import_module'] = "
     program += "lambda name: (print('imports', flush=True), time.sleep(9)); sys.exit(main())"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, "status", "--db", str(tmp_path / "t.db")],
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT,
-        start_new_session=True,
-    )  # fmt: skip
+    process = started(program, "status", "--db", str(tmp_path / "t.db"))
     assert process.stdout.readline() == "imports\n"
     time.sleep(wait)
     send(process, signal.SIGINT, 2, gap=0)
@@ -105,18 +109,17 @@ def test_any_command_ends_in_one_line(tmp_path, wait):
 def end_of(body: str) -> tuple[int, list[str]]:
     """Exit code and lines of a command whose work is `body`, interrupted once it has said `go`."""
     lines = "\n    ".join(body.strip().splitlines())
-    program = f"""
+    process = started(f"""
 import sys, time
 from orchestrator.run.interrupt import program, run_program
+def wait(word="go"):
+    print(word, flush=True)
+    time.sleep(20)
 def main():
     {lines}
     return 0
 sys.exit(run_program(main))
-"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], text=True, cwd=ROOT, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+""")
     assert process.stdout.readline() == "go\n"
     send(process, signal.SIGINT, 1, gap=0)
     output, _ = process.communicate(timeout=30)
@@ -124,10 +127,9 @@ sys.exit(run_program(main))
 
 
 SWALLOWED = """
-for _ in range(2):
+for word in ("go", "on"):
     try:
-        print("go" if _ == 0 else "on", flush=True)
-        time.sleep(20)
+        wait(word)
     except BaseException:
         pass
 time.sleep(20)
@@ -135,8 +137,7 @@ print("never")
 """
 CLOSING = """
 try:
-    print("go", flush=True)
-    time.sleep(20)
+    wait()
 finally:
     try:
         raise OSError
@@ -146,8 +147,7 @@ finally:
 """
 HALF_IMPORTED = """
 try:
-    print("go", flush=True)
-    time.sleep(20)
+    wait()
 except BaseException:
     pass
 raise AttributeError("what an import left undone")
@@ -159,8 +159,7 @@ class Kept:
         print("never", flush=True)
 sys.kept = Kept()
 atexit.register(print, "closed")
-print("go", flush=True)
-time.sleep(20)
+wait()
 """
 HELD = """
 with program.held():
